@@ -1,0 +1,44 @@
+"""Errors and warnings with names, so that a caller can catch what it can mend."""
+
+__all__ = [
+    "DataError",
+    "DtypeError",
+    "GramianError",
+    "LayoutError",
+    "OptionError",
+    "OvercompleteWarning",
+    "RunError",
+    "ShapeError",
+]
+
+
+class GramianError(ValueError):
+    """Base of every error that gramian raises about its input."""
+
+
+class ShapeError(GramianError):
+    """A tensor has the wrong rank or sizes."""
+
+
+class DtypeError(GramianError, TypeError):
+    """A value is not a tensor, or a tensor is not of a real floating-point dtype."""
+
+
+class LayoutError(ShapeError):
+    """A layout pattern is malformed, or a tensor does not fit it."""
+
+
+class OptionError(GramianError):
+    """An option is out of range, or names something that does not exist."""
+
+
+class DataError(GramianError):
+    """Images or patches cannot be used."""
+
+
+class RunError(GramianError):
+    """A run folder, or a file in it, cannot be read, written or resumed."""
+
+
+class OvercompleteWarning(UserWarning):
+    """Groups have more vectors than dimensions (n > l), so none can be orthonormal and min L > 0."""

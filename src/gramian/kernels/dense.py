@@ -1,0 +1,56 @@
+r"""The dense kernel: one batched Gram product and one batched product with G.
+
+The plainest of the ways to make the numbers. It holds one [m, n, n] matrix at a time and costs 2·2·m·l·n² flops.
+"""
+
+import torch
+from torch import Tensor
+
+from gramian.penalties import Penalty
+from gramian.typing import GroupMatrices, GroupScalars, Phi
+
+__all__ = ["apply", "compute_dtype", "group_matrices", "residual", "scaled_dual", "value", "value_and_grad"]
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Give the dtype in which Gram products of `dtype` are formed: float32 for the 16-bit formats."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def group_matrices(phi: Phi) -> Tensor:
+    """Give the groups P as a batch [m, l, n] in the compute dtype: a view, but for the 16-bit formats."""
+    return phi.to(compute_dtype(phi.dtype)).permute(1, 0, 2)
+
+
+def residual(phi: Phi) -> GroupMatrices:
+    """Form X = PᵀP − I for every group, in the compute dtype. Differentiable."""
+    P = group_matrices(phi)
+    identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    return torch.baddbmm(identity, P.mT, P, beta=-1)
+
+
+def value(phi: Phi, penalty: Penalty) -> GroupScalars:
+    """Give μ(X) of every group, in the compute dtype. Differentiable."""
+    return penalty.value(residual(phi))
+
+
+def value_and_grad(phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
+    """Give βμ(X) of every group and 2βPG: the first in the compute dtype, the second in that of `phi`.
+
+    Where μ(X) is not finite, the whole of that group's gradient is NaN. Differentiable.
+    """
+    X = residual(phi)
+    values = penalty.value(X)
+    return beta * values, apply(phi, scaled_dual(X, values, penalty, beta)).to(phi.dtype)
+
+
+def scaled_dual(X: GroupMatrices, values: GroupScalars, penalty: Penalty, beta: float) -> GroupMatrices:
+    """Give 2βG(X), all NaN for a group whose value μ(X) is not finite."""
+    # sign(NaN) is 0 in torch: without this factor a NaN would be silent in most rows of the gradient.
+    poison = 1 + 0 * values
+    return penalty.dual(X) * (2 * beta * poison)[:, None, None]
+
+
+def apply(phi: Phi, M: GroupMatrices) -> Phi:
+    """Multiply every group by its own matrix, P M, in the compute dtype."""
+    return torch.bmm(group_matrices(phi), M).permute(1, 0, 2)

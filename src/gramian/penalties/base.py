@@ -1,0 +1,48 @@
+"""A penalty is three functions of the Gram residual X: its value, its dual and its shrink."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gramian.typing import GroupMatrix
+
+__all__ = ["ElementwisePenalty", "Penalty"]
+
+
+class Penalty(ABC):
+    r"""A convex function μ(X) of the symmetric Gram residual X = PᵀP − I, zero at X = 0.
+
+    A subclass gives three functions of X and nothing else. It knows neither Φ, β nor the learning rate. All
+    three take any leading axes and work on each [n, n] matrix by itself. They are written in differentiable
+    torch operations, so that second derivatives of the loss need nothing more.
+
+    Example:
+        >>> import torch
+        >>> from gramian.penalties import L1
+        >>> X = torch.tensor([[0.5, -0.25], [-0.25, 0.0]])
+        >>> L1().value(X).item(), L1().dual(X).tolist()
+        (1.0, [[1.0, -1.0], [-1.0, 0.0]])
+    """
+
+    @abstractmethod
+    def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
+        """Give μ(X), one number for each matrix."""
+
+    @abstractmethod
+    def dual(self, X: GroupMatrix) -> GroupMatrix:
+        """Give G(X) ∈ ∂μ(X), symmetric; at a kink the member of least norm."""
+
+    @abstractmethod
+    def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
+        """Give the residual shrink C_τ(X) = X − prox_{τμ}(X), for τ ≥ 0; τ = ∞ gives X itself.
+
+        `tau` broadcasts against X: a 0-dimensional tensor, or one τ for each matrix, of shape [..., 1, 1].
+        """
+
+
+class ElementwisePenalty(Penalty):
+    """A penalty that is a sum over the entries of X: `dual` and `shrink` act on each entry by itself.
+
+    So the derivative by one vector needs one column of X alone, and a kernel may apply them tile by tile.
+    """

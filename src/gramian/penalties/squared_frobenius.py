@@ -1,0 +1,31 @@
+"""The squared Frobenius norm: soft orthogonality, the smooth peer of l1."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gramian.penalties.base import ElementwisePenalty
+from gramian.typing import GroupMatrix
+
+__all__ = ["SquaredFrobenius"]
+
+
+@dataclass(frozen=True)
+class SquaredFrobenius(ElementwisePenalty):
+    r"""μ(X) = ‖X‖²_F, G = 2X, C_τ(X) = 2τX/(1 + 2τ). It has no kink, and makes no entry exactly zero.
+
+    References:
+        Bansal, Chen and Wang, "Can we gain more from orthogonality regularizations in training deep networks?",
+        NeurIPS 2018 ("soft orthogonality").
+    """
+
+    def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
+        return X.square().sum(dim=(-2, -1))
+
+    def dual(self, X: GroupMatrix) -> GroupMatrix:
+        return 2 * X
+
+    def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
+        # 2τ/(1 + 2τ) written so that τ = ∞ gives 1.
+        return X * (1 - 1 / (1 + 2 * tau))

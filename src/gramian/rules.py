@@ -1,0 +1,232 @@
+r"""Update rules: from Φ and a penalty to a new Φ.
+
+Each rule is a pure function of Φ[l, m, n]; `step_` brings it to a parameter, in place, through a layout.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gramian.errors import OptionError, ShapeError
+from gramian.kernels import dense, norms
+from gramian.layout import Layout, as_phi, from_phi
+from gramian.objective import check_beta
+from gramian.penalties import Penalty, as_penalty
+from gramian.typing import Phi, Scalar
+
+__all__ = ["RULES", "Rule", "Step", "as_rule", "check_lr", "polyak", "proximal", "step_", "subgradient"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one application of a rule gives: the new Φ, and the loss before it."""
+
+    phi: Phi
+    loss: Scalar
+
+
+class Rule(Protocol):
+    """An update rule: a pure function from Φ to a `Step`."""
+
+    def __call__(self, phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+        """Apply the rule once; `phi` is not written to."""
+        ...
+
+
+def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+    r"""Step against the gradient: P ← P − η·2βPG.
+
+    With l1 it ends in a chatter of size ηβ around the kink, forever, unless η decays.
+
+    Args:
+        phi: Φ[l, m, n].
+        lr: Learning rate η ≥ 0, finite.
+        beta: Strength β ≥ 0.
+        penalty: The penalty μ.
+
+    Returns:
+        The new Φ and the loss before the step.
+
+    Raises:
+        OptionError: If `lr` is infinite.
+
+    Cost:
+        4·m·l·n² flops; m·n² + l·m·n numbers.
+
+    Example:
+        >>> import torch
+        >>> from gramian.penalties import L1
+        >>> subgradient(torch.full((1, 1, 1), 2.0), lr=0.1, beta=1.0, penalty=L1()).phi.item()
+        1.6...
+    """
+    if math.isinf(lr):
+        raise OptionError("lr must be finite for the subgradient rule; got inf; try rule='proximal', which allows it")
+    values, grad = dense.value_and_grad(phi, penalty, beta)
+    return Step(phi - lr * grad, values.sum())
+
+
+def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+    r"""Step against the gradient as far as the loss says: P ← P − min(η, L_i/‖∂L_i‖²)·∂L_i, for each group.
+
+    Polyak's step needs the smallest possible loss, which is 0 when n ≤ l: no length has to be guessed.
+
+    Args:
+        phi: Φ[l, m, n] with n ≤ l.
+        lr: Largest step η ≥ 0; may be infinite.
+        beta: Strength β ≥ 0.
+        penalty: The penalty μ.
+
+    Returns:
+        The new Φ and the loss before the step.
+
+    Raises:
+        ShapeError: If n > l, where the smallest loss is not known.
+
+    Cost:
+        4·m·l·n² flops; m·n² + l·m·n numbers.
+
+    Example:
+        >>> import torch
+        >>> from gramian.penalties import L1
+        >>> polyak(torch.full((1, 1, 1), 2.0), lr=1.0, beta=1.0, penalty=L1()).phi.item()
+        1.25
+
+    References:
+        Davis, Drusvyatskiy, MacPhee and Paquette, "Subgradient methods for sharp weakly convex functions", 2018;
+        Loizou et al., "Stochastic Polyak step-size for SGD", 2020, for the cap η.
+    """
+    length, _, members = phi.shape
+    if members > length:
+        raise ShapeError(
+            f"the polyak rule needs groups of n <= l vectors, where the smallest loss is 0; got n = {members}, "
+            f"l = {length}; try rule='proximal' or a layout with smaller groups"
+        )
+    values, grad = dense.value_and_grad(phi, penalty, beta)
+    squares = grad.square().sum(dim=(0, 2))
+    # A zero gradient means an orthonormal group: its step is 0 whatever the length.
+    lengths = (values / squares.clamp_min(torch.finfo(squares.dtype).tiny)).clamp_max(lr)
+    return Step(phi - lengths[:, None] * grad, values.sum())
+
+
+def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+    r"""Step by the prox of the penalty along P(I − S): P ← P − PC/2w with C = C_τw(X) and τ = 4ηβ.
+
+    For l1, where |X_jk| ≥ τw it is the subgradient step, and where |X_jk| < τw it is a Newton–Schulz step, which
+    squares the residual: it does not chatter, needs no decaying step, and ends at rounding. τ = ∞ is the normal step
+    of hard-constraint optimisers.
+
+    w = max(1, ‖PᵀP‖₂) is 1 near the manifold. Far from it, it keeps the model X − 2wS of the change honest, so
+    that the step is right at any scale. S is shrunk to ‖S‖₂ ≤ ½, which keeps I − S invertible: no rank is lost.
+
+    Args:
+        phi: Φ[l, m, n].
+        lr: Learning rate η ≥ 0; may be infinite.
+        beta: Strength β ≥ 0.
+        penalty: The penalty μ.
+
+    Returns:
+        The new Φ and the loss before the step.
+
+    Cost:
+        4·m·l·n² flops and O(m·n²) for the guard; 2·m·n² + l·m·n numbers.
+
+    Example:
+        >>> import torch
+        >>> from gramian.penalties import L1
+        >>> proximal(torch.full((1, 1, 1), 1.1), lr=1.0, beta=1.0, penalty=L1()).phi.item()  # to 1 in one step, squared
+        1.004...
+    """
+    X = dense.residual(phi)
+    loss = beta * penalty.value(X).sum()
+    if X.numel() == 0:
+        return Step(phi.clone(), loss)
+    gram = X + torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
+    scale = norms.spectral_norm(gram).clamp_min(1)[:, None, None]
+    tau = 4 * lr * beta if beta > 0 and lr > 0 else 0.0
+    twice_S = penalty.shrink(X, tau * scale) / scale
+    guard = norms.spectral_norm(twice_S).clamp_min(1)[:, None, None]
+    S = twice_S / (2 * guard)
+    return Step(phi - dense.apply(phi, S).to(phi.dtype), loss)
+
+
+RULES: dict[str, Rule] = {"proximal": proximal, "polyak": polyak, "subgradient": subgradient}
+"""The rules that have a name."""
+
+
+def step_(
+    phi: Tensor,
+    *,
+    lr: float,
+    beta: float = 1.0,
+    rule: str | Rule = "proximal",
+    penalty: str | Penalty = "l1",
+    layout: Layout | str | None = None,
+) -> Scalar:
+    r"""Make one update towards orthonormal groups, in place.
+
+    Use it after an optimiser's own step, with the same learning rate, as AdamW does with weight decay: the penalty
+    then passes through no moment estimate and no loss scale. A group with a NaN or an infinite entry becomes NaN;
+    other groups are untouched by it.
+
+    Args:
+        phi: Φ[l, m, n], one group [l, n], or any tensor with a layout; written to.
+        lr: Learning rate η ≥ 0; infinite is allowed for 'proximal' and 'polyak'.
+        beta: Strength β ≥ 0. For l1, inner products closer to zero than 4ηβ go to zero quadratically.
+        rule: Name or `Rule`.
+        penalty: Name or `Penalty`.
+        layout: Which axes are vector, group and member.
+
+    Returns:
+        The loss before the step, a 0-dimensional tensor.
+
+    Raises:
+        DtypeError, LayoutError: As for `gramian.loss`.
+        OptionError: If `lr` is negative or NaN, β is negative or not finite, or there is no such rule or penalty.
+        ShapeError: If the rule is 'polyak' and n > l.
+
+    Cost:
+        That of the rule, and one copy of Φ. The 16-bit formats are stepped in float32 and rounded once.
+
+    Example:
+        >>> import torch, gramian
+        >>> weight = torch.nn.Linear(64, 32).weight
+        >>> for _ in range(20):
+        ...     before = gramian.step_(weight, lr=0.1, layout="o i -> i () o")  # rows
+        >>> gramian.residual(weight, layout="o i -> i () o").abs().max().item() < 1e-6
+        True
+    """
+    update = as_rule(rule)
+    with torch.no_grad():
+        groups = as_phi(phi, layout)
+        wide = groups.to(dense.compute_dtype(groups.dtype))
+        step = update(wide, lr=check_lr(lr), beta=check_beta(beta), penalty=as_penalty(penalty))
+        phi.copy_(from_phi(step.phi, phi, layout))
+        return step.loss
+
+
+def as_rule(rule: str | Rule) -> Rule:
+    """Turn a name or a `Rule` into a `Rule`.
+
+    Raises:
+        OptionError: If there is no rule of that name.
+    """
+    if not isinstance(rule, str):
+        return rule
+    if rule not in RULES:
+        raise OptionError(f"rule must be one of {', '.join(map(repr, RULES))} or a function; got {rule!r}")
+    return RULES[rule]
+
+
+def check_lr(lr: float) -> float:
+    """Return a learning rate as a float if it is at least zero; infinity is allowed.
+
+    Raises:
+        OptionError: If it is negative or NaN.
+    """
+    value = float(lr)
+    if not value >= 0:
+        raise OptionError(f"lr must be at least 0; got {lr!r}; try lr=0.1")
+    return value

@@ -1,0 +1,24 @@
+"""Shape aliases: the notation of the mathematics as types.
+
+`l` is the length of a vector, `m` the number of groups, `n` the number of vectors in a group.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
+
+Phi = Float[Tensor, "l m n"]
+"""Learnable parameters: m groups, each of n vectors of length l."""
+
+GroupMatrices = Float[Tensor, "m n n"]
+"""One symmetric n × n matrix for each group, such as the Gram residual X."""
+
+GroupMatrix = Float[Tensor, "... n n"]
+"""Symmetric n × n matrices with any leading axes."""
+
+GroupScalars = Float[Tensor, " m"]
+"""One number for each group."""
+
+Scalar = Float[Tensor, ""]
+"""A 0-dimensional tensor."""
