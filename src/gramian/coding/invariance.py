@@ -1,0 +1,172 @@
+"""What groups buy: amplitudes that change less than coefficients do, beside the control of random groups."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gramian.coding.fista import fista
+from gramian.coding.prior import Codes, group_norms
+from gramian.typing import Phi
+
+__all__ = ["Control", "PhaseResponse", "correlation", "gratings", "phase_response", "random_groups", "shift_control"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """One measure of invariance, for learned groups and for what it must be compared with.
+
+    Attributes:
+        learned: For the amplitudes of the learned groups.
+        random_groups: For the amplitudes of groups drawn at random from the same atoms, with the same coefficients:
+            what pooling alone gives.
+        single: For the sizes of single coefficients.
+    """
+
+    learned: float
+    random_groups: float
+    single: float
+
+
+@dataclass(frozen=True)
+class PhaseResponse:
+    """Responses to gratings of every phase.
+
+    Attributes:
+        phases: Phases in radians.
+        amplitude: Amplitude of the example group over phase.
+        coefficient: Size of that group's strongest coefficient over phase.
+        variation: Standard deviation over phase divided by the mean, median over groups, and its controls.
+    """
+
+    phases: Float[Tensor, " phases"]
+    amplitude: Float[Tensor, " phases"]
+    coefficient: Float[Tensor, " phases"]
+    variation: Control
+
+
+def random_groups(codes: Codes, *, seed: int) -> Codes:
+    """Regroup coefficients at random: the control that says how much pooling alone explains.
+
+    Example:
+        >>> import torch
+        >>> codes = torch.arange(6.0).reshape(1, 3, 2)
+        >>> sorted(random_groups(codes, seed=0).flatten().tolist())
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    """
+    _, m, n = codes.shape
+    order = torch.randperm(m * n, generator=torch.Generator().manual_seed(seed))
+    return codes.flatten(1)[:, order].unflatten(1, (m, n))
+
+
+def correlation(a: Float[Tensor, "samples units"], b: Float[Tensor, "samples units"]) -> float:
+    """Correlate two sets of responses over samples, unit by unit, and give the mean over units that respond.
+
+    Example:
+        >>> import torch
+        >>> a = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]])
+        >>> round(correlation(a, 3 * a + 1), 6)
+        1.0
+    """
+    a, b = a.double() - a.double().mean(dim=0), b.double() - b.double().mean(dim=0)
+    power = (a.square().sum(dim=0) * b.square().sum(dim=0)).sqrt()
+    alive = power > 0
+    return float(((a * b).sum(dim=0)[alive] / power[alive]).mean()) if bool(alive.any()) else math.nan
+
+
+def shift_control(codes: Codes, shifted: Codes, *, seed: int = 0) -> Control:
+    """Correlate responses to patches with responses to the same patches moved by a pixel or more.
+
+    Args:
+        codes: Codes of patches.
+        shifted: Codes of the same patches, moved.
+        seed: Seed of the random groups.
+
+    Returns:
+        Mean correlation of the amplitudes of learned groups, of random groups, and of single |coefficients|.
+    """
+    return Control(
+        learned=correlation(group_norms(codes), group_norms(shifted)),
+        random_groups=correlation(
+            group_norms(random_groups(codes, seed=seed)), group_norms(random_groups(shifted, seed=seed))
+        ),
+        single=correlation(codes.flatten(1).abs(), shifted.flatten(1).abs()),
+    )
+
+
+def gratings(
+    size: int, frequency: float, orientation: float, phases: Float[Tensor, " phases"]
+) -> Float[Tensor, "phases pixels"]:
+    """Make sinusoidal gratings of unit variance, one for each phase.
+
+    Args:
+        size: Side of the patch, pixels.
+        frequency: Spatial frequency, cycles per pixel.
+        orientation: Direction of the wave vector, radians.
+        phases: Phases, radians.
+
+    Example:
+        >>> import torch
+        >>> gratings(16, 0.2, 0.5, torch.zeros(1)).std().item()
+        1.0...
+    """
+    axis = torch.arange(size, dtype=phases.dtype, device=phases.device) - (size - 1) / 2
+    along = math.cos(orientation) * axis[None, :] + math.sin(orientation) * axis[:, None]
+    waves = torch.cos(2 * math.pi * frequency * along.flatten()[None, :] + phases[:, None])
+    waves = waves - waves.mean(dim=1, keepdim=True)
+    return waves / waves.std(dim=1, keepdim=True)
+
+
+def phase_response(phi: Phi, *, lam: float, phases: int = 24, seed: int = 0) -> PhaseResponse:
+    """Drift gratings past a dictionary of square patches: each group is shown its best frequency and orientation.
+
+    A unit's best grating is the one of largest mean response over phase; its variation there is the standard deviation
+    over phase divided by the mean. The example is the group whose variation is the median.
+
+    Args:
+        phi: Dictionary Φ[l, m, n], l a square.
+        lam: Sparsity λ of inference.
+        phases: How many phases.
+        seed: Seed of the random groups.
+
+    Returns:
+        The curves of the example, and the median variation with its controls.
+
+    Cost:
+        Inference on 72·phases gratings.
+    """
+    size = math.isqrt(phi.shape[0])
+    angles = torch.arange(phases, dtype=phi.dtype, device=phi.device) * (2 * math.pi / phases)
+    stimuli = [(f, math.pi * k / 12) for f in (0.06, 0.1, 0.14, 0.19, 0.25, 0.32) for k in range(12)]
+    x = torch.cat([gratings(size, frequency, orientation, angles) for frequency, orientation in stimuli])
+    codes = fista(x, phi, lam=lam, max_iter=200, tol=1e-3).codes
+    shape = (len(stimuli), phases)
+    learned = group_norms(codes).unflatten(0, shape)
+    pooled = group_norms(random_groups(codes, seed=seed)).unflatten(0, shape)
+    single = codes.flatten(1).abs().unflatten(0, shape)
+    variation, best = _variation_at_best(learned)
+    alive = torch.isfinite(variation)
+    example = int(variation[alive].median(dim=0).indices) if bool(alive.any()) else 0
+    group = int(alive.nonzero()[example]) if bool(alive.any()) else 0
+    members = codes.abs().unflatten(0, shape)[best[group], :, group]
+    return PhaseResponse(
+        phases=angles,
+        amplitude=learned[best[group], :, group],
+        coefficient=members[:, members.mean(dim=0).argmax()],
+        variation=Control(
+            learned=float(variation.nanmedian()),
+            random_groups=float(_variation_at_best(pooled)[0].nanmedian()),
+            single=float(_variation_at_best(single)[0].nanmedian()),
+        ),
+    )
+
+
+def _variation_at_best(
+    responses: Float[Tensor, "stimuli phases units"],
+) -> tuple[Float[Tensor, " units"], Tensor]:
+    mean = responses.mean(dim=1)
+    best = mean.argmax(dim=0)
+    chosen = responses[best, :, torch.arange(responses.shape[2], device=best.device)]
+    return chosen.std(dim=1, correction=0) / chosen.mean(dim=1), best
