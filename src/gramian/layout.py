@@ -1,10 +1,11 @@
 """Layout: any parameter is Φ[l, m, n] by an einops pattern."""
 
-import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from keyword import iskeyword
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -17,6 +18,10 @@ from gramian.typing import Phi
 __all__ = ["Layout", "as_layout", "as_phi", "from_phi"]
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+_RESERVED = frozenset({"axis", "pattern", "self", "tensor"})  # parameters of einops and of Layout
+
+_Cached = TypeVar("_Cached", bound=Callable[..., Any])
 
 Side = tuple[tuple[str, ...], ...]
 
@@ -59,7 +64,7 @@ class Layout:
     def __init__(self, pattern: str, **sizes: int) -> None:
         object.__setattr__(self, "pattern", pattern)
         object.__setattr__(self, "sizes", tuple(sorted(sizes.items())))
-        left, _ = _parse(pattern)
+        left, _ = _uncompiled(_parse)(pattern)
         names = {name for axis in left for name in axis}
         for name, size in sizes.items():
             if name not in names:
@@ -86,7 +91,7 @@ class Layout:
         Raises:
             LayoutError: If the rank or a size does not fit the pattern.
         """
-        return dict(_solve(self, tuple(shape)))
+        return dict(_uncompiled(_solve)(self, tuple(shape)))
 
     def phi_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Give the sizes (l, m, n) that a parameter of this shape takes.
@@ -99,8 +104,8 @@ class Layout:
             >>> Layout("o i kh kw -> (i kh kw) () o").phi_shape((16, 3, 5, 5))
             (75, 1, 16)
         """
-        sizes = dict(_solve(self, tuple(shape)))
-        length, groups, members = (math.prod(sizes[name] for name in axis) for axis in _parse(self.pattern)[1])
+        sizes = self.axis_sizes(shape)
+        length, groups, members = [_product(axis, sizes) for axis in _uncompiled(_parse)(self.pattern)[1]]
         return length, groups, members
 
     def to_phi(self, parameter: Float[Tensor, "..."]) -> Phi:
@@ -115,8 +120,7 @@ class Layout:
         Raises:
             LayoutError: If the shape does not fit the pattern.
         """
-        sizes = dict(_solve(self, tuple(parameter.shape)))
-        return rearrange(parameter, self.pattern, **sizes)
+        return rearrange(parameter, self.pattern, **self.axis_sizes(tuple(parameter.shape)))
 
     def from_phi(self, phi: Phi, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
         """Rearrange Φ[l, m, n] back into a parameter of the given shape; the exact inverse of `to_phi`.
@@ -131,7 +135,7 @@ class Layout:
         Raises:
             LayoutError: If `shape` does not fit the pattern, or `phi` is not what that shape becomes.
         """
-        sizes = dict(_solve(self, tuple(shape)))
+        sizes = self.axis_sizes(shape)
         expected = self.phi_shape(shape)
         if tuple(phi.shape) != expected:
             raise LayoutError(
@@ -163,6 +167,8 @@ def as_layout(layout: Layout | str | None, rank: int) -> Layout | None:
         )
     if isinstance(layout, str):
         return Layout(layout)
+    if not isinstance(layout, Layout):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LayoutError(f"layout must be a gramian.Layout, a pattern or None; got {layout!r}")
     return layout
 
 
@@ -260,6 +266,11 @@ def _axes(side: str, pattern: str) -> Iterator[tuple[str, ...]]:
                 f"an axis of a layout pattern must be a name, (names) or (); got {token!r} in {pattern!r}; "
                 "ellipsis, numbers and nested parentheses have no meaning here"
             )
+        elif token.startswith("_") or token.endswith("_") or iskeyword(token) or token in _RESERVED:
+            raise LayoutError(
+                f"an axis name must not begin or end with an underscore, be a Python keyword or one of "
+                f"{_listed(sorted(_RESERVED))}; got {token!r} in {pattern!r}; try a single letter"
+            )
         elif depth is None:
             yield (token,)
         else:
@@ -270,7 +281,7 @@ def _axes(side: str, pattern: str) -> Iterator[tuple[str, ...]]:
 
 @lru_cache(maxsize=4096)
 def _solve(layout: Layout, shape: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
-    left, _ = _parse(layout.pattern)
+    left, _ = _uncompiled(_parse)(layout.pattern)
     if len(left) != len(shape):
         raise LayoutError(
             f"a parameter must have the {len(left)} axes on the left of {layout.pattern!r}; got shape {list(shape)} "
@@ -284,7 +295,7 @@ def _solve(layout: Layout, shape: tuple[int, ...]) -> tuple[tuple[str, int], ...
                 f"at most one size in {_spelled(axis)} may be left open; got {_listed(unknown)} unknown in "
                 f"{layout.pattern!r} for shape {list(shape)}; try Layout({layout.pattern!r}, {unknown[-1]}=...)"
             )
-        known = math.prod(sizes[name] for name in axis if name in sizes)
+        known = _product(tuple(name for name in axis if name in sizes), sizes)
         if unknown:
             if size % known:
                 raise LayoutError(
@@ -298,6 +309,19 @@ def _solve(layout: Layout, shape: tuple[int, ...]) -> tuple[tuple[str, int], ...
                 f"{list(shape)} for {layout!r}"
             )
     return tuple(sizes.items())
+
+
+def _product(axis: tuple[str, ...], sizes: dict[str, int]) -> int:
+    # A loop and not math.prod of a generator, which torch.compile cannot trace.
+    product = 1
+    for name in axis:
+        product = product * sizes[name]
+    return product
+
+
+def _uncompiled(function: _Cached) -> _Cached:
+    # torch.compile traces through a cache, and warns that it does.
+    return function.__wrapped__ if torch.compiler.is_compiling() else function  # pyright: ignore
 
 
 def _listed(names: list[str]) -> str:

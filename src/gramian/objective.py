@@ -11,9 +11,9 @@ from gramian.errors import OptionError, ShapeError
 from gramian.kernels import dense
 from gramian.layout import Layout, as_phi, from_phi
 from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
-from gramian.typing import GroupMatrices, Phi, Scalar
+from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
-__all__ = ["check_beta", "grad_group", "grad_slice", "grad_vector", "loss", "residual", "value_and_grad"]
+__all__ = ["as_number", "check_beta", "grad_group", "grad_slice", "grad_vector", "loss", "residual", "value_and_grad"]
 
 
 def loss(
@@ -63,7 +63,7 @@ def loss(
     rule = as_penalty(penalty)
     groups = as_phi(phi, layout)
     if not (torch.is_grad_enabled() and groups.requires_grad):
-        return beta * dense.value(groups, rule).sum()
+        return (beta * dense.value(groups, rule)).sum()
     # torch.compile refuses a Function with a jvp, and has no use for one.
     function = _GramLoss if torch.compiler.is_compiling() else _ForwardGramLoss
     value, _ = function.apply(groups, beta, rule)  # pyright: ignore
@@ -192,11 +192,12 @@ def grad_vector(
         a = _index(a, groups.shape[1], "a", "group")
         b = _index(b, groups.shape[2], "b", "vector")
         P = groups[:, a, :].to(dense.compute_dtype(groups.dtype))
-        x = P.mT @ P[:, b]
-        x[b] -= 1
-        # As in the kernel: a NaN in the column must not vanish in a sign.
-        g = rule.dual(x) * (2 * beta * (1 + 0 * x.abs().sum()))
-        return (P @ g).to(groups.dtype)
+        with dense.full_precision(P):
+            x = P.mT @ P[:, b]
+            x[b] -= 1
+            # As in the kernel: a NaN in the column must not vanish in a sign.
+            g = rule.dual(x) * (2 * beta * (1 + 0 * x.abs().sum()))
+            return (P @ g).to(groups.dtype)
 
 
 def grad_slice(
@@ -268,26 +269,46 @@ def residual(phi: Tensor, *, layout: Layout | str | None = None) -> GroupMatrice
     return dense.residual(as_phi(phi, layout))
 
 
+def as_number(value: float, name: str) -> float:
+    """Return an option as a float.
+
+    Raises:
+        OptionError: If it is not a number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise OptionError(f"{name} must be a number; got {type(value).__name__}; try {name}=0.1") from None
+
+
 def check_beta(beta: float) -> float:
     """Return β as a float if it is a finite number of at least zero.
 
     Raises:
         OptionError: If it is not.
     """
-    value = float(beta)
+    value = as_number(beta, "beta")
     if not (math.isfinite(value) and value >= 0):
         raise OptionError(f"beta must be a finite number of at least 0; got {beta!r}; try beta=1.0")
     return value
 
 
 def _index(index: int, size: int, name: str, what: str) -> int:
+    if isinstance(index, bool) or not isinstance(index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"{name} must be an integer, the index of a {what}; got {name}={index!r}")
     if not -size <= index < size:
-        raise ShapeError(f"{name} must name one of the {size} {what}s; got {name}={index}; try 0 to {size - 1}")
+        remedy = f"try 0 to {size - 1}" if size else "an empty axis has none"
+        raise ShapeError(f"{name} must name one of the {size} {what}s; got {name}={index}; {remedy}")
     return index % size
 
 
+def _value_and_grad(phi: Phi, beta: float, penalty: Penalty) -> tuple[GroupScalars, Phi]:
+    # The gradient stays in the compute dtype, so that a 16-bit one is rounded after it is scaled, not before.
+    return dense.value_and_grad(phi.to(dense.compute_dtype(phi.dtype)), penalty, beta)
+
+
 def _gradient(phi: Phi, beta: float, penalty: Penalty) -> Phi:
-    return dense.value_and_grad(phi, penalty, beta)[1]
+    return _value_and_grad(phi, beta, penalty)[1]
 
 
 class _GramLoss(torch.autograd.Function):
@@ -300,7 +321,7 @@ class _GramLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(phi: Tensor, beta: float, penalty: Penalty) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, grad = dense.value_and_grad(phi, penalty, beta)
+        values, grad = _value_and_grad(phi, beta, penalty)
         return values.sum(), grad
 
     @staticmethod
@@ -329,7 +350,6 @@ class _ForwardGramLoss(_GramLoss):
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         phi, grad = ctx.saved_tensors
         direction = tangents[0]
-        wide = dense.compute_dtype(phi.dtype)
-        slope = (grad.to(wide) * direction.to(wide)).sum()
+        slope = (grad * direction).sum()
         curvature = torch.func.jvp(lambda p: _gradient(p, ctx.beta, ctx.penalty), (phi,), (direction,))[1]
         return slope, curvature

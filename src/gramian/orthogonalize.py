@@ -9,6 +9,7 @@ from torch import Tensor
 from gramian.errors import DataError, OptionError, ShapeError
 from gramian.kernels import dense
 from gramian.layout import Layout, as_phi, from_phi
+from gramian.objective import as_number
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule, check_lr
 from gramian.typing import Phi
@@ -49,7 +50,8 @@ def orthogonalize(
 ) -> Orthogonalization:
     r"""Minimise L on a tensor until every group is orthonormal to a tolerance.
 
-    With the proximal rule any finite start of full column rank converges, at any scale. The result is then within
+    With the proximal rule any finite start of full column rank converges, at any scale at which its Gram matrix does
+    not overflow (entries below about 1e18 in float32). The result is then within
     a few per cent of the polar factor, the nearest orthonormal tensor; `lr=math.inf` converges to that factor itself.
 
     Args:
@@ -83,11 +85,13 @@ def orthogonalize(
         Higham, "Computing the polar decomposition - with applications", 1986, for the nearest orthonormal factor.
     """
     update, mu, lr = as_rule(rule), as_penalty(penalty), check_lr(lr)
-    tol = rounding_level(phi.dtype) if tol is None else tol
-    if not tol >= 0:
-        raise OptionError(f"tol must be at least 0; got {tol!r}; try tol=1e-5")
     with torch.no_grad():
         start = as_phi(phi, layout)
+        tol = rounding_level(start.dtype) if tol is None else as_number(tol, "tol")
+        if not tol >= 0:
+            raise OptionError(f"tol must be at least 0; got {tol!r}; try tol=1e-5")
+        if not max_steps >= 0:
+            raise OptionError(f"max_steps must be at least 0; got {max_steps!r}; try max_steps=1000")
         length, _, members = start.shape
         if members > length:
             raise ShapeError(

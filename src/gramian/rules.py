@@ -5,7 +5,7 @@ Each rule is a pure function of Φ[l, m, n]; `step_` brings it to a parameter, i
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from gramian.errors import OptionError, ShapeError
 from gramian.kernels import dense, norms
 from gramian.layout import Layout, as_phi, from_phi
-from gramian.objective import check_beta
+from gramian.objective import as_number, check_beta
 from gramian.penalties import Penalty, as_penalty
 from gramian.typing import Phi, Scalar
 
@@ -28,6 +28,7 @@ class Step:
     loss: Scalar
 
 
+@runtime_checkable
 class Rule(Protocol):
     """An update rule: a pure function from Φ to a `Step`."""
 
@@ -106,8 +107,8 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         )
     values, grad = dense.value_and_grad(phi, penalty, beta)
     squares = grad.square().sum(dim=(0, 2))
-    # A zero gradient means an orthonormal group: its step is 0 whatever the length.
-    lengths = (values / squares.clamp_min(torch.finfo(squares.dtype).tiny)).clamp_max(lr)
+    # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
+    lengths = torch.where(squares == 0, 0, values / squares).clamp_max(lr)
     return Step(phi - lengths[:, None] * grad, values.sum())
 
 
@@ -213,7 +214,7 @@ def as_rule(rule: str | Rule) -> Rule:
     Raises:
         OptionError: If there is no rule of that name.
     """
-    if not isinstance(rule, str):
+    if callable(rule):
         return rule
     if rule not in RULES:
         raise OptionError(f"rule must be one of {', '.join(map(repr, RULES))} or a function; got {rule!r}")
@@ -226,7 +227,7 @@ def check_lr(lr: float) -> float:
     Raises:
         OptionError: If it is negative or NaN.
     """
-    value = float(lr)
+    value = as_number(lr, "lr")
     if not value >= 0:
         raise OptionError(f"lr must be at least 0; got {lr!r}; try lr=0.1")
     return value

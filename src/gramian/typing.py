@@ -6,7 +6,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
+__all__ = ["Entries", "GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
 
 Phi = Float[Tensor, "l m n"]
 """Learnable parameters: m groups, each of n vectors of length l."""
@@ -19,6 +19,9 @@ GroupMatrix = Float[Tensor, "... n n"]
 
 GroupScalars = Float[Tensor, " m"]
 """One number for each group."""
+
+Entries = Float[Tensor, "..."]
+"""Entries of residuals in any arrangement: whole matrices, a column, a tile."""
 
 Scalar = Float[Tensor, ""]
 """A 0-dimensional tensor."""

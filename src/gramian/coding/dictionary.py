@@ -11,7 +11,6 @@ from gramian.coding.fista import fista
 from gramian.coding.inference import InferenceMethod
 from gramian.coding.prior import dictionary_matrix, energy, group_norms, reconstruct
 from gramian.errors import OptionError
-from gramian.orthogonalize import orthogonalize
 from gramian.penalties import Penalty
 from gramian.rules import Rule, step_
 from gramian.typing import Phi
@@ -39,7 +38,7 @@ class LearningStep:
 
 
 def initial_dictionary(length: int, n_groups: int, group_size: int, *, seed: int) -> Phi:
-    """Draw random orthonormal groups.
+    """Draw atoms of random direction and unit length: what the rule makes orthonormal in the first steps.
 
     Args:
         length: Length l of an atom.
@@ -61,7 +60,8 @@ def initial_dictionary(length: int, n_groups: int, group_size: int, *, seed: int
             f"{length} pixels; try larger patches or smaller groups"
         )
     generator = torch.Generator().manual_seed(seed)
-    return orthogonalize(torch.randn(length, n_groups, group_size, generator=generator), lr=math.inf).phi
+    phi = torch.randn(length, n_groups, group_size, generator=generator)
+    return phi / torch.linalg.vector_norm(phi, dim=0, keepdim=True)
 
 
 def learning_step(

@@ -3,18 +3,37 @@ r"""The dense kernel: one batched Gram product and one batched product with G.
 The plainest of the ways to make the numbers. It holds one [m, n, n] matrix at a time and costs 2·2·m·l·n² flops.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
-__all__ = ["apply", "compute_dtype", "group_matrices", "residual", "scaled_dual", "value", "value_and_grad"]
+__all__ = [
+    "apply",
+    "compute_dtype",
+    "full_precision",
+    "group_matrices",
+    "residual",
+    "scaled_dual",
+    "value",
+    "value_and_grad",
+]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Give the dtype in which Gram products of `dtype` are formed: float32 for the 16-bit formats."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast away from the products of a tensor: it would form them in 16 bits, below any useful residual."""
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def group_matrices(phi: Phi) -> Tensor:
@@ -26,7 +45,8 @@ def residual(phi: Phi) -> GroupMatrices:
     """Form X = PᵀP − I for every group, in the compute dtype. Differentiable."""
     P = group_matrices(phi)
     identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    return torch.baddbmm(identity, P.mT, P, beta=-1)
+    with full_precision(P):
+        return torch.baddbmm(identity, P.mT, P, beta=-1)
 
 
 def value(phi: Phi, penalty: Penalty) -> GroupScalars:
@@ -53,4 +73,5 @@ def scaled_dual(X: GroupMatrices, values: GroupScalars, penalty: Penalty, beta: 
 
 def apply(phi: Phi, M: GroupMatrices) -> Phi:
     """Multiply every group by its own matrix, P M, in the compute dtype."""
-    return torch.bmm(group_matrices(phi), M).permute(1, 0, 2)
+    with full_precision(phi):
+        return torch.bmm(group_matrices(phi), M).permute(1, 0, 2)

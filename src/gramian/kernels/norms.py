@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gramian.kernels.dense import full_precision
 from gramian.typing import GroupMatrices, GroupScalars
 
 __all__ = ["spectral_norm"]
@@ -34,6 +35,7 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
         return bound
     column = heaviest[:, None, None].expand(-1, members, 1)
     v: Tensor = torch.gather(M, 2, column)
-    for _ in range(_POWER_STEPS):
-        v = torch.bmm(M, v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(torch.finfo(M.dtype).tiny))
+    with full_precision(M):
+        for _ in range(_POWER_STEPS):
+            v = torch.bmm(M, v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(torch.finfo(M.dtype).tiny))
     return torch.minimum(bound, torch.linalg.vector_norm(v[..., 0], dim=-1))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gramian.errors import OptionError
 from gramian.penalties.base import ElementwisePenalty
-from gramian.typing import GroupMatrix
+from gramian.typing import Entries, GroupMatrix
 
 __all__ = ["Huber"]
 
@@ -42,10 +42,10 @@ class Huber(ElementwisePenalty):
         slope = (size / self.delta).clamp_max(1)
         return (slope * (size - 0.5 * self.delta * slope)).sum(dim=(-2, -1))
 
-    def dual(self, X: GroupMatrix) -> GroupMatrix:
+    def dual(self, X: Entries) -> Entries:
         return (X / self.delta).clamp(-1, 1)
 
-    def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
-        # τ = 0 gives clip(·, 0, 0) = 0 whatever stands inside; the smallest positive τ avoids 0/0.
-        slope = 1 / (1 + self.delta / tau.clamp_min(1e-30))
+    def shrink(self, X: Entries, tau: Tensor) -> Entries:
+        # τ/(τ + δ) written so that τ = 0 gives 0 and τ = ∞ gives 1.
+        slope = 1 / (1 + self.delta / tau)
         return (X * slope).clamp(-tau, tau)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.penalties.base import ElementwisePenalty
-from gramian.typing import GroupMatrix
+from gramian.typing import Entries, GroupMatrix
 
 __all__ = ["L1"]
 
@@ -24,8 +24,8 @@ class L1(ElementwisePenalty):
         # Not torch.linalg.vector_norm(X, 1): in float32 on a CPU it adds without cascading and is off by 8 % at 8192².
         return X.abs().sum(dim=(-2, -1))
 
-    def dual(self, X: GroupMatrix) -> GroupMatrix:
+    def dual(self, X: Entries) -> Entries:
         return torch.sign(X)
 
-    def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
+    def shrink(self, X: Entries, tau: Tensor) -> Entries:
         return X.clamp(-tau, tau)

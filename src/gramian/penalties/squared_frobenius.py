@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.penalties.base import ElementwisePenalty
-from gramian.typing import GroupMatrix
+from gramian.typing import Entries, GroupMatrix
 
 __all__ = ["SquaredFrobenius"]
 
@@ -23,9 +23,9 @@ class SquaredFrobenius(ElementwisePenalty):
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
         return X.square().sum(dim=(-2, -1))
 
-    def dual(self, X: GroupMatrix) -> GroupMatrix:
+    def dual(self, X: Entries) -> Entries:
         return 2 * X
 
-    def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
-        # 2τ/(1 + 2τ) written so that τ = ∞ gives 1.
-        return X * (1 - 1 / (1 + 2 * tau))
+    def shrink(self, X: Entries, tau: Tensor) -> Entries:
+        # 2τ/(1 + 2τ) written so that τ = 0 gives 0, τ = ∞ gives X, and a tiny τ loses no digits.
+        return X / (1 + 0.5 / tau)

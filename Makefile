@@ -1,0 +1,64 @@
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help learn test test-slow check format docs bench examples clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 90 s); more by ARGS="--groups 96"
+	@$(BIN)/gramian learn $(ARGS)
+
+test: $(VENV)/.dev  ## run the test suite
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(VENV)/.dev  ## run the tests that take minutes
+	@$(BIN)/python -m pytest -m "slow" $(ARGS)
+
+check: $(VENV)/.dev  ## format, lint and types, without changing anything
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/pyright
+
+format: $(VENV)/.dev  ## put the code into the house's format
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+docs: $(VENV)/.docs  ## build the site into site/
+	@$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.dev  ## measure the update rules and the cost of the orthogonality step
+	@$(BIN)/python benchmarks/update_rules.py
+	@$(BIN)/python benchmarks/learning_step.py
+
+examples: $(VENV)/.dev  ## compare penalties on natural images (about 15 minutes)
+	@$(BIN)/python examples/penalty_comparison.py $(ARGS)
+
+clean:  ## take away the virtual environment and everything that was built
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
+
+# Each stamp is written only after its installation succeeded, so an interrupted one is made again.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "gramian needs Python 3.10 or later; got " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing gramian (a few minutes, once)"
+	@$(PIP) -e ".[cli]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing the tools for tests and checks (once)"
+	@$(PIP) -e ".[cli,dev]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "installing the tools for the site (once)"
+	@$(PIP) -e ".[cli,dev,docs]"
+	@touch $@

@@ -1,0 +1,113 @@
+"""What a person sees while a run learns."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from gramian.coding.learning_run import LearningRun
+
+__all__ = ["LearningDisplay"]
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+class LearningDisplay:
+    """A live panel on a terminal; elsewhere one plain line for each report.
+
+    Args:
+        run: The run to show.
+        folder: Where its result goes.
+        console: Where to print.
+    """
+
+    def __init__(self, run: LearningRun, folder: Path, console: Console | None = None) -> None:
+        self._run = run
+        self._console = console or Console()
+        self._folder = folder
+        self._progress = Progress(
+            TextColumn("step"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self._task = self._progress.add_task("learn", total=run.settings.steps, completed=run.step)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=False)
+        self._drawn = 0.0
+
+    def __enter__(self) -> "LearningDisplay":
+        run = self._run
+        self._console.print(
+            f"learning {run.settings.groups} groups of {run.settings.size} atoms of {run.settings.patch} × "
+            f"{run.settings.patch} pixels from {len(run.split.train)} pictures; held out: "
+            f"{', '.join(image.name for image in run.split.held_out)}"
+        )
+        if run.skipped:
+            self._console.print(f"[yellow]left out, not readable:[/] {', '.join(run.skipped)}")
+        if self._console.is_terminal:
+            self._live.start()
+            self._draw()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._draw()
+            self._live.stop()
+
+    def advance(self) -> None:
+        """Note one step."""
+        self._progress.update(self._task, completed=self._run.step)
+        if self._console.is_terminal and time.monotonic() - self._drawn > 0.25:
+            self._draw()
+
+    def report(self) -> None:
+        """Show the newest row of metrics."""
+        if self._console.is_terminal:
+            self._draw()
+            return
+        row = self._run.metrics[-1]
+        self._console.print(
+            f"step {self._run.step:6d}  energy {row['energy']:.2f}  Σ|X| {row['orthogonality']:.1e}  max|X| "
+            f"{row['residual']:.1e}  active groups {row['active_groups']:.1f}  held-out SNR {row['snr']:.2f} dB",
+            soft_wrap=True,
+        )
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        table = Table.grid(padding=(0, 2))
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_column(style="cyan")
+        for title, key, form in (
+            ("energy of a held-out patch", "energy", "{:.2f}"),
+            ("   reconstruction", "reconstruction", "{:.2f}"),
+            ("   sparsity", "sparsity", "{:.2f}"),
+            ("orthogonality loss L/β", "orthogonality", "{:.1e}"),
+            ("largest |X| of a group", "residual", "{:.1e}"),
+            ("active groups", "active_groups", "{:.1f}"),
+            ("held-out SNR, dB", "snr", "{:.2f}"),
+        ):
+            values = [row[key] for row in self._run.metrics]
+            table.add_row(title, form.format(values[-1]) if values else "", _spark(values))
+        footer = Text("Ctrl-C stops and keeps what was learned", style="dim")
+        self._live.update(Panel(Group(table, self._progress, footer), title=str(self._folder), padding=(0, 1)))
+
+
+def _spark(values: list[float], width: int = 32) -> str:
+    if not values:
+        return ""
+    shown = [values[round(index * (len(values) - 1) / max(width - 1, 1))] for index in range(min(width, len(values)))]
+    if len(values) <= width:
+        shown = values
+    low, high = min(shown), max(shown)
+    span = (high - low) or 1.0
+    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in shown)

@@ -1,0 +1,103 @@
+"""From a learning run to the record that its report is drawn from."""
+
+import platform
+from dataclasses import asdict
+
+import torch
+
+import gramian
+from gramian.coding import (
+    Control,
+    debias,
+    group_norms,
+    group_state,
+    phase_response,
+    reconstruct,
+    shift_control,
+    snr,
+    strongest_groups,
+)
+from gramian.coding.learning_run import LearningRun
+from gramian.data import image_to_patches, patches_to_image
+from gramian.report import HeldOutPicture, LearningRecord
+
+__all__ = ["learning_record"]
+
+_ACTIVE = 32
+_LARGEST_SIDE = 512
+_PATCHES = 2048
+
+
+def learning_record(run: LearningRun) -> LearningRecord:
+    """Measure what a run has learned: on held-out patches, on one held-out picture, and on gratings.
+
+    Cost:
+        A few seconds: inference on some thousands of patches.
+    """
+    m, n = run.phi.shape[1:]
+    x = run.held_out_patches(_PATCHES)
+    codes = run.encode(x).codes
+    active = n * min(m, max(1, _ACTIVE // n))
+    return LearningRecord(
+        title="Groups of atoms learned from natural images",
+        settings={
+            name: "shipped with packages" if value is None else value for name, value in asdict(run.settings).items()
+        },
+        versions={
+            "gramian": gramian.__version__,
+            "torch": torch.__version__,
+            "Python": platform.python_version(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        },
+        steps=(run.step, run.settings.steps),
+        patch=run.settings.patch,
+        initial_phi=run.initial_phi,
+        phi=run.phi,
+        usage=group_norms(codes).mean(dim=0),
+        state=group_state(run.phi),
+        metrics=run.metrics,
+        active=active,
+        snr_active=snr(x, reconstruct(run.phi, strongest_groups(codes, active))),
+        snr_debiased=snr(x, reconstruct(run.phi, debias(x, run.phi, codes, active))),
+        held_out=_held_out_picture(run),
+        shift=_shifts(run),
+        phase=phase_response(run.phi, lam=run.settings.lam),
+    )
+
+
+def _held_out_picture(run: LearningRun) -> HeldOutPicture:
+    image = run.split.held_out[0]
+    pixels = image.pixels[:_LARGEST_SIDE, :_LARGEST_SIDE]
+    whitened = run.whitening.whiten(pixels) / run.train.scale
+    size, stride = run.settings.patch, max(1, run.settings.patch // 2)
+    patches = image_to_patches(whitened, size=size, stride=stride)
+    means = patches.mean(dim=1, keepdim=True)
+    inference = run.encode(patches - means)
+    shape = (pixels.shape[0], pixels.shape[1])
+    restored = patches_to_image(reconstruct(run.phi, inference.codes) + means, shape=shape, size=size, stride=stride)
+    rows = -(-(shape[0] - size) // stride) + 1
+    amplitudes = group_norms(inference.codes)
+    directions = inference.codes / amplitudes[..., None].clamp_min(torch.finfo(amplitudes.dtype).tiny)
+    return HeldOutPicture(
+        name=image.name,
+        original=pixels,
+        whitened=whitened,
+        whitened_reconstruction=restored,
+        reconstruction=run.whitening.unwhiten(restored * run.train.scale, mean=float(pixels.mean())),
+        snr=snr(whitened, restored),
+        active_groups=float((amplitudes > 0).sum(dim=1).double().mean()),
+        amplitudes=amplitudes.unflatten(0, (rows, -1)).permute(2, 0, 1),
+        directions=directions.unflatten(0, (rows, -1)).permute(2, 3, 0, 1),
+    )
+
+
+def _shifts(run: LearningRun) -> dict[int, Control]:
+    size = run.settings.patch
+    whitened = [run.whitening.whiten(image.pixels) / run.train.scale for image in run.split.held_out]
+    codes = {}
+    for pixels in (0, 1, 2):
+        patches = torch.cat(
+            [image_to_patches(w[:, pixels : w.shape[1] - 2 + pixels], size=size, stride=size) for w in whitened]
+        )
+        codes[pixels] = run.encode(patches - patches.mean(dim=1, keepdim=True)).codes
+    return {pixels: shift_control(codes[0], codes[pixels]) for pixels in (1, 2)}

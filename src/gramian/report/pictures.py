@@ -1,0 +1,123 @@
+"""Pictures made of pixels: atoms, Gram residuals, codes. Arrays in, PNG out; one array element is one pixel."""
+
+import io
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from gramian.kernels import dense
+from gramian.typing import Phi
+
+__all__ = [
+    "amplitude_picture",
+    "atoms_picture",
+    "direction_picture",
+    "gray_picture",
+    "png",
+    "residual_picture",
+    "signed_picture",
+]
+
+Pixels = UInt8[ndarray, "height width *channels"]
+
+RESIDUAL_RANGE = (1e-8, 1.0)
+"""Sizes of |X_jk| that the darkest and the brightest colour stand for."""
+
+
+def png(pixels: Pixels) -> bytes:
+    """Encode pixels as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def gray_picture(picture: Float[Tensor, "height width"]) -> Pixels:
+    """Show grey values in [0, 1]."""
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def signed_picture(picture: Float[Tensor, "height width"], *, limit: float | None = None) -> Pixels:
+    """Show values around zero: zero is middle grey, ±limit (default: the largest size) white and black."""
+    reach = float(picture.abs().max()) if limit is None else limit
+    return gray_picture(0.5 + 0.5 * picture / (reach or 1.0))
+
+
+def atoms_picture(phi: Phi, order: Tensor | None = None, *, columns: int | None = None, gap: int = 1) -> Pixels:
+    """Show groups as rows of atoms, each atom scaled to its own largest size.
+
+    Args:
+        phi: Dictionary Φ[l, m, n], l a square.
+        order: In which order to show the groups; default as they are.
+        columns: How many groups stand side by side; default what makes the picture about as wide as high.
+        gap: Pixels between atoms; three times as many between groups.
+
+    Returns:
+        RGBA pixels, transparent between the atoms.
+    """
+    length, m, n = phi.shape
+    side = math.isqrt(length)
+    columns = columns or max(1, round(math.sqrt(m / n * 1.5)))
+    rows = math.ceil(m / columns)
+    pitch = side + gap
+    width, height = columns * (n * pitch + 3 * gap) - 4 * gap, rows * (pitch + 2 * gap) - 3 * gap
+    canvas = np.zeros((height, width, 4), dtype=np.uint8)
+    for place, group in enumerate((torch.arange(m) if order is None else order).tolist()):
+        top = place // columns * (pitch + 2 * gap)
+        left = place % columns * (n * pitch + 3 * gap)
+        for member in range(n):
+            x = left + member * pitch
+            atom = signed_picture(phi[:, group, member].reshape(side, side))
+            canvas[top : top + side, x : x + side, :3] = atom[..., None]
+            canvas[top : top + side, x : x + side, 3] = 255
+    return canvas
+
+
+def residual_picture(phi: Phi, order: Tensor | None = None) -> Pixels:
+    """Show |X_jk| of every group, a mosaic of n × n blocks, as the logarithm over `RESIDUAL_RANGE`."""
+    m, n = phi.shape[1:]
+    X = dense.residual(phi if order is None else phi[:, order]).abs().double()
+    low, high = (math.log10(limit) for limit in RESIDUAL_RANGE)
+    level = ((X.clamp_min(RESIDUAL_RANGE[0]).log10() - low) / (high - low)).clamp(0, 1)
+    columns = math.ceil(math.sqrt(m))
+    rows = math.ceil(m / columns)
+    canvas = np.zeros((rows * (n + 1) - 1, columns * (n + 1) - 1, 4), dtype=np.uint8)
+    for place in range(m):
+        top, left = place // columns * (n + 1), place % columns * (n + 1)
+        canvas[top : top + n, left : left + n] = _colours(level[place])
+    return canvas
+
+
+def amplitude_picture(amplitudes: Float[Tensor, "rows columns"], *, largest: float) -> Pixels:
+    """Show where a group responds: its amplitude from 0 (dark) to `largest`."""
+    return _colours((amplitudes / (largest or 1.0)).clamp(0, 1))
+
+
+def direction_picture(
+    amplitudes: Float[Tensor, "rows columns"], directions: Float[Tensor, "n rows columns"], *, largest: float
+) -> Pixels:
+    """Show how a group responds: hue is the direction's angle in the plane it uses most, brightness the amplitude."""
+    n, rows, columns = directions.shape
+    code = (directions * amplitudes).flatten(1).double()
+    axes = torch.linalg.eigh(code @ code.mT).eigenvectors[:, -min(n, 2) :]
+    plane = axes.mT @ code
+    angle = torch.atan2(plane[0], plane[-1] if n > 1 else torch.zeros_like(plane[0]))
+    return _hues(angle.view(rows, columns) / (2 * math.pi) + 0.5, (amplitudes / (largest or 1.0)).clamp(0, 1))
+
+
+def _colours(level: Float[Tensor, "rows columns"]) -> Pixels:
+    import matplotlib
+
+    return matplotlib.colormaps["magma"](level.numpy(), bytes=True)
+
+
+def _hues(hue: Float[Tensor, "rows columns"], value: Float[Tensor, "rows columns"]) -> Pixels:
+    from matplotlib.colors import hsv_to_rgb
+
+    hsv = np.stack([hue.numpy() % 1, np.full(hue.shape, 0.75), value.double().sqrt().numpy()], axis=-1)
+    return (hsv_to_rgb(hsv) * 255).round().astype(np.uint8)

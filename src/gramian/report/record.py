@@ -1,0 +1,82 @@
+"""What a report is made from: everything measured, and nothing drawn yet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gramian.coding import Control, GroupState, PhaseResponse
+from gramian.typing import Phi
+
+__all__ = ["HeldOutPicture", "LearningRecord"]
+
+Picture = Float[Tensor, "height width"]
+
+
+@dataclass(frozen=True)
+class HeldOutPicture:
+    """A picture that learning never saw, coded with the learned dictionary.
+
+    Attributes:
+        name: Name of the picture.
+        original: Grey values in [0, 1].
+        whitened: The whitened picture, in units of the patches' standard deviation.
+        whitened_reconstruction: What the codes say of it.
+        reconstruction: The same as grey values.
+        snr: Signal-to-noise ratio of the whitened reconstruction, dB.
+        active_groups: Mean number of active groups of a patch.
+        amplitudes: ‖a_i‖ of every group at every place.
+        directions: a_i/‖a_i‖ of every group at every place; 0 where it is silent.
+    """
+
+    name: str
+    original: Picture
+    whitened: Picture
+    whitened_reconstruction: Picture
+    reconstruction: Picture
+    snr: float
+    active_groups: float
+    amplitudes: Float[Tensor, "m rows columns"]
+    directions: Float[Tensor, "m n rows columns"]
+
+
+@dataclass(frozen=True)
+class LearningRecord:
+    """A learning run, ready to be drawn.
+
+    Attributes:
+        title: Heading of the report.
+        settings: The settings of the run, in the order to be shown.
+        versions: Names and versions of what it ran on.
+        steps: How many steps were made, of how many.
+        patch: Side of a patch, pixels.
+        initial_phi: The dictionary before the first step.
+        phi: The learned dictionary.
+        usage: Mean amplitude of every group on held-out patches.
+        state: State of the groups.
+        metrics: Rows of metrics.
+        active: Number of coefficients at which the two ratios are taken.
+        snr_active: SNR with as many coefficients, dB.
+        snr_debiased: The same after least squares on the support, dB.
+        held_out: A coded picture.
+        shift: Correlations of responses under a shift, by the number of pixels.
+        phase: Responses to gratings of every phase.
+    """
+
+    title: str
+    settings: Mapping[str, object]
+    versions: Mapping[str, str]
+    steps: tuple[int, int]
+    patch: int
+    initial_phi: Phi
+    phi: Phi
+    usage: Float[Tensor, " m"]
+    state: GroupState
+    metrics: Sequence[Mapping[str, float]]
+    active: int
+    snr_active: float
+    snr_debiased: float
+    held_out: HeldOutPicture
+    shift: Mapping[int, Control]
+    phase: PhaseResponse
