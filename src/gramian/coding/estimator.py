@@ -132,15 +132,15 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         self.components_ = phi.flatten(1).mT.numpy().copy()
         return self
 
-    def transform(self, X: Any) -> np.ndarray[Any, Any]:
+    def transform(self, X: Any) -> Float[np.ndarray, "samples atoms"]:
         """Code samples: coefficients [samples, m·n], group by group."""
         return self._codes(X).flatten(1).numpy()
 
-    def amplitudes(self, X: Any) -> np.ndarray[Any, Any]:
+    def amplitudes(self, X: Any) -> Float[np.ndarray, "samples m"]:
         """Give the group amplitudes ‖a_i‖₂ of samples, [samples, m]."""
         return group_norms(self._codes(X)).numpy()
 
-    def inverse_transform(self, codes: Any) -> np.ndarray[Any, Any]:
+    def inverse_transform(self, codes: Any) -> Float[np.ndarray, "samples l"]:
         """Give the reconstruction [samples, l] that codes stand for, in the scale of the training samples."""
         check_is_fitted(self)
         groups = torch.as_tensor(codes, dtype=torch.float32).unflatten(1, self.phi_.shape[1:])

@@ -167,7 +167,7 @@ def split_held_out(images: tuple[GrayImage, ...], *, min_side: int) -> ImageSpli
     return ImageSplit(train, held_out)
 
 
-def _as_array(picture: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _as_array(picture: Any) -> np.ndarray:
     from PIL import Image
 
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F", "L", "1"):
@@ -179,7 +179,7 @@ def _as_array(picture: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]
     return np.asarray(picture.convert("RGB"))
 
 
-def _luminance(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Float[Tensor, "height width"]:
+def _luminance(array: np.ndarray) -> Float[Tensor, "height width"]:
     pixels = array.astype(np.float64)
     if array.dtype == np.uint8:
         pixels = pixels / 255

@@ -1,0 +1,103 @@
+"""torch.compile with no break in the graph, forward and backward, on a backend that needs no C++ compiler."""
+
+import pytest
+import torch
+
+import gramian
+from tests.cases import LAYOUT_CASES, over_penalties, overcomplete_is_meant
+
+pytestmark = pytest.mark.filterwarnings(
+    # Both from inside torch, while it traces.
+    r"ignore:<class 'torch\.autograd\.function\.Function'> should not be instantiated:DeprecationWarning",
+    "ignore:`torch.jit.script` is deprecated:DeprecationWarning",
+)
+
+
+def compiled(function):
+    torch._dynamo.reset()
+    return torch.compile(function, backend="aot_eager", fullgraph=True)
+
+
+def value_and_grad(function, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    leaf = phi.detach().clone().requires_grad_()
+    value = function(leaf)
+    value.backward()
+    return value.detach(), leaf.grad
+
+
+@over_penalties
+def test_forward_and_backward(case) -> None:
+    def loss(phi: torch.Tensor) -> torch.Tensor:
+        return gramian.loss(phi.sin(), beta=0.7, penalty=case.penalty)
+
+    phi = torch.randn(6, 2, 4)
+    torch.testing.assert_close(value_and_grad(compiled(loss), phi), value_and_grad(loss, phi))
+
+
+def test_other_shapes_of_the_same_graph() -> None:
+    fast = compiled(gramian.loss)
+    for shape in [(6, 2, 4), (6, 2, 4), (7, 3, 5)]:
+        phi = torch.randn(shape)
+        torch.testing.assert_close(value_and_grad(fast, phi), value_and_grad(gramian.loss, phi))
+        assert value_and_grad(fast, phi)[1].any()
+
+
+def test_sixteen_bits() -> None:
+    phi = torch.randn(6, 2, 4).bfloat16()
+    torch.testing.assert_close(value_and_grad(compiled(gramian.loss), phi), value_and_grad(gramian.loss, phi))
+
+
+@pytest.mark.parametrize("name", ["rows by four", "grouped conv", "split and merged across"])
+@overcomplete_is_meant
+def test_layouts(name) -> None:
+    case = LAYOUT_CASES[name]
+    made = gramian.Layout(case.pattern, **case.sizes)
+
+    def loss(parameter: torch.Tensor) -> torch.Tensor:
+        return gramian.loss(parameter, layout=made)
+
+    fast = compiled(loss)
+    for scale in (1, 2):
+        parameter = torch.randn(scale * case.shape[0], *case.shape[1:])
+        torch.testing.assert_close(value_and_grad(fast, parameter), value_and_grad(loss, parameter))
+
+
+def test_a_layout_made_inside() -> None:
+    def loss(parameter: torch.Tensor) -> torch.Tensor:
+        return gramian.loss(parameter, layout=gramian.Layout("(m n) i -> i m n", n=4))
+
+    weight = torch.randn(8, 5)
+    torch.testing.assert_close(value_and_grad(compiled(loss), weight), value_and_grad(loss, weight))
+
+
+def test_a_pattern_for_a_layout() -> None:
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        return gramian.loss(weight, layout="o i -> i () o")
+
+    weight = torch.randn(4, 8)
+    torch.testing.assert_close(value_and_grad(compiled(loss), weight), value_and_grad(loss, weight))
+
+
+def test_without_a_gradient() -> None:
+    phi = torch.randn(6, 2, 4)
+    torch.testing.assert_close(compiled(gramian.loss)(phi), gramian.loss(phi))
+    torch.testing.assert_close(compiled(gramian.value_and_grad)(phi), gramian.value_and_grad(phi))
+    torch.testing.assert_close(compiled(gramian.residual)(phi), gramian.residual(phi))
+
+
+def test_under_autocast() -> None:
+    phi = torch.randn(6, 2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = value_and_grad(compiled(gramian.loss), phi)
+    torch.testing.assert_close(fast, value_and_grad(gramian.loss, phi))
+
+
+@pytest.mark.parametrize("rule", ["proximal", "polyak", "subgradient"])
+def test_a_step(rule) -> None:
+    def step(weight: torch.Tensor) -> torch.Tensor:
+        return gramian.step_(weight, lr=0.1, rule=rule, layout="o i -> i () o")
+
+    weight = torch.randn(4, 20)
+    twin = weight.clone()
+    torch.testing.assert_close(compiled(step)(weight), step(twin))
+    torch.testing.assert_close(weight, twin)
