@@ -29,7 +29,7 @@ format: $(VENV)/.dev  ## put the code into the house's format
 	@$(BIN)/ruff check --fix
 
 docs: $(VENV)/.docs  ## build the site into site/
-	@$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev  ## measure the update rules and the cost of the orthogonality step
 	@$(BIN)/python benchmarks/update_rules.py

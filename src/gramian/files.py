@@ -20,7 +20,7 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         RunError: If it cannot be written (no such folder, no permission, a full disk); what stood at `path` still does.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "settings.json"
         >>> replace_file(path, b"{}")

@@ -45,7 +45,7 @@ class Layout:
         The pattern is parsed once for each distinct pattern and set of sizes; the transforms are views
         wherever the strides of the parameter allow one.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> layout = gramian.Layout("(m n) i -> i m n", n=4)  # rows of a Linear weight, in groups of four
         >>> weight = torch.randn(64, 32)
@@ -99,7 +99,7 @@ class Layout:
         Raises:
             LayoutError: If the shape does not fit the pattern.
 
-        Example:
+        Examples:
             >>> from gramian import Layout
             >>> Layout("o i kh kw -> (i kh kw) () o").phi_shape((16, 3, 5, 5))
             (75, 1, 16)

@@ -47,7 +47,7 @@ def loss(
     Cost:
         4·m·l·n² flops (gradient included); m·n² numbers during the call, l·m·n until backward.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> phi = torch.eye(4)[:, :2].clone().requires_grad_()  # two orthonormal vectors
         >>> gramian.loss(phi).item()
@@ -92,7 +92,7 @@ def value_and_grad(
     Cost:
         4·m·l·n² flops; m·n² + l·m·n numbers.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> value, grad = gramian.value_and_grad(torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
         >>> value.item(), grad.tolist()
@@ -131,7 +131,7 @@ def grad_group(
     Cost:
         4·l·n² flops: the other groups are not touched.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> phi = torch.randn(8, 3, 2)
         >>> torch.equal(gramian.grad_group(phi, 1), gramian.value_and_grad(phi)[1][:, 1, :])
@@ -176,7 +176,7 @@ def grad_vector(
     Cost:
         4·l·n flops for an element-wise penalty (one column of X), 4·l·n² for any other; never the whole tensor.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> phi = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
         >>> gramian.grad_vector(phi, 0, 1).tolist()
@@ -229,7 +229,7 @@ def grad_slice(
     Cost:
         2·m·l·n² flops for the Gram products, 2·m·n² for the slice.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> phi = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
         >>> gramian.grad_slice(phi, 1).tolist()
@@ -261,7 +261,7 @@ def residual(phi: Tensor, *, layout: Layout | str | None = None) -> GroupMatrice
     Cost:
         2·m·l·n² flops, m·n² numbers.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> gramian.residual(torch.tensor([[1.0, 0.5], [0.0, 1.0]])).tolist()
         [[[0.0, 0.5], [0.5, 0.25]]]

@@ -75,7 +75,7 @@ def orthogonalize(
         One step of the rule and one Gram product for each step (16 to 45 steps for the starts in the documentation),
         and once the eigenvalues of the Gram matrices in float64, for `polar_distance`.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> result = gramian.orthogonalize(torch.randn(64, 8, 4, generator=torch.Generator().manual_seed(0)))
         >>> result.converged, result.steps < 20, result.residual < 1e-6
@@ -125,7 +125,7 @@ def rounding_level(dtype: torch.dtype) -> float:
 
     Storing P in a format of spacing ε moves an entry of PᵀP by at most ε, and forming PᵀP by a few more.
 
-    Example:
+    Examples:
         >>> import torch
         >>> rounding_level(torch.float32)
         4.76...e-07

@@ -57,7 +57,7 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     Cost:
         4·m·l·n² flops; m·n² + l·m·n numbers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from gramian.penalties import L1
         >>> subgradient(torch.full((1, 1, 1), 2.0), lr=0.1, beta=1.0, penalty=L1()).phi.item()
@@ -89,7 +89,7 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     Cost:
         4·m·l·n² flops; m·n² + l·m·n numbers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from gramian.penalties import L1
         >>> polyak(torch.full((1, 1, 1), 2.0), lr=1.0, beta=1.0, penalty=L1()).phi.item()
@@ -134,7 +134,7 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     Cost:
         4·m·l·n² flops and O(m·n²) for the guard; 2·m·n² + l·m·n numbers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from gramian.penalties import L1
         >>> proximal(torch.full((1, 1, 1), 1.1), lr=1.0, beta=1.0, penalty=L1()).phi.item()  # to 1 in one step, squared
@@ -191,7 +191,7 @@ def step_(
     Cost:
         That of the rule, and one copy of Φ. The 16-bit formats are stepped in float32 and rounded once.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> weight = torch.nn.Linear(64, 32).weight
         >>> for _ in range(20):

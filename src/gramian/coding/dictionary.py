@@ -95,10 +95,13 @@ def learning_step(
     Returns:
         The new dictionary and the terms of the objective.
 
+    Raises:
+        OptionError: If the energy is no longer finite: the rule has diverged.
+
     Cost:
         Inference, 2·max_iter·batch·(m·n)² flops, dominates; the rule adds 4·m·l·n².
 
-    Example:
+    Examples:
         >>> import torch
         >>> phi = initial_dictionary(16, 4, 2, seed=0)
         >>> learning_step(torch.randn(8, 16), phi, lam=0.5, lr=0.1, beta=0.1).phi.shape
@@ -116,10 +119,16 @@ def learning_step(
         else:
             orthogonality = float(step_(moved, lr=lr, beta=beta, rule=rule, penalty=penalty))
             orthogonality = orthogonality / beta if beta > 0 else 0.0
+        reconstruction, sparsity = float(terms.reconstruction.mean()), float(terms.sparsity.mean())
+        if not math.isfinite(reconstruction + sparsity + orthogonality):
+            raise OptionError(
+                f"learning must stay finite; it diverged with lr = {lr:.3g}, beta = {beta:g}, rule = {rule!r}; try a "
+                "smaller lr or beta, or rule='proximal'"
+            )
         return LearningStep(
             phi=moved,
-            reconstruction=float(terms.reconstruction.mean()),
-            sparsity=float(terms.sparsity.mean()),
+            reconstruction=reconstruction,
+            sparsity=sparsity,
             orthogonality=orthogonality,
             active_groups=float((group_norms(codes) > 0).sum(dim=1).double().mean()),
         )
@@ -128,7 +137,7 @@ def learning_step(
 def cosine_decay(lr: float, step: int, steps: int) -> float:
     """Give the learning rate at a step: from `lr` at 0 to 0 at `steps`, along half a cosine.
 
-    Example:
+    Examples:
         >>> cosine_decay(0.5, 0, 100), round(cosine_decay(0.5, 50, 100), 6)
         (0.5, 0.25)
     """

@@ -51,7 +51,7 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         scale_: The standard deviation s of the training samples.
         n_features_in_: Number of features l.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> X = np.random.default_rng(0).standard_normal((500, 16))
         >>> model = SubspaceSparseCoding(n_groups=8, group_size=2, lam=0.5, steps=20).fit(X)

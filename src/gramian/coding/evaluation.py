@@ -34,7 +34,7 @@ class GroupState:
 def snr(x: Float[Tensor, "batch l"], reconstruction: Float[Tensor, "batch l"]) -> float:
     """Give the signal-to-noise ratio of all samples together, in dB.
 
-    Example:
+    Examples:
         >>> import torch
         >>> round(snr(torch.ones(2, 5), 0.9 * torch.ones(2, 5)), 3)
         20.0
@@ -77,15 +77,16 @@ def debias(x: Float[Tensor, "batch l"], phi: Phi, codes: Codes, active: int) -> 
     """
     strongest_groups(codes, active)
     _, m, n = codes.shape
-    D = dictionary_matrix(phi)
+    D = dictionary_matrix(phi).double()
     groups = group_norms(codes).topk(active // n, dim=-1).indices
     support = (groups[..., None] * n + torch.arange(n, device=codes.device)).flatten(1)
     G = D.mT @ D
-    gram = G[support[:, :, None], support[:, None, :]].double()
-    target = (x @ D).gather(1, support).double()
+    gram = G[support[:, :, None], support[:, None, :]]
+    target = (x.double() @ D).gather(1, support)
     # Collapsed groups make the system singular: the ridge gives their least-norm fit. Cholesky, because a batched
     # LU solve of this size can hang in MKL with two threads.
-    ridge = 1e-6 * torch.eye(active, dtype=gram.dtype, device=gram.device)
+    size = G.diagonal().mean().clamp_min(torch.finfo(G.dtype).tiny)
+    ridge = 1e-6 * size * torch.eye(active, dtype=gram.dtype, device=gram.device)
     fitted = torch.cholesky_solve(target[..., None], torch.linalg.cholesky(gram + ridge))[..., 0]
     flat = torch.zeros(codes.shape[0], m * n, dtype=codes.dtype, device=codes.device)
     return flat.scatter_(1, support, fitted.to(codes.dtype)).unflatten(1, (m, n))
@@ -102,7 +103,7 @@ def within_group_cosines(phi: Phi) -> Float[Tensor, "m pairs"]:
 def group_state(phi: Phi) -> GroupState:
     """Describe the groups of a dictionary.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> state = group_state(gramian.orthogonalize(torch.randn(32, 8, 4)).phi)
         >>> round(state.effective_rank, 6), state.collapsed

@@ -48,7 +48,7 @@ def fista(
     Cost:
         2·batch·(m·n)² flops an iteration; memory of a few codes.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> phi = gramian.orthogonalize(torch.randn(32, 8, 4)).phi
         >>> result = fista(torch.randn(10, 32), phi, lam=1.0)

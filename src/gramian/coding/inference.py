@@ -69,7 +69,7 @@ def duality_gap(
     Cost:
         Two products with the dictionary.
 
-    Example:
+    Examples:
         >>> import torch
         >>> phi, x = torch.eye(2)[:, None, :], torch.tensor([[3.0, 4.0]])
         >>> gap, energy = duality_gap(x, phi, torch.tensor([[[1.8, 2.4]]]), lam=2.0)  # the optimum: shorter by λ
@@ -90,15 +90,18 @@ def largest_eigenvalue(G: Float[Tensor, "atoms atoms"]) -> float:
 
     The start is random, from a fixed seed: a row of G would miss eigenvectors that are zero there.
     """
+    tiny = torch.finfo(G.dtype).tiny
+    size = G.abs().amax().clamp_min(tiny)
+    G = G / size
     v = torch.randn(G.shape[0], generator=torch.Generator().manual_seed(0)).to(G)
     estimate = 0.0
     for _ in range(100):
         norm = torch.linalg.vector_norm(v)
-        v = G @ (v / norm.clamp_min(torch.finfo(G.dtype).tiny))
+        v = G @ (v / norm.clamp_min(tiny))
         previous, estimate = estimate, float(torch.linalg.vector_norm(v))
         if estimate <= previous * (1 + 1e-3):
             break
-    return 1.02 * estimate
+    return max(1.02 * estimate * float(size), tiny)
 
 
 def check_samples(x: Tensor, phi: Phi, lam: float) -> None:

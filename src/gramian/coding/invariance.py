@@ -50,7 +50,7 @@ class PhaseResponse:
 def random_groups(codes: Codes, *, seed: int) -> Codes:
     """Regroup coefficients at random: the control that says how much pooling alone explains.
 
-    Example:
+    Examples:
         >>> import torch
         >>> codes = torch.arange(6.0).reshape(1, 3, 2)
         >>> sorted(random_groups(codes, seed=0).flatten().tolist())
@@ -64,7 +64,7 @@ def random_groups(codes: Codes, *, seed: int) -> Codes:
 def correlation(a: Float[Tensor, "samples units"], b: Float[Tensor, "samples units"]) -> float:
     """Correlate two sets of responses over samples, unit by unit, and give the mean over units that respond.
 
-    Example:
+    Examples:
         >>> import torch
         >>> a = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]])
         >>> round(correlation(a, 3 * a + 1), 6)
@@ -107,7 +107,7 @@ def gratings(
         orientation: Direction of the wave vector, radians.
         phases: Phases, radians.
 
-    Example:
+    Examples:
         >>> import torch
         >>> gratings(16, 0.2, 0.5, torch.zeros(1)).std().item()
         1.0...

@@ -50,7 +50,7 @@ def lca(
     Cost:
         2·batch·(m·n)² flops an iteration; memory of a few codes.
 
-    Example:
+    Examples:
         >>> import torch, gramian
         >>> phi = gramian.orthogonalize(torch.randn(32, 8, 4)).phi
         >>> lca(torch.randn(10, 32), phi, lam=1.0).converged

@@ -35,7 +35,7 @@ class Energy:
 def group_norms(codes: Codes) -> Float[Tensor, "batch m"]:
     """Give the amplitudes ‖a_i‖₂ of the groups.
 
-    Example:
+    Examples:
         >>> import torch
         >>> group_norms(torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])).tolist()
         [[5.0, 0.0]]
@@ -56,7 +56,7 @@ def group_shrink(codes: Codes, threshold: float) -> Codes:
     Cost:
         Memory-bound: O(batch·m·n).
 
-    Example:
+    Examples:
         >>> import torch
         >>> group_shrink(torch.tensor([[[3.0, 4.0], [0.3, 0.4]]]), 1.0).tolist()
         [[[2.4..., 3.2...], [0.0, 0.0]]]
@@ -82,7 +82,7 @@ def reconstruct(phi: Phi, codes: Codes) -> Float[Tensor, "batch l"]:
 def energy(x: Float[Tensor, "batch l"], phi: Phi, codes: Codes, lam: float) -> Energy:
     """Give the energy −log p(x, a), up to constants, of unit noise and the group prior.
 
-    Example:
+    Examples:
         >>> import torch
         >>> phi = torch.eye(2)[:, None, :]
         >>> energy(torch.tensor([[3.0, 4.0]]), phi, torch.tensor([[[3.0, 4.0]]]), lam=2.0).total.tolist()

@@ -58,7 +58,7 @@ def load_dictionary(path: Path) -> Dictionary:
     Raises:
         RunError: If there is no such file, or it is not a whole dictionary of this format.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "dictionary.safetensors"
         >>> phi = torch.randn(64, 8, 4)

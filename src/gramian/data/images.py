@@ -71,7 +71,7 @@ def shipped_images() -> tuple[GrayImage, ...]:
     Returns:
         Twelve pictures, sorted by name.
 
-    Example:
+    Examples:
         >>> images = shipped_images()
         >>> len(images), images[0].name
         (12, 'astronaut')
@@ -137,7 +137,7 @@ def split_held_out(images: tuple[GrayImage, ...], *, min_side: int) -> ImageSpli
     Raises:
         DataError: If there is no picture, or one is too small.
 
-    Example:
+    Examples:
         >>> split = split_held_out(shipped_images(), min_side=16)
         >>> len(split.train), [image.name for image in split.held_out]
         (10, ['camera', 'flower'])

@@ -37,7 +37,7 @@ class PatchSampler:
     Cost:
         Finding the flat places: a few passes over the pictures. Drawing: one gather.
 
-    Example:
+    Examples:
         >>> import torch
         >>> sampler = PatchSampler([torch.randn(64, 64)], size=8)
         >>> sampler.sample(5, seed=0, step=3).shape
@@ -102,7 +102,7 @@ def image_to_patches(picture: Picture, *, size: int, stride: int) -> Float[Tenso
     Raises:
         DataError: If the picture is smaller than a patch, or the stride leaves gaps.
 
-    Example:
+    Examples:
         >>> import torch
         >>> image_to_patches(torch.zeros(20, 30), size=8, stride=4).shape
         torch.Size([28, 64])
@@ -117,7 +117,7 @@ def patches_to_image(
 ) -> Picture:
     """Put patches back, averaged where they overlap; the exact inverse of `image_to_patches`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> picture = torch.rand(20, 30)
         >>> patches = image_to_patches(picture, size=8, stride=3)

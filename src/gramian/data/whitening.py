@@ -27,7 +27,7 @@ class FourierWhitening:
     Raises:
         OptionError: If the cut-off is not positive.
 
-    Example:
+    Examples:
         >>> import torch
         >>> picture = torch.rand(64, 80).cumsum(0).cumsum(1)
         >>> abs(FourierWhitening().whiten(picture).mean().item()) < 1e-3
@@ -86,7 +86,7 @@ class ZCAWhitening:
         matrix: C^{−1/2}, symmetric.
         inverse: C^{1/2}.
 
-    Example:
+    Examples:
         >>> import torch
         >>> patches = torch.randn(1000, 9).cumsum(1)
         >>> white = ZCAWhitening.fit(patches).whiten(patches)

@@ -17,7 +17,7 @@ class Penalty(ABC):
     three take any leading axes and work on each [n, n] matrix by itself. They are written in differentiable
     torch operations, so that second derivatives of the loss need nothing more.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from gramian.penalties import L1
         >>> X = torch.tensor([[0.5, -0.25], [-0.25, 0.0]])

@@ -1,0 +1,151 @@
+"""How many steps each update rule takes, and where it ends: random starts, then starts far away.
+
+    python benchmarks/update_rules.py
+
+writes benchmarks/results/update_rules.md; a few minutes.
+"""
+
+import math
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from record import machine, table, write
+from torch import Tensor
+
+from gramian import residual
+from gramian.kernels import dense
+from gramian.orthogonalize import rounding_level
+from gramian.penalties import L1, Penalty
+from gramian.rules import Rule, Step, polyak, proximal, subgradient
+from gramian.typing import Phi
+
+SEEDS = range(5)
+SHAPES = ((256, 192, 4), (256, 16, 64), (512, 1, 512))
+RULES: tuple[tuple[str, Rule, float], ...] = (
+    ("subgradient, η = 0.01", subgradient, 0.01),
+    ("polyak", polyak, math.inf),
+    ("proximal, τ = 0.1", proximal, 0.025),
+    ("proximal, τ = 1", proximal, 0.25),
+)
+LIMIT = 4000
+
+
+def guard_after_the_shrink(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+    """The proximal rule with the plainest guard: P ← P − ½PC·min(1, 1/‖C‖₂), the norm exact."""
+    X = dense.residual(phi)
+    C = penalty.shrink(X, torch.tensor(4 * lr * beta, dtype=X.dtype))
+    norm = torch.linalg.matrix_norm(C, 2)
+    S = 0.5 * C * (1 / norm.clamp_min(1))[:, None, None]
+    return Step(phi - dense.apply(phi, S), beta * penalty.value(X).sum())
+
+
+def gaussian(seed: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Entries of variance 1/l: columns of about unit length."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=dtype) / math.sqrt(shape[0])
+
+
+def conditioned(seed: int, shape: tuple[int, int, int], condition: float) -> Tensor:
+    """Singular values from 1 to 1/condition, evenly in the logarithm."""
+    length, m, n = shape
+    generator = torch.Generator().manual_seed(seed)
+    U = torch.linalg.qr(torch.randn(m, length, n, generator=generator, dtype=torch.float64))[0]
+    V = torch.linalg.qr(torch.randn(m, n, n, generator=generator, dtype=torch.float64))[0]
+    sigma = torch.logspace(0, -math.log10(condition), n, dtype=torch.float64)
+    return ((U * sigma) @ V.mT).permute(1, 0, 2).contiguous()
+
+
+def mixed_columns(seed: int, shape: tuple[int, int, int]) -> Tensor:
+    """Columns of lengths from 1e-3 to 1e3."""
+    return gaussian(seed, shape, torch.float64) * torch.logspace(-3, 3, shape[2], dtype=torch.float64)
+
+
+def follow(phi: Phi, rule: Rule, lr: float, target: float, limit: int) -> tuple[int | None, Phi]:
+    """Step until the largest |X_jk| is at most the target: how many steps it took (None: never), and where it ended."""
+    for step in range(limit + 1):
+        if float(residual(phi).abs().max()) <= target:
+            return step, phi
+        if step < limit:
+            phi = rule(phi, lr=lr, beta=1.0, penalty=L1()).phi
+    return None, phi
+
+
+def random_starts() -> str:
+    """The three rules from Gaussian starts in float32."""
+    checkpoints = (5, 10, 40, 200)
+    rows: list[list[str]] = []
+    for shape in SHAPES:
+        for name, rule, lr in RULES:
+            left: dict[int, list[float]] = {steps: [] for steps in checkpoints}
+            means: list[float] = []
+            needed: list[float] = []
+            for seed in SEEDS:
+                phi = gaussian(seed, shape)
+                for step in range(1, max(checkpoints) + 1):
+                    phi = rule(phi, lr=lr, beta=1.0, penalty=L1()).phi
+                    if step in left:
+                        left[step].append(float(residual(phi).abs().max()))
+                means.append(float(residual(phi).abs().mean()))
+                steps, _ = follow(gaussian(seed, shape), rule, lr, rounding_level(torch.float32), 1000)
+                needed.append(math.inf if steps is None else steps)
+            rows.append(
+                [
+                    ", ".join(map(str, shape)),
+                    name,
+                    *(f"{median(left[steps]):.0e}" for steps in checkpoints),
+                    f"{median(means):.0e}",
+                    "never" if max(needed) == math.inf else f"{min(needed):.0f}–{max(needed):.0f}",
+                ]
+            )
+    header = ["l, m, n", "rule", *(f"after {steps}" for steps in checkpoints), "mean after 200", "steps to rounding"]
+    return table(header, rows)
+
+
+def far_starts() -> str:
+    """The proximal rule and its plainest guard from starts far from the manifold, in float64."""
+    starts: dict[str, Callable[[int], Tensor]] = {
+        "256 × 64, random": lambda seed: gaussian(seed, (256, 1, 64), torch.float64),
+        "256 × 64, entries of size 1e-4": lambda seed: 16e-4 * gaussian(seed, (256, 1, 64), torch.float64),
+        "256 × 64, entries of size 1e4": lambda seed: 16e4 * gaussian(seed, (256, 1, 64), torch.float64),
+        "128 × 128, random": lambda seed: gaussian(seed, (128, 1, 128), torch.float64),
+        "128 × 128, entries of size 1e4": lambda seed: 1.1e5 * gaussian(seed, (128, 1, 128), torch.float64),
+        "256 × 64, condition 1e6": lambda seed: conditioned(seed, (256, 1, 64), 1e6),
+        "256 × 64, columns from 1e-3 to 1e3": lambda seed: mixed_columns(seed, (256, 1, 64)),
+    }
+    rules: tuple[tuple[Rule, float], ...] = (
+        (guard_after_the_shrink, 0.25),
+        (proximal, 0.25),
+        (guard_after_the_shrink, 0.025),
+        (proximal, 0.025),
+    )
+    rows: list[list[str]] = []
+    for name, start in starts.items():
+        cells: list[str] = []
+        for rule, lr in rules:
+            counts = [follow(start(seed), rule, lr, 1e-12, LIMIT)[0] for seed in SEEDS]
+            reached = [count for count in counts if count is not None]
+            if len(reached) < len(counts):
+                cells.append(f"more than {LIMIT}")
+            else:
+                low, high = min(reached), max(reached)
+                cells.append(f"{low}" if low == high else f"{low}–{high}")
+        rows.append([name, *cells])
+    header = ["start", "τ = 1: C·min(1, 1/‖C‖₂)", "τ = 1: ours", "τ = 0.1: C·min(1, 1/‖C‖₂)", "τ = 0.1: ours"]
+    return table(header, rows)
+
+
+def main() -> None:
+    text = (
+        f"{random_starts()}\n"
+        f"Largest |X_jk| left, median of {len(SEEDS)} seeds; l1, β = 1, τ = 4ηβ; float32, Gaussian starts with columns "
+        f"of about unit length. Rounding: largest |X_jk| ≤ {rounding_level(torch.float32):.1e}; up to 1000 steps.\n\n"
+        f"{far_starts()}\n"
+        f"Steps to a largest |X_jk| of 1e-12 in float64, least and most of {len(SEEDS)} seeds.\n\n"
+        f"Measured by `python benchmarks/update_rules.py` on {machine()}.\n"
+    )
+    write("update_rules.md", text)
+
+
+if __name__ == "__main__":
+    main()
