@@ -7,7 +7,7 @@ from torch import Tensor
 from gramian.kernels import dense
 from tests.cases import PENALTY_CASES, over_dtypes, over_penalties, over_shapes
 
-LARGE = ((8, 1, 512), (512, 1, 512), (1024, 1, 512), (8, 1, 2048), (8, 1, 4096), (8, 4096, 2), (600, 2, 520))
+LARGE = ((8, 1, 512), (512, 1, 512), (8, 1, 4096), (8, 4096, 2), (600, 2, 520))
 
 over_large = pytest.mark.parametrize("shape", LARGE, ids=str)
 

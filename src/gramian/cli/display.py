@@ -16,6 +16,7 @@ from gramian.coding.learning_run import LearningRun
 __all__ = ["LearningDisplay"]
 
 _BARS = "▁▂▃▄▅▆▇█"
+_WIDEST = 110
 
 
 class LearningDisplay:
@@ -99,7 +100,10 @@ class LearningDisplay:
             values = [row[key] for row in self._run.metrics]
             table.add_row(title, form.format(values[-1]) if values else "", _spark(values))
         footer = Text("Ctrl-C stops and keeps what was learned", style="dim")
-        self._live.update(Panel(Group(table, self._progress, footer), title=str(self._folder), padding=(0, 1)))
+        # Short of the right edge: there the ^C that a terminal echoes would wrap, and leave the panel drawn twice.
+        width = min(self._console.width - 4, _WIDEST)
+        title = str(self._folder)
+        self._live.update(Panel(Group(table, self._progress, footer), title=title, padding=(0, 1), width=width))
 
 
 def _spark(values: list[float], width: int = 32) -> str:

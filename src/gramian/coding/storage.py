@@ -84,7 +84,7 @@ def load_dictionary(path: Path) -> Dictionary:
             )
     except FileNotFoundError as error:
         raise RunError(f"there must be a dictionary at {path}; got no such file") from error
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} must be a whole dictionary file; it cannot be read: {error}") from error
     if dictionary.phi.ndim != 3 or dictionary.phi.shape[0] != dictionary.patch_size**2:
         raise RunError(

@@ -1,0 +1,59 @@
+"""The same numbers on a GPU as on the CPU."""
+
+import pytest
+import torch
+
+import gramian
+from gramian.coding import fista, initial_dictionary, lca, learning_step
+from tests.cases import over_dtypes, over_penalties, over_rules, plain_loss, stiefel
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+SHAPE = (48, 5, 8)
+
+
+@over_penalties
+@over_dtypes
+def test_value_and_gradient(case, dtype) -> None:
+    phi = torch.randn(SHAPE).to(dtype)
+    there = phi.cuda().requires_grad_()
+    value = gramian.loss(there, beta=0.7, penalty=case.penalty)
+    value.backward()
+    exact = phi.double().requires_grad_()
+    expected = plain_loss(exact, case, 0.7)
+    expected.backward()
+    assert value.is_cuda
+    rough = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(value.double().cpu(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(there.grad.double().cpu(), exact.grad, rtol=rough, atol=1e-4 + rough)
+
+
+@over_rules
+@over_dtypes
+def test_a_step(rule, dtype) -> None:
+    phi = torch.randn(SHAPE).to(dtype)
+    there = phi.cuda()
+    before = gramian.step_(there, lr=0.05, rule=rule)
+    expected = gramian.step_(phi, lr=0.05, rule=rule)
+    torch.testing.assert_close(before.cpu(), expected, rtol=1e-5, atol=1e-5)
+    rough = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(there.cpu(), phi, rtol=rough, atol=1e-5 + rough)
+
+
+@over_dtypes
+def test_to_orthonormal(dtype) -> None:
+    result = gramian.orthogonalize(torch.randn(SHAPE, device="cuda").to(dtype))
+    assert result.phi.is_cuda
+    assert result.converged
+
+
+def test_learning_and_inference() -> None:
+    phi = stiefel(64, 12, 4).float().cuda()
+    x = torch.randn(32, 64, device="cuda")
+    a, b = (method(x, phi, lam=1.0, max_iter=5000, tol=1e-6) for method in (fista, lca))
+    assert a.converged
+    assert b.converged
+    torch.testing.assert_close(a.codes, b.codes, rtol=0, atol=2e-2)
+    there = learning_step(x, initial_dictionary(64, 12, 4, seed=0).cuda(), lam=1.0, lr=0.1, beta=0.3).phi
+    here = learning_step(x.cpu(), initial_dictionary(64, 12, 4, seed=0), lam=1.0, lr=0.1, beta=0.3).phi
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
