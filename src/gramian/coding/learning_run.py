@@ -60,7 +60,7 @@ class RunSettings:
     lam: float = 2.0
     beta: float = 0.3
     lr: float = 0.5
-    steps: int = 6000
+    steps: int = 8000
     batch: int = 128
     iterations: int = 20
     rule: str = "proximal"
