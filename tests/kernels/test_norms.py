@@ -33,11 +33,15 @@ def hidden(n: int) -> Tensor:
     return M
 
 
+def rank_one(v: Tensor) -> Tensor:
+    return v @ v.mT
+
+
 FAMILIES = {
     "random": lambda n: torch.randn(3, n, n, dtype=torch.float64),
     "gram": lambda n: torch.randn(3, 2 * n, n, dtype=torch.float64),
     "random signs": lambda n: torch.randint(0, 2, (3, n, n)).double() * 2 - 1,
-    "rank one": lambda n: (lambda v: v @ v.mT)(torch.randn(3, n, 1, dtype=torch.float64)),
+    "rank one": lambda n: rank_one(torch.randn(3, n, 1, dtype=torch.float64)),
     "all ones": lambda n: torch.ones(1, n, n, dtype=torch.float64),
     "diagonal": lambda n: torch.diag(torch.randn(n, dtype=torch.float64))[None],
     "plus and minus": lambda n: torch.diag((-1.0) ** torch.arange(n).double())[None],

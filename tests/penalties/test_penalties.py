@@ -1,4 +1,4 @@
-"""The penalty family: each value, dual and shrink against the oracle, and the laws of a convex function and its prox."""
+"""The penalty family: each value, dual and shrink against the oracle, and the laws of convexity and of the prox."""
 
 import math
 
@@ -177,7 +177,11 @@ class TestForm:
     def test_dtype_and_shape(self, case, dtype, leading, n) -> None:
         X = symmetric(*leading, n, n).to(dtype)
         tau = torch.tensor(0.5, dtype=dtype)
-        for C in (case.penalty.dual(X), case.penalty.shrink(X, tau), case.penalty.shrink(X, tau.expand(*leading, 1, 1))):
+        for C in (
+            case.penalty.dual(X),
+            case.penalty.shrink(X, tau),
+            case.penalty.shrink(X, tau.expand(*leading, 1, 1)),
+        ):
             assert C.dtype == dtype
             assert C.shape == X.shape
             assert torch.equal(C, C.mT)
