@@ -19,6 +19,9 @@ from tests import shapes
 if not jaxtyping.config.jaxtyping_disable:
     jaxtyping.install_import_hook("gramian", f"{shapes.__name__}.checked")
 
+# One thread: matrices are small, and a second one mostly waits for the first.
+torch.set_num_threads(1)
+
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
 

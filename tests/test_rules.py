@@ -328,9 +328,6 @@ class TestProximal:
         for case in PENALTY_CASES.values():
             torch.testing.assert_close(proximal(phi, lr=math.inf, beta=1.0, penalty=case.penalty).phi, moved)
 
-    @pytest.mark.xfail(
-        reason="above n = 16 the guard is a lower bound of the norm of S, which then passes ½", strict=True
-    )
     def test_no_rank_is_lost_beside_a_block_that_hides_the_norm(self) -> None:
         # A heavy block of random signs draws the power steps away from one large vector, whose step is then s = 1.
         n = 32
