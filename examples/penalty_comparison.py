@@ -109,6 +109,7 @@ class Outcome:
     """What one dictionary came to."""
 
     phi: Phi
+    halfway: GroupState
     state: GroupState
     energy: float
     snr: float
@@ -117,9 +118,13 @@ class Outcome:
     phase: tuple[float, float]
 
 
-def learn(data: Data, variant: Variant, size: int, seed: int, steps: int) -> Phi:
+def learn(data: Data, variant: Variant, size: int, seed: int, steps: int) -> tuple[Phi, GroupState]:
+    """Learn a dictionary; give it, and the state of its groups halfway, where the learning rate is half the first."""
     phi = initial_dictionary(PATCH * PATCH, ATOMS // size, size, seed=seed)
+    halfway = group_state(phi)
     for step in range(steps):
+        if step == steps // 2:
+            halfway = group_state(phi)
         phi = learning_step(
             data.train.sample(BATCH, seed=seed, step=step),
             phi,
@@ -130,10 +135,10 @@ def learn(data: Data, variant: Variant, size: int, seed: int, steps: int) -> Phi
             penalty=variant.penalty,
             max_iter=ITERATIONS,
         ).phi
-    return phi
+    return phi, halfway
 
 
-def judge(data: Data, phi: Phi) -> Outcome:
+def judge(data: Data, phi: Phi, halfway: GroupState) -> Outcome:
     x = data.held_out
     codes = fista(x, phi, lam=LAM, max_iter=1000, tol=1e-3).codes
     grid = [fista(patches, phi, lam=LAM, max_iter=1000, tol=1e-3).codes for patches in data.shifted]
@@ -141,6 +146,7 @@ def judge(data: Data, phi: Phi) -> Outcome:
     phase = phase_response(phi, lam=LAM).variation
     return Outcome(
         phi=phi,
+        halfway=halfway,
         state=group_state(phi),
         energy=float(energy(x, phi, codes, LAM).total.mean()),
         snr=snr(x, reconstruct(phi, strongest_groups(codes, ACTIVE))),
@@ -164,6 +170,7 @@ def row(size: int, variant: Variant, outcomes: Sequence[Outcome]) -> list[str]:
         f"{mean(state.median_cosine for state in states):.1g} / {max(state.largest_cosine for state in states):.1g}"
         if size > 1
         else "–",
+        spread([100 * outcome.halfway.collapsed for outcome in outcomes], ".0f") + " %",
         spread([100 * state.collapsed for state in states], ".0f") + " %",
         spread([state.effective_rank for state in states], ".2f"),
         spread([outcome.energy for outcome in outcomes], ".1f"),
@@ -178,7 +185,8 @@ HEADER = (
     "n",
     "rule",
     "within-group \\|cos\\|, median / largest",
-    "groups > 0.5",
+    "groups > 0.5 halfway",
+    "at the end",
     "effective rank",
     "energy",
     f"SNR at {ACTIVE}, dB",
@@ -230,8 +238,8 @@ def main() -> None:
     lines = [(size, variant) for size in options.sizes for variant in variants(size)]
     jobs = [(size, variant, seed) for size, variant in lines for seed in range(options.seeds)]
     for size, variant, seed in track(jobs, "learning"):
-        phi = learn(data, variant, size, seed, options.steps)
-        outcomes.setdefault((size, variant.name), []).append(judge(data, phi))
+        phi, halfway = learn(data, variant, size, seed, options.steps)
+        outcomes.setdefault((size, variant.name), []).append(judge(data, phi, halfway))
 
     rows = [row(size, variant, outcomes[size, variant.name]) for size, variant in lines]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *rows)) + (

@@ -88,17 +88,6 @@ def row_sum_norm(M: Matrix) -> float:
     return max(sum(abs(x) for x in row) for row in M)
 
 
-def two_power_steps(M: Matrix) -> float:
-    """Give ‖M v‖ after two steps from M's heaviest column, but at most the row-sum norm."""
-    sums = [sum(abs(x) for x in row) for row in M]
-    heaviest = sums.index(max(sums))
-    v = [row[heaviest] for row in M]
-    for _ in range(2):
-        length = math.hypot(*v)
-        v = [math.fsum(x * y / length for x, y in zip(row, v, strict=True)) for row in M] if length else v
-    return min(max(sums), math.hypot(*v))
-
-
 def product(A: Matrix, B: Matrix) -> Matrix:
     return [[math.fsum(a * B[k][j] for k, a in enumerate(row)) for j in range(len(B[0]))] for row in A]
 

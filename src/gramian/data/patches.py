@@ -13,6 +13,9 @@ __all__ = ["PatchSampler", "image_to_patches", "patches_to_image"]
 
 Picture = Float[Tensor, "height width"]
 
+Pictures = Sequence[Float[Tensor, "_ _"]]
+"""Pictures of any sizes."""
+
 
 class PatchSampler:
     """Draw patches from pictures, uniformly over all places that are not flat.
@@ -44,9 +47,7 @@ class PatchSampler:
         torch.Size([5, 64])
     """
 
-    def __init__(
-        self, pictures: Sequence[Picture], *, size: int, flat: float = 0.3, scale: float | None = None
-    ) -> None:
+    def __init__(self, pictures: Pictures, *, size: int, flat: float = 0.3, scale: float | None = None) -> None:
         if size < 2:
             raise DataError(f"patches must have a side of at least 2 pixels; got {size}; try size=16")
         for picture in pictures:
@@ -152,7 +153,7 @@ def _local_variance(picture: Picture, size: int) -> Float[Tensor, "rows columns"
 
 
 def _places(
-    pictures: Sequence[Picture], variances: Sequence[Tensor], threshold: float
+    pictures: Pictures, variances: Sequence[Tensor], threshold: float
 ) -> tuple[Int[Tensor, " places"], Int[Tensor, " places"]]:
     corners: list[Tensor] = []
     strides: list[Tensor] = []
