@@ -146,13 +146,14 @@ def test_the_plain_subgradient_does_not_converge() -> None:
 
 
 @pytest.mark.parametrize("lr", RATES)
-@pytest.mark.parametrize("shape", [(512, 1, 512), (4096, 1, 64), (20000, 1, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(512, 1, 512), (4096, 1, 64), (20000, 1, 2), (100000, 1, 8)], ids=str)
 def test_large(lr, shape) -> None:
     phi = torch.randn(shape) / math.sqrt(shape[0])
     result = gramian.orthogonalize(phi, lr=lr)
     assert result.converged
-    # A float32 product over a long axis drifts, in the rule as in the report: the true residual grows with l.
-    assert largest(result.phi) <= 2 * rounding_level(phi.dtype) * max(1, shape[0] / 1000)
+    # A float32 product over a long axis drifts, but what is reported is the truth.
+    assert result.residual == pytest.approx(largest(result.phi), rel=1e-6)
+    assert largest(result.phi) <= rounding_level(phi.dtype)
     assert result.distance <= DISTANCES[lr] * result.polar_distance
 
 
@@ -175,7 +176,7 @@ class TestReport:
         phi = torch.randn(12, 2, 3)
         result = gramian.orthogonalize(phi)
         assert isinstance(result, Orthogonalization)
-        assert result.residual == gramian.residual(result.phi).abs().max().item()
+        assert result.residual == gramian.residual(result.phi.double()).abs().max().item()
         assert result.distance == pytest.approx(torch.linalg.vector_norm(result.phi - phi).item(), rel=1e-5)
         assert result.polar_distance == pytest.approx(
             torch.linalg.vector_norm(polar_factor(phi) - phi.double()).item(), rel=1e-9
@@ -352,7 +353,9 @@ class TestErrors:
             orthogonalize(torch.eye(3), tol="small")  # pyright: ignore
 
     def test_steps(self) -> None:
-        with pytest.raises(OptionError, match=r"max_steps must be at least 0; got -1; try max_steps=1000"):
+        with pytest.raises(
+            OptionError, match=r"max_steps must be an integer of at least 0; got -1; try max_steps=1000"
+        ):
             orthogonalize(torch.eye(3), max_steps=-1)
 
     @pytest.mark.parametrize("lr", [-0.1, math.nan])

@@ -120,7 +120,8 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     of hard-constraint optimisers.
 
     w = max(1, ‖PᵀP‖₂) is 1 near the manifold. Far from it, it keeps the model X − 2wS of the change honest, so
-    that the step is right at any scale. S is shrunk to ‖S‖₂ ≤ ½, which keeps I − S invertible: no rank is lost.
+    that the step is right at any scale. S is shrunk to ‖S‖₂ ≤ ½, which keeps I − S invertible: no rank is lost. Above
+    n = 16 both norms are estimates from below, and so is what follows from them.
 
     Args:
         phi: Φ[l, m, n].
@@ -216,7 +217,7 @@ def as_rule(rule: str | Rule) -> Rule:
     """
     if callable(rule):
         return rule
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"rule must be one of {', '.join(map(repr, RULES))} or a function; got {rule!r}")
     return RULES[rule]
 

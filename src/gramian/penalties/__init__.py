@@ -20,7 +20,7 @@ def as_penalty(penalty: str | Penalty) -> Penalty:
     """
     if isinstance(penalty, Penalty):
         return penalty
-    if penalty not in PENALTIES:
+    if not isinstance(penalty, str) or penalty not in PENALTIES:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(
             f"penalty must be one of {', '.join(map(repr, PENALTIES))} or a gramian.Penalty; got {penalty!r}"
         )
