@@ -1,0 +1,204 @@
+"""`gramian learn` as a user runs it: in a process of its own, with real files and real signals."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+RUN = [sys.executable, "-c", "from gramian.cli import main; main()"]
+TINY = ["--groups", "8", "--size", "2", "--patch", "8", "--batch", "16"]
+FILES = {"dictionary.safetensors", "metrics.jsonl", "report.html", "settings.json"}
+
+
+def gramian(folder: Path, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RUN, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=120, **more
+    )
+
+
+def names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """An uninterrupted run of 300 steps, in runs/001."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = gramian(folder, "learn", *TINY, "--steps", "300")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "held-out SNR" in done.stdout
+    assert "open runs/001/report.html" in done.stdout
+    return folder
+
+
+def test_what_it_leaves(whole) -> None:
+    run = whole / "runs" / "001"
+    assert names(whole) == {"runs"}
+    assert names(run) == FILES
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 100, 200, 300]
+    assert json.loads((run / "settings.json").read_text())["groups"] == 8
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_help_and_version(tmp_path) -> None:
+    assert "learn" in gramian(tmp_path, "--help").stdout
+    shown = gramian(tmp_path, "learn", "--help").stdout
+    for option in ("--images", "--resume", "--seed", "--steps", "--beta"):
+        assert option in shown
+    assert re.fullmatch(r"gramian \d+\.\d+\.\d+.*\n", gramian(tmp_path, "--version").stdout)
+
+
+def interrupted(folder: Path, number: int) -> tuple[int, str]:
+    """Start the same 300 steps in `run`, and send a signal after the first report."""
+    process = subprocess.Popen(
+        [*RUN, "learn", *TINY, "--steps", "300", "--out", "run"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    shown = ""
+    for line in process.stdout:
+        shown += line
+        if line.startswith("step    100"):
+            process.send_signal(number)
+    return process.wait(timeout=60), shown
+
+
+def finish(folder: Path, whole: Path) -> None:
+    done = gramian(folder, "learn", "--resume", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert names(folder / "run") == FILES
+    expected = whole / "runs" / "001" / "dictionary.safetensors"
+    assert (folder / "run" / "dictionary.safetensors").read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_keeps_what_was_learned_and_goes_on(whole, tmp_path, number) -> None:
+    code, shown = interrupted(tmp_path, number)
+    assert code == 0, shown
+    assert names(tmp_path / "run") == FILES
+    stopped = re.search(r"stopped at step (\d+) of 300", shown)
+    assert stopped
+    assert 100 <= int(stopped[1]) < 300
+    assert "to go on: gramian learn --resume --out run" in shown
+    finish(tmp_path, whole)
+
+
+def test_killed_it_goes_on_from_the_last_report(whole, tmp_path) -> None:
+    code, _ = interrupted(tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    finish(tmp_path, whole)
+
+
+def test_a_finished_run_is_left_alone(whole) -> None:
+    before = {path: path.read_bytes() for path in (whole / "runs" / "001").iterdir()}
+    done = gramian(whole, "learn", "--resume")
+    assert done.returncode == 0
+    assert "is finished: 300 steps" in done.stdout
+    assert {path: path.read_bytes() for path in (whole / "runs" / "001").iterdir()} == before
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert re.fullmatch(rf"gramian: {message}\n", done.stderr), done.stderr
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--images", "nowhere"], r"images must be an existing folder; got .*nowhere, which does not exist"),
+            (["--images", "empty"], r".*empty must hold at least one readable picture .*"),
+            (["--images", "unreadable"], r".*unreadable must hold at least one readable picture .*got 1 that .*"),
+            (["--images", "small"], r"a picture must measure at least 32 × 32 pixels; got 20 × 30 .* for a.png; .*"),
+            (["--size", "17", "--patch", "4"], r"a group can hold at most .* 4² = 16; got size 17; try .*"),
+            (["--rule", "magic"], r"rule must be one of .*; got 'magic'"),
+            (["--penalty", "magic"], r"penalty must be one of .*; got 'magic'"),
+            (["--infer", "magic"], r"infer must be one of .*; got 'magic'"),
+            (["--lam", "0"], r"lam must be a positive finite number; got 0.0"),
+            (["--steps", "0"], r"steps must be at least 1; got 0"),
+            (["--resume"], r"there must be a run in runs/ to be resumed; got none; try --out FOLDER"),
+            (["--resume", "--out", "empty"], r"empty must hold a run, to be resumed; .*"),
+            (["--resume", "--steps", "5"], r"--resume goes on with the settings of the run; got --steps as well; .*"),
+            (["--out", "small"], r"small must be a new or an empty folder; it already holds something else; .*"),
+        ],
+    )
+    def test_one_line_and_nothing_written(self, tmp_path, options, message) -> None:
+        for folder in ("empty", "unreadable", "small"):
+            (tmp_path / folder).mkdir()
+        (tmp_path / "unreadable" / "a.png").write_bytes(b"no picture")
+        Image.new("L", (30, 20)).save(tmp_path / "small" / "a.png")
+        before = sorted(tmp_path.rglob("*"))
+        refused(gramian(tmp_path, "learn", *options), message)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_an_option_that_is_none(self, tmp_path) -> None:
+        for options in (["--magic"], ["--steps", "many"]):
+            done = gramian(tmp_path, "learn", *options)
+            assert done.returncode == 2
+            assert options[0] in done.stderr
+        assert not names(tmp_path)
+
+    def test_a_folder_that_holds_a_run(self, whole) -> None:
+        done = gramian(whole, "learn", *TINY, "--out", "runs/001")
+        refused(done, r"runs/001 must be a new or an empty folder; it already holds a run; .* or --resume .*")
+
+    def test_a_full_disk(self, tmp_path) -> None:
+        def full() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+        done = gramian(tmp_path, "learn", *TINY, "--steps", "5", "--out", "run", preexec_fn=full)
+        refused(done, r"run/dictionary.safetensors could not be written: File too large")
+        assert not names(tmp_path)
+
+    def test_a_disk_that_fills_up_on_the_way_keeps_the_last_checkpoint(self, tmp_path) -> None:
+        folder = tmp_path / "run"
+        assert gramian(tmp_path, "learn", *TINY, "--steps", "10", "--out", "run").returncode == 0
+        assert (folder / "dictionary.safetensors").stat().st_size < 20000
+        (folder / "report.html").unlink()
+
+        def full() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+        done = gramian(tmp_path, "learn", "--resume", "--out", "run", preexec_fn=full)  # the report is larger
+        assert done.returncode == 2
+        assert re.fullmatch(r"gramian: run/report.html could not be written: File too large\n", done.stderr)
+        assert names(folder) == FILES - {"report.html"}
+
+
+def test_your_own_pictures(tmp_path) -> None:
+    from gramian.data import shipped_images
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for image in shipped_images()[:3]:
+        Image.fromarray((255 * image.pixels).byte().numpy()).save(pictures / f"{image.name}.png")
+    (pictures / "broken.jpg").write_bytes(b"")
+    done = gramian(tmp_path, "learn", *TINY, "--steps", "5", "--images", "pictures", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert "left out, not readable: broken.jpg" in done.stdout
+    assert names(tmp_path / "run") == FILES
+
+
+def test_the_moment_of_the_signal_does_not_matter(tmp_path) -> None:
+    # Before the first step there is nothing to keep: it must only end soon, and leave no half of a run.
+    process = subprocess.Popen([*RUN, "learn", *TINY, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert not (tmp_path / "run").exists() or {"dictionary.safetensors", "settings.json"} <= names(tmp_path / "run")
