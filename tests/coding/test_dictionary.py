@@ -50,20 +50,22 @@ def test_without_a_rule_atoms_keep_their_length() -> None:
     assert step.orthogonality == 0
 
 
-def test_planted_subspaces_are_found() -> None:
-    # With as many groups as there are subspaces learning ends in a poor minimum; half as many again find nearly all.
+def test_planted_subspaces_are_found_from_nearby() -> None:
+    # From anywhere, learning may end in another minimum: the problem is not convex.
     x, true = planted(4000)
-    phi = initial_dictionary(16, 9, 2, seed=3)
-    start = energy(x[:500], phi, fista(x[:500], phi, lam=0.5).codes, 0.5).total.mean()
-    for step in range(600):
-        batch = x[torch.randint(len(x), (128,))]
-        phi = learning_step(batch, phi, lam=0.3, lr=cosine_decay(0.5, step, 600), beta=0.3).phi
+    phi = true + 0.2 * torch.randn(true.shape)
+
+    def nearest() -> torch.Tensor:
+        """Smallest cosine of the principal angles between each subspace and its learned one."""
+        P = torch.linalg.qr(phi.permute(1, 0, 2))[0]
+        return torch.linalg.svdvals(true.permute(1, 2, 0) @ P)[:, -1]
+
+    assert nearest().max() < 0.9
+    for step in range(500):
+        batch = x[torch.randint(len(x), (64,))]
+        phi = learning_step(batch, phi, lam=0.3, lr=cosine_decay(0.5, step, 500), beta=0.3).phi
     assert gramian.residual(phi).abs().max() < 1e-5
-    assert energy(x[:500], phi, fista(x[:500], phi, lam=0.5).codes, 0.5).total.mean() < 0.9 * start
-    # Cosines of the principal angles between each true subspace and the learned one that is nearest.
-    overlap = torch.einsum("lia,ljb->ijab", true, phi)
-    nearest = torch.linalg.svdvals(overlap)[..., -1].amax(dim=1)
-    assert (nearest > 0.95).sum() >= 4, nearest
+    assert nearest().min() > 0.99
 
 
 def test_a_rule_that_diverges_says_so() -> None:

@@ -100,13 +100,15 @@ class TestSplit:
         assert torch.equal(torch.cat([split.train[0].pixels, split.held_out[0].pixels]), whole.pixels)
         assert split.held_out[0].pixels.shape[0] == 20
 
-    @pytest.mark.parametrize("shape", [(15, 100), (100, 15), (24, 100)])
+    @pytest.mark.parametrize("shape", [(15, 100), (100, 15)])
     def test_too_small(self, shape) -> None:
-        images = (GrayImage("small", torch.rand(shape)),)
-        if min(shape) >= 16:  # whole it would do; cut in two it does not
-            images = (GrayImage("small", torch.rand(shape)),)
+        images = (GrayImage("large", torch.rand(50, 50)), GrayImage("small", torch.rand(shape)))
         with pytest.raises(DataError, match=r"must measure at least 16 × 16 pixels; got .* for small"):
             split_held_out(images, min_side=16)
+
+    def test_a_single_one_too_small_to_be_cut(self) -> None:
+        with pytest.raises(DataError, match=r"is cut in two, and must be at least 32 pixels high; got 31 × 100"):
+            split_held_out((GrayImage("small", torch.rand(31, 100)),), min_side=16)
 
     def test_none(self) -> None:
         with pytest.raises(DataError, match="at least one picture; got none"):

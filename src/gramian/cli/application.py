@@ -30,10 +30,11 @@ def _option(text: str, default: object) -> Any:
     return typer.Option(help=f"{text} [default: {default}]", show_default=False)
 
 
-def _version(value: bool) -> None:
+def _version(value: bool) -> bool:
     if value:
         typer.echo(f"gramian {__version__}")
         raise typer.Exit
+    return value
 
 
 @application.callback()

@@ -150,9 +150,15 @@ def split_held_out(images: tuple[GrayImage, ...], *, min_side: int) -> ImageSpli
         train = tuple(image for image in images if image.name not in HELD_OUT_NAMES)
     elif len(images) == 1:
         (whole,) = images
-        cut = whole.pixels.shape[0] - max(whole.pixels.shape[0] // 5, min_side)
-        train = (GrayImage(f"{whole.name} (upper part)", whole.pixels[: max(cut, 0)]),)
-        held_out = (GrayImage(f"{whole.name} (lower part)", whole.pixels[max(cut, 0) :]),)
+        height, width = whole.pixels.shape
+        if height < 2 * min_side:
+            raise DataError(
+                f"a single picture is cut in two, and must be at least {2 * min_side} pixels high; got {height} × "
+                f"{width} (height × width) for {whole.name}; try a larger picture, more of them, or smaller patches"
+            )
+        cut = height - max(height // 5, min_side)
+        train = (GrayImage(f"{whole.name} (upper part)", whole.pixels[:cut]),)
+        held_out = (GrayImage(f"{whole.name} (lower part)", whole.pixels[cut:]),)
     else:
         chosen = set(range(4, len(images), 5)) or {len(images) - 1}
         held_out = tuple(image for index, image in enumerate(images) if index in chosen)
