@@ -79,7 +79,7 @@ VARIANTS = (
 
 
 def sparsity(size: int) -> float:
-    """Give λ = √n: at the same λ larger groups would be cheaper, since ‖a‖ is √n times a coefficient of n equal ones."""
+    """Give λ = √n: n equal coefficients then cost a group as much as they cost single atoms at λ = 1."""
     return math.sqrt(size)
 
 
