@@ -92,12 +92,12 @@ def largest_eigenvalue(G: Float[Tensor, "atoms atoms"]) -> float:
     """
     tiny = torch.finfo(G.dtype).tiny
     size = G.abs().amax().clamp_min(tiny)
-    G = G / size
+    scaled = G / size
     v = torch.randn(G.shape[0], generator=torch.Generator().manual_seed(0)).to(G)
     estimate = 0.0
     for _ in range(100):
         norm = torch.linalg.vector_norm(v)
-        v = G @ (v / norm.clamp_min(tiny))
+        v = scaled @ (v / norm.clamp_min(tiny))
         previous, estimate = estimate, float(torch.linalg.vector_norm(v))
         if estimate <= previous * (1 + 1e-3):
             break

@@ -24,6 +24,8 @@ __all__ = [
 
 _SMALL = 16
 
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Give the dtype in which Gram products of `dtype` are formed: float32 for the 16-bit formats."""
@@ -33,7 +35,8 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Keep autocast away from the products of a tensor: it would form them in 16 bits, below any useful residual."""
     device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # A list and not torch.amp.is_autocast_available, which the compiler of torch 2.6 cannot trace.
+    if device in _AUTOCAST and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
