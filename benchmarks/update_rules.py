@@ -67,7 +67,7 @@ def follow(phi: Phi, rule: Rule, lr: float, target: float, limit: int) -> tuple[
         if float(residual(phi).abs().max()) <= target:
             return step, phi
         if step < limit:
-            phi = rule(phi, lr=lr, beta=1.0, penalty=L1()).phi
+            phi = phi + rule(phi, lr=lr, beta=1.0, penalty=L1()).change
     return None, phi
 
 
@@ -83,7 +83,7 @@ def random_starts() -> str:
             for seed in SEEDS:
                 phi = gaussian(seed, shape)
                 for step in range(1, max(checkpoints) + 1):
-                    phi = rule(phi, lr=lr, beta=1.0, penalty=L1()).phi
+                    phi = phi + rule(phi, lr=lr, beta=1.0, penalty=L1()).change
                     if step in left:
                         left[step].append(float(residual(phi).abs().max()))
                 means.append(float(residual(phi).abs().mean()))

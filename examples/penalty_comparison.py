@@ -49,13 +49,14 @@ def polar(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:  # noq
     """Project every group on its polar factor, the nearest orthonormal one: the hard constraint."""
     P = dense.group_matrices(phi)
     U, _, Vh = torch.linalg.svd(P, full_matrices=False)
-    return Step((U @ Vh).permute(1, 0, 2), beta * penalty.value(dense.residual(phi)).sum())
+    return Step((U @ Vh).permute(1, 0, 2) - phi, beta * penalty.value(dense.residual(phi)).sum())
 
 
 def unit_subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     """Step against the gradient, then scale atoms to unit length: without that, a large ηβ goes to infinity."""
     step = subgradient(phi, lr=lr, beta=beta, penalty=penalty)
-    return Step(step.phi / torch.linalg.vector_norm(step.phi, dim=0, keepdim=True), step.loss)
+    moved = phi + step.change
+    return Step(moved / torch.linalg.vector_norm(moved, dim=0, keepdim=True) - phi, step.loss)
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class TestReport:
 
         def jump(phi: Tensor, *, lr: float, beta: float, penalty: gramian.Penalty) -> Step:
             seen.append((lr, beta, penalty, phi.dtype))
-            return Step(polar_factor(phi).to(phi.dtype), phi.sum())
+            return Step(polar_factor(phi).to(phi.dtype) - phi, phi.sum())
 
         result = gramian.orthogonalize(torch.randn(9, 2, 4).bfloat16(), rule=jump, penalty=case.penalty, lr=3)
         assert result.converged

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from keyword import iskeyword
+from keyword import kwlist
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ __all__ = ["Layout", "as_layout", "as_phi", "from_phi"]
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-_RESERVED = frozenset({"axis", "pattern", "self", "tensor"})  # parameters of einops and of Layout
+_RESERVED = ("axis", "pattern", "self", "tensor")  # parameters of einops and of Layout
 
 _Cached = TypeVar("_Cached", bound=Callable[..., Any])
 
@@ -238,7 +238,7 @@ def _parse(pattern: str) -> tuple[Side, Side]:
     names_left = [name for axis in left for name in axis]
     names_right = [name for axis in right for name in axis]
     for names, which in ((names_left, "left"), (names_right, "right")):
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted({name for place, name in enumerate(names) if name in names[:place]})
         if repeated:
             raise LayoutError(
                 f"an axis must stand once on each side of a layout pattern; got {_listed(repeated)} twice on the "
@@ -266,7 +266,7 @@ def _axes(side: str, pattern: str) -> Iterator[tuple[str, ...]]:
                 f"an axis of a layout pattern must be a name, (names) or (); got {token!r} in {pattern!r}; "
                 "ellipsis, numbers and nested parentheses have no meaning here"
             )
-        elif token.startswith("_") or token.endswith("_") or iskeyword(token) or token in _RESERVED:
+        elif token.startswith("_") or token.endswith("_") or token in kwlist or token in _RESERVED:
             raise LayoutError(
                 f"an axis name must not begin or end with an underscore, be a Python keyword or one of "
                 f"{_listed(sorted(_RESERVED))}; got {token!r} in {pattern!r}; try a single letter"

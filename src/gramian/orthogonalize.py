@@ -111,7 +111,7 @@ def orthogonalize(
                 break
             current = current.to(dtype)
             while _largest_residual(current) > level and steps < max_steps:
-                current = update(current, lr=lr, beta=1.0, penalty=mu).phi
+                current = current + update(current, lr=lr, beta=1.0, penalty=mu).change
                 steps += 1
         rounded = current.to(start.dtype)
         largest = _largest_residual(rounded.double())

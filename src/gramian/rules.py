@@ -1,4 +1,4 @@
-r"""Update rules: from Φ and a penalty to a new Φ.
+r"""Update rules: from Φ and a penalty to a change of Φ.
 
 Each rule is a pure function of Φ[l, m, n]; `step_` brings it to a parameter, in place, through a layout.
 """
@@ -22,15 +22,15 @@ __all__ = ["RULES", "Rule", "Step", "as_rule", "check_lr", "polyak", "proximal",
 
 @dataclass(frozen=True)
 class Step:
-    """What one application of a rule gives: the new Φ, and the loss before it."""
+    """What one application of a rule gives: the change of Φ, and the loss before it."""
 
-    phi: Phi
+    change: Phi
     loss: Scalar
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """An update rule: a pure function from Φ to a `Step`."""
+    """An update rule: a pure function from Φ to a `Step`, which leaves adding the change to its caller."""
 
     def __call__(self, phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         """Apply the rule once; `phi` is not written to."""
@@ -49,7 +49,7 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         penalty: The penalty μ.
 
     Returns:
-        The new Φ and the loss before the step.
+        The change of Φ and the loss before the step.
 
     Raises:
         OptionError: If `lr` is infinite.
@@ -60,13 +60,13 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     Examples:
         >>> import torch
         >>> from gramian.penalties import L1
-        >>> subgradient(torch.full((1, 1, 1), 2.0), lr=0.1, beta=1.0, penalty=L1()).phi.item()
-        1.6...
+        >>> subgradient(torch.full((1, 1, 1), 2.0), lr=0.1, beta=1.0, penalty=L1()).change.item()
+        -0.4...
     """
     if math.isinf(lr):
         raise OptionError("lr must be finite for the subgradient rule; got inf; try rule='proximal', which allows it")
     values, grad = dense.value_and_grad(phi, penalty, beta)
-    return Step(phi - lr * grad, values.sum())
+    return Step(-lr * grad, values.sum())
 
 
 def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
@@ -81,7 +81,7 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         penalty: The penalty μ.
 
     Returns:
-        The new Φ and the loss before the step.
+        The change of Φ and the loss before the step.
 
     Raises:
         ShapeError: If n > l, where the smallest loss is not known.
@@ -92,8 +92,8 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     Examples:
         >>> import torch
         >>> from gramian.penalties import L1
-        >>> polyak(torch.full((1, 1, 1), 2.0), lr=1.0, beta=1.0, penalty=L1()).phi.item()
-        1.25
+        >>> polyak(torch.full((1, 1, 1), 2.0), lr=1.0, beta=1.0, penalty=L1()).change.item()
+        -0.75
 
     References:
         Davis, Drusvyatskiy, MacPhee and Paquette, "Subgradient methods for sharp weakly convex functions", 2018;
@@ -109,7 +109,7 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     squares = grad.square().sum(dim=(0, 2))
     # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
     lengths = torch.where(squares == 0, 0, values / squares).clamp_max(lr)
-    return Step(phi - lengths[:, None] * grad, values.sum())
+    return Step(-lengths[:, None] * grad, values.sum())
 
 
 def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
@@ -130,28 +130,29 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         penalty: The penalty μ.
 
     Returns:
-        The new Φ and the loss before the step.
+        The change of Φ and the loss before the step.
 
     Cost:
         4·m·l·n² flops and O(m·n²) for the guard; 2·m·n² + l·m·n numbers.
 
     Examples:
-        >>> import torch
+        >>> import torch, gramian
         >>> from gramian.penalties import L1
-        >>> proximal(torch.full((1, 1, 1), 1.1), lr=1.0, beta=1.0, penalty=L1()).phi.item()  # to 1 in one step, squared
-        1.004...
+        >>> phi = torch.full((1, 1, 1), 1.01)  # a residual of 0.02, smaller than τ
+        >>> gramian.residual(phi + proximal(phi, lr=1.0, beta=1.0, penalty=L1()).change).item()
+        9.8...e-05
     """
     X = dense.residual(phi)
     loss = beta * penalty.value(X).sum()
     if X.numel() == 0:
-        return Step(phi.clone(), loss)
+        return Step(torch.zeros_like(phi), loss)
     gram = X + torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
     scale = norms.spectral_norm(gram).clamp_min(1)[:, None, None]
     tau = 4 * lr * beta if beta > 0 and lr > 0 else 0.0
     twice_S = penalty.shrink(X, tau * scale) / scale
     guard = norms.spectral_norm(twice_S).clamp_min(1)[:, None, None]
-    S = twice_S / (2 * guard)
-    return Step(phi - dense.apply(phi, S).to(phi.dtype), loss)
+    minus_S = twice_S / (-2 * guard)
+    return Step(dense.apply(phi, minus_S).to(phi.dtype), loss)
 
 
 RULES: dict[str, Rule] = {"proximal": proximal, "polyak": polyak, "subgradient": subgradient}
@@ -190,7 +191,7 @@ def step_(
         ShapeError: If the rule is 'polyak' and n > l.
 
     Cost:
-        That of the rule, and one copy of Φ. The 16-bit formats are stepped in float32 and rounded once.
+        That of the rule. The 16-bit formats are stepped in float32 and rounded once.
 
     Examples:
         >>> import torch, gramian
@@ -205,7 +206,10 @@ def step_(
         groups = as_phi(phi, layout)
         wide = groups.to(dense.compute_dtype(groups.dtype))
         step = update(wide, lr=check_lr(lr), beta=check_beta(beta), penalty=as_penalty(penalty))
-        phi.copy_(from_phi(step.phi, phi, layout))
+        if wide.dtype == phi.dtype:
+            phi.add_(from_phi(step.change, phi, layout))
+        else:
+            phi.copy_(from_phi(wide + step.change, phi, layout))
         return step.loss
 
 

@@ -34,10 +34,10 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
         return M.new_zeros(len(M))
     sizes = M.abs()
     row_sums = sizes.sum(dim=-1)
-    bound, heaviest = row_sums.max(dim=-1)
     members = M.shape[-1]
     if members <= _SMALL:
-        return bound
+        return row_sums.amax(dim=-1)
+    bound, heaviest = row_sums.max(dim=-1)
     tiny = torch.finfo(M.dtype).tiny
     # In units of the bound nothing overflows: the squares of a norm would, from 1e19 in float32.
     unit = bound.clamp_min(tiny)[:, None, None]
