@@ -37,7 +37,7 @@ def guard_after_the_shrink(phi: Phi, *, lr: float, beta: float, penalty: Penalty
     C = penalty.shrink(X, torch.tensor(4 * lr * beta, dtype=X.dtype))
     norm = torch.linalg.matrix_norm(C, 2)
     S = 0.5 * C * (1 / norm.clamp_min(1))[:, None, None]
-    return Step(phi - dense.apply(phi, S), beta * penalty.value(X).sum())
+    return Step(-dense.apply(phi, S), beta * penalty.value(X).sum())
 
 
 def gaussian(seed: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> Tensor:

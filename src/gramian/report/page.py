@@ -39,7 +39,7 @@ def render_report(record: LearningRecord) -> str:
         "summary": _summary(record),
         "numbers": _numbers(
             {
-                f"{before:.1e} → {after:.1e}": "largest |ΦᵀΦ − I| within a group, before → after",
+                f"{before:.1g} → {after:.0e}": "largest |ΦᵀΦ − I| within a group, before → after",
                 f"{record.snr_active:.2f} / {record.snr_debiased:.2f} dB": f"held-out SNR at {record.active} "
                 "coefficients, as inferred / after least squares",
                 f"{record.metrics[-1]['active_groups']:.1f} of {m}" if record.metrics else "–": "groups active in a "
@@ -57,7 +57,7 @@ def render_report(record: LearningRecord) -> str:
         "residual_before": _data(pictures.png(pictures.residual_picture(record.initial_phi, order))),
         "residual_after": _data(pictures.png(pictures.residual_picture(record.phi, order))),
         "largest_before": f"{before:.2g}",
-        "largest_after": f"{after:.1e}",
+        "largest_after": f"{after:.0e}",
         "histogram": curves.cosine_histogram(record.initial_phi, record.phi) if n > 1 else "",
         "curves": curves.training_curves(record.metrics),
         "name": html.escape(picture.name),
