@@ -55,7 +55,7 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing the tools for tests and checks (once)"
-	@$(PIP) -e ".[cli,dev]"
+	@$(PIP) -e ".[cli,fast,dev]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -8,6 +8,7 @@ Every function of the package is wrapped, on import, to check its shape annotati
 """
 
 import zlib
+from collections.abc import Iterator
 
 import hypothesis
 import jaxtyping
@@ -18,6 +19,8 @@ from tests import shapes
 
 if not jaxtyping.config.jaxtyping_disable:
     jaxtyping.install_import_hook("gramian", f"{shapes.__name__}.checked")
+
+import gramian
 
 # One thread: matrices are small, and a second one mostly waits for the first.
 torch.set_num_threads(1)
@@ -34,3 +37,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch the run-time shape check off."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def dense_kernel() -> Iterator[None]:
+    """Take the dense kernel, whose flops torch counts and whose tensors torch sees."""
+    with gramian.kernels.use("dense"):
+        yield

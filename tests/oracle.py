@@ -111,9 +111,9 @@ def polyak_step(P: Matrix, eta: float, beta: float, case) -> Matrix:
 
 
 def proximal_step(P: Matrix, eta: float, beta: float, case, norm: Callable[[Matrix], float] = row_sum_norm) -> Matrix:
-    """P ← P(I − S), S = C_τw(X)/2w shrunk to ‖S‖ ≤ ½, w = max(1, ‖PᵀP‖), τ = 4ηβ."""
+    """P ← P(I − S), S = C_τw(X)/2w shrunk to ‖S‖ ≤ ½, w = max(1, ‖PᵀP‖) or near feasibility 1, τ = 4ηβ."""
     X = residual(P)
-    w = max(1.0, norm(gram(P)))
+    w = 1.0 if sum(x * x for row in X for x in row) <= 0.1**2 else max(1.0, norm(gram(P)))
     near = case.prox(X, 4 * eta * beta * w)
     S = [[(x - y) / (2 * w) for x, y in zip(row, other, strict=True)] for row, other in zip(X, near, strict=True)]
     return moved(P, 1 / max(1.0, 2 * norm(S)), product(P, S))

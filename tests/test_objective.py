@@ -185,6 +185,7 @@ class TestCost:
             gramian.grad_group(phi, 1)
         assert seen.largest == 64 * 64
 
+    @pytest.mark.usefixtures("dense_kernel")
     def test_one_group_does_not_touch_the_others(self) -> None:
         phi = torch.randn(16, 50, 8)
         with FlopCounterMode(display=False) as flops:

@@ -4,6 +4,7 @@ The loss L = β Σ_i Σ_jk |Φ_iᵀΦ_i − I|_jk over groups of weights Φ[l, m
 that end exactly orthogonal.
 """
 
+from gramian import kernels
 from gramian.errors import GramianError
 from gramian.layout import Layout
 from gramian.objective import grad_group, grad_slice, grad_vector, loss, residual, value_and_grad
@@ -20,6 +21,7 @@ __all__ = [
     "grad_group",
     "grad_slice",
     "grad_vector",
+    "kernels",
     "loss",
     "orthogonalize",
     "residual",

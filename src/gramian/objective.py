@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gramian import kernels
 from gramian.errors import OptionError, ShapeError
 from gramian.kernels import dense
 from gramian.layout import Layout, as_phi, from_phi
 from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
-from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
+from gramian.typing import GroupMatrices, Phi, Scalar
 
 __all__ = ["as_number", "check_beta", "grad_group", "grad_slice", "grad_vector", "loss", "residual", "value_and_grad"]
 
@@ -63,7 +64,7 @@ def loss(
     rule = as_penalty(penalty)
     groups = as_phi(phi, layout)
     if not (torch.is_grad_enabled() and groups.requires_grad):
-        return (beta * dense.value(groups, rule)).sum()
+        return (beta * kernels.choose(groups, rule).value(groups, rule)).sum()
     # torch.compile refuses a Function with a jvp, and has no use for one.
     function = _GramLoss if torch.compiler.is_compiling() else _ForwardGramLoss
     value, _ = function.apply(groups, beta, rule)  # pyright: ignore
@@ -100,7 +101,8 @@ def value_and_grad(
     """
     beta = check_beta(beta)
     with torch.no_grad():
-        values, grad = dense.value_and_grad(as_phi(phi, layout), as_penalty(penalty), beta)
+        groups, rule = as_phi(phi, layout), as_penalty(penalty)
+        values, grad = kernels.choose(groups, rule).value_and_grad(groups, rule, beta)
         return values.sum(), from_phi(grad, phi, layout)
 
 
@@ -141,7 +143,8 @@ def grad_group(
     with torch.no_grad():
         groups = as_phi(phi, layout)
         a = _index(a, groups.shape[1], "a", "group")
-        return dense.value_and_grad(groups[:, a : a + 1, :], as_penalty(penalty), beta)[1][:, 0, :]
+        group, rule = groups[:, a : a + 1, :], as_penalty(penalty)
+        return kernels.choose(group, rule).value_and_grad(group, rule, beta)[1][:, 0, :]
 
 
 def grad_vector(
@@ -302,13 +305,9 @@ def _index(index: int, size: int, name: str, what: str) -> int:
     return index % size
 
 
-def _value_and_grad(phi: Phi, beta: float, penalty: Penalty) -> tuple[GroupScalars, Phi]:
-    # The gradient stays in the compute dtype, so that a 16-bit one is rounded after it is scaled, not before.
-    return dense.value_and_grad(phi.to(dense.compute_dtype(phi.dtype)), penalty, beta)
-
-
 def _gradient(phi: Phi, beta: float, penalty: Penalty) -> Phi:
-    return _value_and_grad(phi, beta, penalty)[1]
+    """Give the gradient, differentiable, in the compute dtype."""
+    return dense.value_and_grad(phi.to(dense.compute_dtype(phi.dtype)), penalty, beta)[1]
 
 
 class _GramLoss(torch.autograd.Function):
@@ -321,7 +320,9 @@ class _GramLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(phi: Tensor, beta: float, penalty: Penalty) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, grad = _value_and_grad(phi, beta, penalty)
+        # The gradient stays in the compute dtype, so that a 16-bit one is rounded after it is scaled, not before.
+        wide = phi.to(dense.compute_dtype(phi.dtype))
+        values, grad = kernels.choose(wide, penalty).value_and_grad(wide, penalty, beta)
         return values.sum(), grad
 
     @staticmethod

@@ -16,6 +16,8 @@ from gramian.typing import Phi
 
 __all__ = ["Orthogonalization", "orthogonalize", "rounding_level"]
 
+_CLOSE = 1e-3
+
 
 @dataclass(frozen=True)
 class Orthogonalization:
@@ -110,9 +112,12 @@ def orthogonalize(
             if _largest_residual(current.double()) <= tol or wide not in (dtype, start.dtype):
                 break
             current = current.to(dtype)
-            while _largest_residual(current) > level and steps < max_steps:
+            left, before = _largest_residual(current), math.inf
+            # Close by, a float32 step that does not help has met rounding.
+            while left > level and steps < max_steps and not (before <= left < _CLOSE and dtype == torch.float32):
                 current = current + update(current, lr=lr, beta=1.0, penalty=mu).change
                 steps += 1
+                left, before = _largest_residual(current), left
         rounded = current.to(start.dtype)
         largest = _largest_residual(rounded.double())
         return Orthogonalization(

@@ -10,14 +10,19 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from gramian import kernels
 from gramian.errors import OptionError, ShapeError
-from gramian.kernels import dense, norms
+from gramian.kernels import Kernel, chunks, dense, norms
 from gramian.layout import Layout, as_phi, from_phi
 from gramian.objective import as_number, check_beta
 from gramian.penalties import Penalty, as_penalty
-from gramian.typing import Phi, Scalar
+from gramian.typing import GroupMatrices, Phi, Scalar
 
 __all__ = ["RULES", "Rule", "Step", "as_rule", "check_lr", "polyak", "proximal", "step_", "subgradient"]
+
+
+_NEAR = 0.1
+"""The ‖X‖_F up to which w is 1: there ‖PᵀP‖₂ ≤ 1.1, and the descent holds for a w up to 20 % low."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     """
     if math.isinf(lr):
         raise OptionError("lr must be finite for the subgradient rule; got inf; try rule='proximal', which allows it")
-    values, grad = dense.value_and_grad(phi, penalty, beta)
+    values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
     return Step(-lr * grad, values.sum())
 
 
@@ -105,7 +110,7 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
             f"the polyak rule needs groups of n <= l vectors, where the smallest loss is 0; got n = {members}, "
             f"l = {length}; try rule='proximal' or a layout with smaller groups"
         )
-    values, grad = dense.value_and_grad(phi, penalty, beta)
+    values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
     squares = grad.square().sum(dim=(0, 2))
     # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
     lengths = torch.where(squares == 0, 0, values / squares).clamp_max(lr)
@@ -119,9 +124,9 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     squares the residual: it does not chatter, needs no decaying step, and ends at rounding. τ = ∞ is the normal step
     of hard-constraint optimisers.
 
-    w = max(1, ‖PᵀP‖₂) is 1 near the manifold. Far from it, it keeps the model X − 2wS of the change honest, so
-    that the step is right at any scale. S is shrunk to ‖S‖₂ ≤ ½, which keeps I − S invertible: no rank is lost. Above
-    n = 16 both norms are estimates from below, and so is what follows from them.
+    w is 1 near the manifold, where ‖X‖_F ≤ 0.1. Elsewhere w = max(1, ‖PᵀP‖₂) keeps the model X − 2wS of the change
+    honest, so that the step is right at any scale. S is shrunk to ‖S‖₂ ≤ ½, which keeps I − S invertible: no rank is
+    lost. Above n = 16 both norms are estimates from below, and so is what follows from them.
 
     Args:
         phi: Φ[l, m, n].
@@ -133,26 +138,48 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         The change of Φ and the loss before the step.
 
     Cost:
-        4·m·l·n² flops and O(m·n²) for the guard; 2·m·n² + l·m·n numbers.
+        4·m·l·n² flops and O(m·n²) for the guard; m·n² + l·m·n numbers.
 
     Examples:
         >>> import torch, gramian
         >>> from gramian.penalties import L1
-        >>> phi = torch.full((1, 1, 1), 1.01)  # a residual of 0.02, smaller than τ
+        >>> phi = torch.full((1, 1, 1), 1.01)  # a residual of 0.02 becomes −¾ of its square
         >>> gramian.residual(phi + proximal(phi, lr=1.0, beta=1.0, penalty=L1()).change).item()
-        9.8...e-05
+        -0.0003...
     """
-    X = dense.residual(phi)
-    loss = beta * penalty.value(X).sum()
-    if X.numel() == 0:
-        return Step(torch.zeros_like(phi), loss)
-    gram = X + torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
-    scale = norms.spectral_norm(gram).clamp_min(1)[:, None, None]
+    kernel, minus_S, loss = _proximal_factor(phi, lr, beta, penalty)
+    return Step(kernel.apply(phi, minus_S).to(phi.dtype), loss)
+
+
+def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
+    """Step as `proximal` does, but in place: a large Φ has no second tensor of its size beside it.
+
+    Returns:
+        The loss before the step.
+    """
+    kernel, minus_S, loss = _proximal_factor(phi, lr, beta, penalty)
+    kernel.add_apply_(phi, minus_S)
+    return loss
+
+
+def _proximal_factor(phi: Phi, lr: float, beta: float, penalty: Penalty) -> tuple[Kernel, GroupMatrices, Scalar]:
+    kernel = kernels.choose(phi, penalty)
+    M = kernel.residual(phi)  # X, and in the end −S: one matrix, however large
+    loss = beta * chunks.value(M, penalty).sum()
     tau = 4 * lr * beta if beta > 0 and lr > 0 else 0.0
-    twice_S = penalty.shrink(X, tau * scale) / scale
-    guard = norms.spectral_norm(twice_S).clamp_min(1)[:, None, None]
-    minus_S = twice_S / (-2 * guard)
-    return Step(dense.apply(phi, minus_S).to(phi.dtype), loss)
+    near = (torch.linalg.vector_norm(M.flatten(1), dim=1) <= _NEAR)[:, None, None]
+    if M.device.type == "cpu" and not torch.compiler.is_compiling() and bool(near.all()):
+        # Training spends its time here: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no guard.
+        chunks.shrink_(M, penalty, tau * torch.ones_like(M[:, :1, :1]))
+        return kernel, M.mul_(-0.5), loss
+    diagonal = M.diagonal(dim1=-2, dim2=-1)
+    diagonal.add_(1)
+    w = torch.where(near, 1, norms.spectral_norm(M).clamp_min(1)[:, None, None])
+    diagonal.sub_(1)
+    chunks.shrink_(M, penalty, tau * w)
+    size = torch.where(near, 1, torch.maximum(w, norms.spectral_norm(M)[:, None, None]))
+    # 0·∞ makes the whole of an infinite group NaN.
+    return kernel, M.mul_(-0.5 / size * (1 + 0 * size)), loss
 
 
 RULES: dict[str, Rule] = {"proximal": proximal, "polyak": polyak, "subgradient": subgradient}
@@ -204,13 +231,22 @@ def step_(
     update = as_rule(rule)
     with torch.no_grad():
         groups = as_phi(phi, layout)
+        lr, beta, penalty = check_lr(lr), check_beta(beta), as_penalty(penalty)
         wide = groups.to(dense.compute_dtype(groups.dtype))
-        step = update(wide, lr=check_lr(lr), beta=check_beta(beta), penalty=as_penalty(penalty))
+        if update is proximal and _same_memory(wide, phi):
+            return proximal_(groups, lr=lr, beta=beta, penalty=penalty)
+        step = update(wide, lr=lr, beta=beta, penalty=penalty)
         if wide.dtype == phi.dtype:
             phi.add_(from_phi(step.change, phi, layout))
         else:
             phi.copy_(from_phi(wide + step.change, phi, layout))
         return step.loss
+
+
+def _same_memory(groups: Phi, phi: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not kernels.is_plain(phi):
+        return False
+    return groups.untyped_storage().data_ptr() == phi.untyped_storage().data_ptr()
 
 
 def as_rule(rule: str | Rule) -> Rule:

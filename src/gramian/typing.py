@@ -6,7 +6,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Entries", "GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
+__all__ = ["Block", "Entries", "GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
 
 Phi = Float[Tensor, "l m n"]
 """Learnable parameters: m groups, each of n vectors of length l."""
@@ -19,6 +19,9 @@ GroupMatrix = Float[Tensor, "... n n"]
 
 GroupScalars = Float[Tensor, " m"]
 """One number for each group."""
+
+Block = Float[Tensor, "... rows columns"]
+"""A rectangle cut out of residuals, with any leading axes."""
 
 Entries = Float[Tensor, "..."]
 """Entries of residuals in any arrangement: whole matrices, a column, a tile."""

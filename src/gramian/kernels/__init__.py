@@ -1,5 +1,13 @@
-"""How the numbers are made: L and Φ·G from Φ and a penalty."""
+"""How the numbers are made: L and Φ·G from Φ and a penalty.
 
-from gramian.kernels import dense, norms
+A ladder of kernels; the first that can take a tensor, and pays, makes its numbers.
 
-__all__ = ["dense", "norms"]
+`dense`: two batched products; takes everything. `folded`: small groups, several to a product. `lanes`: small groups, 64
+at once, in Numba. `panel`: large groups, half of X in panels, in place of n × n matrices.
+"""
+
+from gramian.kernels import chunks, dense, norms
+from gramian.kernels.base import Kernel, is_plain
+from gramian.kernels.dispatch import Explanation, choose, explain, use, watch
+
+__all__ = ["Explanation", "Kernel", "choose", "chunks", "dense", "explain", "is_plain", "norms", "use", "watch"]

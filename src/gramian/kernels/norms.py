@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gramian.kernels import chunks
 from gramian.kernels.dense import full_precision
 from gramian.typing import GroupMatrices, GroupScalars
 
@@ -32,20 +33,24 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
     """
     if M.numel() == 0:
         return M.new_zeros(len(M))
-    sizes = M.abs()
-    row_sums = sizes.sum(dim=-1)
     members = M.shape[-1]
     if members <= _SMALL:
-        return row_sums.amax(dim=-1)
-    bound, heaviest = row_sums.max(dim=-1)
+        return M.abs().sum(dim=-1).amax(dim=-1)
+    # All by rows from the left, which by symmetry is the same, and several times as fast.
+    sums, largest = M.new_zeros(M.shape[:2]), M.new_zeros(len(M))
+    for rows in chunks.split(M):
+        sizes = rows.abs()
+        sums = sums + sizes.sum(dim=1)
+        largest = torch.maximum(largest, sizes.amax(dim=(1, 2)))
+    bound, heaviest = sums.max(dim=-1)
     tiny = torch.finfo(M.dtype).tiny
     # In units of the bound nothing overflows: the squares of a norm would, from 1e19 in float32.
     unit = bound.clamp_min(tiny)[:, None, None]
-    column = torch.gather(M, 2, heaviest[:, None, None].expand(-1, members, 1)) / unit
+    column = torch.gather(M, 1, heaviest[:, None, None].expand(-1, 1, members)) / unit
     chirp = torch.cos(_CHIRP * torch.arange(members, dtype=M.dtype, device=M.device).square())
-    v: Tensor = torch.cat([column, chirp[None, :, None].expand(len(M), -1, 1)], dim=2)
+    v: Tensor = torch.cat([column, chirp[None, None, :].expand(len(M), 1, -1)], dim=1)
     with full_precision(M):
         for _ in range(_POWER_STEPS):
-            v = torch.bmm(M, v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(tiny) / unit)
-    power = torch.linalg.vector_norm(v, dim=1).amax(dim=1) * unit[:, 0, 0]
-    return torch.minimum(bound, torch.maximum(power, sizes.amax(dim=(1, 2))))
+            v = torch.bmm(v / torch.linalg.vector_norm(v, dim=2, keepdim=True).clamp_min(tiny) / unit, M)
+    power = torch.linalg.vector_norm(v, dim=2).amax(dim=1) * unit[:, 0, 0]
+    return torch.minimum(bound, torch.maximum(power, largest))

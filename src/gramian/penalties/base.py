@@ -44,5 +44,6 @@ class Penalty(ABC):
 class ElementwisePenalty(Penalty):
     """A penalty that is a sum over the entries of X: `dual` and `shrink` act on each entry by itself.
 
-    So the derivative by one vector needs one column of X alone, and a kernel may apply them tile by tile.
+    So the derivative by one vector needs one column of X alone, and a kernel may apply all three to blocks of X,
+    which need be neither square nor symmetric.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gramian.errors import OptionError
 from gramian.penalties.base import ElementwisePenalty
-from gramian.typing import Entries, GroupMatrix
+from gramian.typing import Block, Entries
 
 __all__ = ["Huber"]
 
@@ -36,7 +36,7 @@ class Huber(ElementwisePenalty):
         if not (math.isfinite(self.delta) and self.delta > 0):
             raise OptionError(f"delta must be a positive finite number; got {self.delta!r}; try delta=0.1")
 
-    def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
+    def value(self, X: Block) -> Float[Tensor, "..."]:
         # |x|·c − δc²/2 with c = min(|x|/δ, 1) is both branches at once, without an overflow of x² for large x.
         size = X.abs()
         slope = (size / self.delta).clamp_max(1)

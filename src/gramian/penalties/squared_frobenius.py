@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.penalties.base import ElementwisePenalty
-from gramian.typing import Entries, GroupMatrix
+from gramian.typing import Block, Entries
 
 __all__ = ["SquaredFrobenius"]
 
@@ -20,7 +20,7 @@ class SquaredFrobenius(ElementwisePenalty):
         NeurIPS 2018 ("soft orthogonality").
     """
 
-    def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
+    def value(self, X: Block) -> Float[Tensor, "..."]:
         return X.square().sum(dim=(-2, -1))
 
     def dual(self, X: Entries) -> Entries:

@@ -1,0 +1,165 @@
+"""Which kernel makes the numbers: the ladder, and how to see, force and watch the choice."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+
+from gramian.errors import OptionError
+from gramian.kernels.base import Dense, Kernel, Problem
+from gramian.kernels.folded import Folded
+from gramian.kernels.lanes import Lanes
+from gramian.kernels.panel import Panel
+from gramian.penalties import Penalty, as_penalty
+from gramian.typing import Phi
+
+__all__ = ["LADDER", "Explanation", "choose", "explain", "use", "watch"]
+
+_DENSE = Dense()
+
+LADDER: tuple[Kernel, ...] = (Panel(), Lanes(), Folded(), _DENSE)
+"""All kernels; the first that can and pays is taken."""
+
+_forced: ContextVar[str | None] = ContextVar("forced", default=None)
+_watchers: ContextVar[tuple[list[str], ...]] = ContextVar("watchers", default=())
+
+
+def choose(phi: Phi, penalty: Penalty) -> Kernel:
+    """Give the kernel for a tensor and a penalty.
+
+    Raises:
+        OptionError: If a kernel is forced that cannot take them.
+    """
+    if torch.compiler.is_compiling():
+        return _DENSE
+    problem = Problem.of(phi)
+    kernel = _forced_kernel(problem, penalty) if problem.plain else _DENSE
+    if kernel is None:
+        kernel = next(k for k in LADDER if k.cannot(problem, penalty) is None and k.loses(problem) is None)
+    for used in _watchers.get():
+        used.append(kernel.name)
+    return kernel
+
+
+@contextmanager
+def use(name: str) -> Generator[None]:
+    """Force a kernel, within a `with` block; traced and vmapped tensors still go to the dense kernel.
+
+    Args:
+        name: 'panel', 'lanes', 'folded' or 'dense'.
+
+    Raises:
+        OptionError: If there is no such kernel; and, from the call within the block, if it cannot take its tensor.
+
+    Examples:
+        >>> import torch, gramian
+        >>> phi = torch.randn(64, 100, 4)
+        >>> with gramian.kernels.use("dense"):
+        ...     value = gramian.loss(phi)
+    """
+    if name not in {kernel.name for kernel in LADDER}:
+        raise OptionError(f"the kernel must be one of {', '.join(repr(k.name) for k in LADDER)}; got {name!r}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def watch() -> Generator[list[str]]:
+    """Collect the names of the kernels that run within a `with` block.
+
+    Examples:
+        >>> import torch, gramian
+        >>> with gramian.kernels.watch() as used:
+        ...     value = gramian.loss(torch.randn(8, 1, 3))
+        >>> used
+        ['dense']
+    """
+    used: list[str] = []
+    token = _watchers.set((*_watchers.get(), used))
+    try:
+        yield used
+    finally:
+        _watchers.reset(token)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which kernel is taken, and what speaks against each other one; printed, a line for each."""
+
+    chosen: str
+    reasons: dict[str, str]
+    flops: int
+    """Of the loss and its gradient at their least: m·l·n² for the symmetric Gram product, 2·m·l·n² for the other."""
+
+    def __str__(self) -> str:
+        lines = [f"{name:>8}  {reason}" for name, reason in self.reasons.items()]
+        return "\n".join([*lines, f"at least {self.flops:.3g} flops for the loss and its gradient"])
+
+
+def explain(
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    *,
+    strides: Sequence[int] | None = None,
+    penalty: str | Penalty = "l1",
+) -> Explanation:
+    """Tell which kernel a tensor Φ[l, m, n] gets, and why not another.
+
+    Args:
+        shape: (l, m, n).
+        dtype: Of Φ.
+        device: Where Φ lies.
+        strides: Of Φ, in numbers; contiguous by default.
+        penalty: Name or `Penalty`.
+
+    Returns:
+        The choice with its reasons.
+
+    Raises:
+        OptionError: If shape or strides are not three sizes.
+
+    Examples:
+        >>> from gramian import kernels
+        >>> kernels.explain((512, 1, 2048)).chosen
+        'panel'
+    """
+    sizes = tuple(shape)
+    steps = (sizes[1] * sizes[2], sizes[2], 1) if strides is None and len(sizes) == 3 else tuple(strides or ())
+    if len(sizes) != 3 or len(steps) != 3 or min(sizes) < 0:
+        raise OptionError(f"shape and strides must be three sizes (l, m, n); got {sizes} and {strides}")
+    length, m, n = sizes
+    problem = Problem((length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type)
+    rule = as_penalty(penalty)
+    forced = _forced_kernel(problem, rule)
+    chosen: Kernel | None = forced
+    reasons: dict[str, str] = {}
+    for kernel in LADDER:
+        objection = kernel.cannot(problem, rule) or kernel.loses(problem)
+        if forced is not None:
+            reasons[kernel.name] = "forced" if kernel is forced else "another kernel is forced"
+        elif objection is not None:
+            reasons[kernel.name] = objection
+        elif chosen is None:
+            chosen = kernel
+            reasons[kernel.name] = "taken"
+        else:
+            reasons[kernel.name] = f"{chosen.name} is faster"
+    assert chosen is not None
+    return Explanation(chosen.name, reasons, 3 * m * length * n**2)
+
+
+def _forced_kernel(problem: Problem, penalty: Penalty) -> Kernel | None:
+    name = _forced.get()
+    if name is None:
+        return None
+    kernel = next(kernel for kernel in LADDER if kernel.name == name)
+    reason = kernel.cannot(problem, penalty)
+    if reason is not None:
+        raise OptionError(f"the {name} kernel was forced, but cannot take Φ of shape {list(problem.shape)}: {reason}")
+    return kernel

@@ -1,0 +1,75 @@
+r"""The lanes kernel, for many small groups whose vectors lie side by side in memory: neighbours share an instruction.
+
+Of a row of Φ it takes 64 groups, puts their j-th entries side by side, and multiplies all groups at once, each in a
+lane of its own. It is written in Numba, an optional dependency: `pip install 'gramian[fast]'`, some 200 MB. The first
+call for a new n, dtype and way of lying in memory compiles for seconds; the result is kept on disk.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gramian.kernels import dense
+from gramian.kernels.base import Kernel, Problem
+from gramian.penalties import Penalty
+from gramian.typing import GroupMatrices, Phi
+
+__all__ = ["Lanes"]
+
+_MOST = 8
+_INSTALLED = importlib.util.find_spec("numba") is not None
+
+
+class Lanes(Kernel):
+    """Gram products and products with G, of 64 groups at once."""
+
+    name = "lanes"
+
+    def cannot(self, problem: Problem, penalty: Penalty) -> str | None:
+        if problem.device != "cpu":
+            return f"it runs on a CPU; Φ is on {problem.device}"
+        if not _INSTALLED:
+            return "Numba is not installed; try pip install 'gramian[fast]'"
+        if not 1 <= problem.shape[2] <= _MOST:
+            return f"it is made for n from 1 to {_MOST}; n is {problem.shape[2]}"
+        return super().cannot(problem, penalty)
+
+    def loses(self, problem: Problem) -> str | None:
+        if problem.strides[0] == 1:
+            return "vectors that are contiguous in memory need no lanes"
+        if problem.shape[1] < 64:
+            return "fewer than 64 groups do not fill the lanes"
+        return None
+
+    def residual(self, phi: Phi) -> GroupMatrices:
+        wide = phi.to(dense.compute_dtype(phi.dtype))
+        _, m, n = wide.shape
+        X = wide.new_empty(m, n, n)
+        _compiled(n)[0](_array(wide), _array(X))
+        return X
+
+    def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
+        wide = phi.to(dense.compute_dtype(phi.dtype))
+        out = torch.empty_like(wide, memory_format=torch.contiguous_format)
+        _compiled(wide.shape[2])[1](_array(wide), _array(M), _array(out), False)
+        return out
+
+    def add_apply_(self, phi: Phi, M: GroupMatrices) -> None:
+        array = _array(phi)
+        _compiled(phi.shape[2])[1](array, _array(M), array, True)
+        torch.autograd.graph.increment_version(phi)
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().numpy()
+
+
+@cache
+def _compiled(n: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    from gramian.kernels import lanes_numba
+
+    return lanes_numba.gram(n), lanes_numba.apply(n)

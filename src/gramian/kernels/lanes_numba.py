@@ -1,0 +1,106 @@
+"""The loops of the lanes kernel. `n` is known when they are compiled, so that the loops over members unroll."""
+
+# Numba has no types to check, and compiles what looks like slow Python.
+# pyright: basic
+
+from collections.abc import Callable
+from typing import no_type_check
+
+import numba
+import numpy as np
+from numba import prange
+
+__all__ = ["apply", "gram"]
+
+LANES = 64
+"""Groups at once: four vectors of AVX-512 in float32; their sums of n(n+1)/2 products stay in the first cache."""
+
+ROWS = 32
+"""Rows that are summed before their sum joins the others: in float32 one long sum would drift."""
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    # Sums may be reordered and contracted, but NaN and infinity keep their meaning.
+    options = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # there is no folder that the machine code could be kept in
+        return numba.njit(**options)(function)
+
+
+@no_type_check  # a decorator for shape checks is more than Numba can compile
+def gram(n: int) -> Callable[..., None]:
+    """Give a function (P, X): write PᵀP − I of the groups of P[l, m, n] into X[m, n, n]."""
+    pairs = n * (n + 1) // 2
+
+    @_compiled
+    def write(P, X):
+        length, m, _ = P.shape
+        for block in prange((m + LANES - 1) // LANES):
+            first = block * LANES
+            filled = min(LANES, m - first)
+            sums = np.zeros((pairs, LANES), P.dtype)
+            part = np.zeros((pairs, LANES), P.dtype)
+            lanes = np.zeros((n, LANES), P.dtype)
+            for start in range(0, length, ROWS):
+                part[:] = 0
+                for r in range(start, min(start + ROWS, length)):
+                    row = P[r]
+                    for g in range(filled):
+                        for j in range(n):
+                            lanes[j, g] = row[first + g, j]
+                    for g in range(LANES):
+                        pair = 0
+                        for j in range(n):
+                            for k in range(j, n):
+                                part[pair, g] += lanes[j, g] * lanes[k, g]
+                                pair += 1
+                sums += part
+            for g in range(filled):
+                pair = 0
+                for j in range(n):
+                    for k in range(j, n):
+                        x = sums[pair, g]
+                        if j == k:
+                            x -= 1
+                        X[first + g, j, k] = x
+                        X[first + g, k, j] = x
+                        pair += 1
+
+    return write
+
+
+@no_type_check
+def apply(n: int) -> Callable[..., None]:
+    """Give a function (P, M, out, add): write P M, or P + P M, of every group into out[l, m, n], which may be P."""
+
+    @_compiled
+    def write(P, M, out, add):
+        length, m, _ = P.shape
+        keep = P.dtype.type(1 if add else 0)
+        for block in prange((m + LANES - 1) // LANES):
+            first = block * LANES
+            filled = min(LANES, m - first)
+            factors = np.zeros((n, n, LANES), P.dtype)
+            lanes = np.zeros((n, LANES), P.dtype)
+            sums = np.zeros((n, LANES), P.dtype)
+            for g in range(filled):
+                for j in range(n):
+                    for k in range(n):
+                        factors[j, k, g] = M[first + g, j, k]
+            for r in range(length):
+                row, target = P[r], out[r]
+                for g in range(filled):
+                    for j in range(n):
+                        lanes[j, g] = row[first + g, j]
+                for k in range(n):
+                    for g in range(LANES):
+                        y = keep * lanes[k, g]
+                        for j in range(n):
+                            y += lanes[j, g] * factors[j, k, g]
+                        sums[k, g] = y
+                for g in range(filled):
+                    for k in range(n):
+                        target[first + g, k] = sums[k, g]
+
+    return write
