@@ -34,9 +34,9 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """An uninterrupted run of 1000 steps, in runs/001."""
+    """An uninterrupted run of 2000 steps, in runs/001."""
     folder = tmp_path_factory.mktemp("whole")
-    done = gramian(folder, "learn", *TINY, "--steps", "1000")
+    done = gramian(folder, "learn", *TINY, "--steps", "2000")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "held-out SNR" in done.stdout
@@ -49,7 +49,7 @@ def test_what_it_leaves(whole) -> None:
     assert names(whole) == {"runs"}
     assert names(run) == FILES
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(0, 1001, 100))
+    assert steps == list(range(0, 2001, 100))
     assert json.loads((run / "settings.json").read_text())["groups"] == 8
     assert (run / "report.html").read_text().startswith("<!doctype html>")
 
@@ -63,10 +63,10 @@ def test_help_and_version(tmp_path) -> None:
 
 
 def interrupted(folder: Path, number: int) -> tuple[int, str]:
-    """Start the same 1000 steps in `run`, and send a signal after the first report."""
+    """Start the same 2000 steps in `run`, and send a signal after the first report."""
     shown = ""
     with subprocess.Popen(
-        [*RUN, "learn", *TINY, "--steps", "1000", "--out", "run"],
+        [*RUN, "learn", *TINY, "--steps", "2000", "--out", "run"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -87,7 +87,7 @@ def finish(folder: Path, whole: Path) -> None:
     resumed, expected = (
         load_dictionary(path / "dictionary.safetensors") for path in (folder / "run", whole / "runs" / "001")
     )
-    assert resumed.step == expected.step == 1000
+    assert resumed.step == expected.step == 2000
     assert torch.equal(resumed.phi, expected.phi)
 
 
@@ -96,9 +96,9 @@ def test_stopped_it_keeps_what_was_learned_and_goes_on(whole, tmp_path, number) 
     code, shown = interrupted(tmp_path, number)
     assert code == 0, shown
     assert names(tmp_path / "run") == FILES
-    stopped = re.search(r"stopped at step (\d+) of 1000", shown)
+    stopped = re.search(r"stopped at step (\d+) of 2000", shown)
     assert stopped
-    assert 100 <= int(stopped[1]) < 1000
+    assert 100 <= int(stopped[1]) < 2000
     assert "to go on: gramian learn --resume --out run" in shown
     finish(tmp_path, whole)
 
@@ -113,7 +113,7 @@ def test_a_finished_run_is_left_alone(whole) -> None:
     before = {path: path.read_bytes() for path in (whole / "runs" / "001").iterdir()}
     done = gramian(whole, "learn", "--resume")
     assert done.returncode == 0
-    assert "is finished: 1000 steps" in done.stdout
+    assert "is finished: 2000 steps" in done.stdout
     assert {path: path.read_bytes() for path in (whole / "runs" / "001").iterdir()} == before
 
 

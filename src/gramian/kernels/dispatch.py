@@ -35,9 +35,7 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
     if torch.compiler.is_compiling():
         return _DENSE
     problem = Problem.of(phi)
-    kernel = _forced_kernel(problem, penalty) if problem.plain else _DENSE
-    if kernel is None:
-        kernel = next(k for k in LADDER if k.cannot(problem, penalty) is None and k.loses(problem) is None)
+    kernel = (_forced_kernel(problem, penalty) or _first(problem, penalty)) if problem.plain else _DENSE
     for used in _watchers.get():
         used.append(kernel.name)
     return kernel
@@ -137,21 +135,20 @@ def explain(
     problem = Problem((length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type)
     rule = as_penalty(penalty)
     forced = _forced_kernel(problem, rule)
-    chosen: Kernel | None = forced
+    chosen = forced or _first(problem, rule)
     reasons: dict[str, str] = {}
     for kernel in LADDER:
-        objection = kernel.cannot(problem, rule) or kernel.loses(problem)
-        if forced is not None:
-            reasons[kernel.name] = "forced" if kernel is forced else "another kernel is forced"
-        elif objection is not None:
-            reasons[kernel.name] = objection
-        elif chosen is None:
-            chosen = kernel
-            reasons[kernel.name] = "taken"
+        if kernel is chosen:
+            reasons[kernel.name] = "taken" if forced is None else "forced"
+        elif forced is not None:
+            reasons[kernel.name] = "another kernel is forced"
         else:
-            reasons[kernel.name] = f"{chosen.name} is faster"
-    assert chosen is not None
+            reasons[kernel.name] = kernel.cannot(problem, rule) or kernel.loses(problem) or f"{chosen.name} is faster"
     return Explanation(chosen.name, reasons, 3 * m * length * n**2)
+
+
+def _first(problem: Problem, penalty: Penalty) -> Kernel:
+    return next(k for k in LADDER if k.cannot(problem, penalty) is None and k.loses(problem) is None)
 
 
 def _forced_kernel(problem: Problem, penalty: Penalty) -> Kernel | None:
