@@ -1,6 +1,7 @@
 """How measurements are written down: a table in Markdown, and the machine that it was made on."""
 
 import platform
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from gramian import __version__
 from gramian.files import replace_file
 
-__all__ = ["machine", "table", "write"]
+__all__ = ["RESULTS", "commit", "machine", "table", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -25,6 +26,15 @@ def machine() -> str:
         f"{processor}, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch "
         f"{torch.__version__}, gramian {__version__}"
     )
+
+
+def commit() -> str:
+    """Give the commit that is checked out, with a + if files differ from it."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

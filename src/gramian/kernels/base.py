@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from gramian.kernels import dense
-from gramian.penalties import Penalty
+from gramian.penalties import ElementwisePenalty, Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = ["Dense", "Kernel", "Problem", "is_plain"]
@@ -22,13 +22,19 @@ class Problem:
     strides: tuple[int, int, int]
     dtype: torch.dtype
     device: str
+    entrywise: bool
+    """Whether the penalty is a sum over the entries of X."""
     plain: bool = True
+    """Whether Φ is memory to read."""
 
     @classmethod
-    def of(cls, phi: Phi) -> "Problem":
-        """Describe a tensor."""
+    def of(cls, phi: Phi, penalty: Penalty) -> "Problem":
+        """Describe a tensor and a penalty."""
+        entrywise = isinstance(penalty, ElementwisePenalty)
         strides = (phi.stride(0), phi.stride(1), phi.stride(2))
-        return cls((phi.shape[0], phi.shape[1], phi.shape[2]), strides, phi.dtype, phi.device.type, is_plain(phi))
+        return cls(
+            (phi.shape[0], phi.shape[1], phi.shape[2]), strides, phi.dtype, phi.device.type, entrywise, is_plain(phi)
+        )
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -46,7 +52,7 @@ class Kernel:
     name: ClassVar[str]
     """By which it is forced and reported."""
 
-    def cannot(self, problem: Problem, penalty: Penalty) -> str | None:  # noqa: ARG002
+    def cannot(self, problem: Problem) -> str | None:
         """Say why the kernel cannot do this, or None if it can."""
         return None if problem.plain else "only the dense kernel takes traced, batched or sharded tensors"
 
@@ -85,5 +91,5 @@ class Dense(Kernel):
 
     name = "dense"
 
-    def cannot(self, problem: Problem, penalty: Penalty) -> None:  # noqa: ARG002
+    def cannot(self, problem: Problem) -> None:  # noqa: ARG002
         return None

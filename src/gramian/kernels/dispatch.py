@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -12,7 +13,7 @@ from gramian.kernels.base import Dense, Kernel, Problem
 from gramian.kernels.folded import Folded
 from gramian.kernels.lanes import Lanes
 from gramian.kernels.panel import Panel
-from gramian.penalties import Penalty, as_penalty
+from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
 from gramian.typing import Phi
 
 __all__ = ["LADDER", "Explanation", "choose", "explain", "use", "watch"]
@@ -34,8 +35,8 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
     """
     if torch.compiler.is_compiling():
         return _DENSE
-    problem = Problem.of(phi)
-    kernel = (_forced_kernel(problem, penalty) or _first(problem, penalty)) if problem.plain else _DENSE
+    problem = Problem.of(phi, penalty)
+    kernel = (_forced_kernel(problem) or _first(problem)) if problem.plain else _DENSE
     for used in _watchers.get():
         used.append(kernel.name)
     return kernel
@@ -132,10 +133,10 @@ def explain(
     if len(sizes) != 3 or len(steps) != 3 or min(sizes) < 0:
         raise OptionError(f"shape and strides must be three sizes (l, m, n); got {sizes} and {strides}")
     length, m, n = sizes
-    problem = Problem((length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type)
-    rule = as_penalty(penalty)
-    forced = _forced_kernel(problem, rule)
-    chosen = forced or _first(problem, rule)
+    entrywise = isinstance(as_penalty(penalty), ElementwisePenalty)
+    problem = Problem((length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type, entrywise)
+    forced = _forced_kernel(problem)
+    chosen = forced or _first(problem)
     reasons: dict[str, str] = {}
     for kernel in LADDER:
         if kernel is chosen:
@@ -143,20 +144,21 @@ def explain(
         elif forced is not None:
             reasons[kernel.name] = "another kernel is forced"
         else:
-            reasons[kernel.name] = kernel.cannot(problem, rule) or kernel.loses(problem) or f"{chosen.name} is faster"
+            reasons[kernel.name] = kernel.cannot(problem) or kernel.loses(problem) or f"{chosen.name} is faster"
     return Explanation(chosen.name, reasons, 3 * m * length * n**2)
 
 
-def _first(problem: Problem, penalty: Penalty) -> Kernel:
-    return next(k for k in LADDER if k.cannot(problem, penalty) is None and k.loses(problem) is None)
+@lru_cache(maxsize=4096)
+def _first(problem: Problem) -> Kernel:
+    return next(kernel for kernel in LADDER if kernel.cannot(problem) is None and kernel.loses(problem) is None)
 
 
-def _forced_kernel(problem: Problem, penalty: Penalty) -> Kernel | None:
+def _forced_kernel(problem: Problem) -> Kernel | None:
     name = _forced.get()
     if name is None:
         return None
     kernel = next(kernel for kernel in LADDER if kernel.name == name)
-    reason = kernel.cannot(problem, penalty)
+    reason = kernel.cannot(problem)
     if reason is not None:
         raise OptionError(f"the {name} kernel was forced, but cannot take Φ of shape {list(problem.shape)}: {reason}")
     return kernel

@@ -9,7 +9,6 @@ import torch
 
 from gramian.kernels import dense
 from gramian.kernels.base import Kernel, Problem
-from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, Phi
 
 __all__ = ["Folded"]
@@ -22,13 +21,13 @@ class Folded(Kernel):
 
     name = "folded"
 
-    def cannot(self, problem: Problem, penalty: Penalty) -> str | None:
+    def cannot(self, problem: Problem) -> str | None:
         _, _, n = problem.shape
         if n > _COLUMNS // 2:
             return f"two groups fold into at most {_COLUMNS} columns; n is {n}"
         if n == 0 or problem.strides[1] != n * problem.strides[2]:
             return "the groups are not neighbours in memory"
-        return super().cannot(problem, penalty)
+        return super().cannot(problem)
 
     def loses(self, problem: Problem) -> str | None:
         if problem.strides[0] == 1:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gramian.kernels import dense
 from gramian.kernels.base import Kernel, Problem
-from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, Phi
 
 __all__ = ["Lanes"]
@@ -29,14 +28,14 @@ class Lanes(Kernel):
 
     name = "lanes"
 
-    def cannot(self, problem: Problem, penalty: Penalty) -> str | None:
+    def cannot(self, problem: Problem) -> str | None:
         if problem.device != "cpu":
             return f"it runs on a CPU; Φ is on {problem.device}"
         if not _INSTALLED:
             return "Numba is not installed; try pip install 'gramian[fast]'"
         if not 1 <= problem.shape[2] <= _MOST:
             return f"it is made for n from 1 to {_MOST}; n is {problem.shape[2]}"
-        return super().cannot(problem, penalty)
+        return super().cannot(problem)
 
     def loses(self, problem: Problem) -> str | None:
         if problem.strides[0] == 1:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gramian.kernels import chunks, dense
 from gramian.kernels.base import Kernel, Problem
-from gramian.penalties import ElementwisePenalty, Penalty
+from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = ["Panel"]
@@ -28,10 +28,10 @@ class Panel(Kernel):
 
     name = "panel"
 
-    def cannot(self, problem: Problem, penalty: Penalty) -> str | None:
-        if not isinstance(penalty, ElementwisePenalty):
+    def cannot(self, problem: Problem) -> str | None:
+        if not problem.entrywise:
             return "the penalty is not a sum over the entries of X"
-        return super().cannot(problem, penalty)
+        return super().cannot(problem)
 
     def loses(self, problem: Problem) -> str | None:
         if problem.shape[2] < _LEAST_MEMBERS:

@@ -1,0 +1,222 @@
+"""Loss and gradient beside what people use today: time, memory and the fraction of what the machine can do.
+
+    python benchmarks/kernels.py [--quick]
+
+checks every gradient first, then measures in turn, so that what disturbs one disturbs all; writes kernels.json,
+kernels.md and kernels.png into benchmarks/results. About ten minutes, on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from statistics import median
+
+import torch
+from matplotlib.figure import Figure
+from peers import METHODS, Method, prepare, version
+from record import RESULTS, commit, machine, table, write
+
+from gramian import kernels
+from gramian.files import replace_file
+from gramian.typing import Phi
+
+warnings.filterwarnings("ignore")
+
+SHAPES = (
+    (256, 192, 4), (64, 4096, 2), (64, 4096, 4), (64, 4096, 8), (64, 100_000, 4), (256, 16, 64), (512, 8, 128),
+    (512, 4, 256), (512, 1, 512), (1024, 1, 1024), (512, 1, 2048), (2048, 1, 4096),
+)  # fmt: skip
+QUICK = ((256, 192, 4), (64, 4096, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
+GROWTH = {
+    "n, at m·n = 4096": [(256, 4096 // n, n) for n in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)],
+    "m, at n = 4": [(64, m, 4) for m in (16, 64, 256, 1024, 4096, 16384, 65536)],
+}
+MEMORY = ((1024, 1, 8192), (512, 1, 32768))
+LONGEST = 20.0
+"""Seconds that a slow method may take by itself."""
+
+
+def seconds(work: object) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def draw(shape: tuple[int, int, int]) -> Phi:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator) / math.sqrt(shape[0])
+
+
+def rates() -> tuple[float, float]:
+    """Measure flops per second of a float32 product, and bytes per second of a copy from memory."""
+    a, b, c = (torch.randn(2048, 2048) for _ in range(3))
+    source, target = (torch.zeros(1 << 25) for _ in range(2))
+    product = median(seconds(lambda: torch.mm(a, b, out=c)) for _ in range(15))
+    copy = median(seconds(lambda: target.copy_(source)) for _ in range(15))
+    return 2 * 2048**3 / product, 2 * 4 * 2**25 / copy
+
+
+def check(method: Method, phi: Phi) -> None:
+    """Compare loss and gradient with float64, leaving out entries that a sign in the rounding of X decides."""
+    value, grad = prepare(method, phi)()
+    P = phi.double().permute(1, 0, 2)
+    X = P.mT @ P - torch.eye(phi.shape[2], dtype=torch.float64)
+    exact = 2 * (P @ torch.sign(X)).permute(1, 0, 2)
+    # Each entry of X at the rounding level may turn one sign, and move one row of the gradient by 4|P|.
+    doubtful = (X.abs() < 1e-6).sum(dim=1)[None] * 4 * phi.abs().amax() + 1e-3
+    error = (grad.double() - exact).abs()
+    if not (bool((error <= doubtful).all()) and abs(value.item() / X.abs().sum().item() - 1) < 1e-4):
+        raise SystemExit(f"{method.name} is wrong at {tuple(phi.shape)}: by {error.max():.1e}")
+
+
+def measure(shape: tuple[int, int, int], methods: tuple[Method, ...]) -> dict[str, float | str]:
+    """Give the median seconds of each method, or why there are none."""
+    phi = draw(shape)
+    found: dict[str, float | str] = {}
+    ready = {}
+    for method in methods:
+        reason = "not installed" if version(method) is None else method.only(*shape)
+        if reason is not None:
+            found[method.name] = reason
+            continue
+        if method.exact and phi.numel() < 1 << 24:
+            check(method, phi)
+        ready[method.name] = prepare(method, phi)
+    first = {name: min(seconds(work), seconds(work)) for name, work in ready.items()}
+    # What takes a hundred times as long leaves the machine cold for its neighbours: it is timed by itself, briefly.
+    slow = {name for name in ready if first[name] > 30 * min(first.values())}
+    for name in slow:
+        found[name] = median(seconds(ready[name]) for _ in range(3 if first[name] < LONGEST / 3 else 1))
+    turns = [name for name in ready if name not in slow]
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(max(5, min(60, int(8 / sum(first[name] for name in turns))))):
+        for name in turns:
+            times[name].append(seconds(ready[name]))
+    return found | {name: median(taken) for name, taken in times.items()}
+
+
+def peak(shape: tuple[int, int, int], method: str) -> float | None:
+    """Give the peak memory of one call in MiB beyond Φ, in a process of its own; None if it does not finish."""
+    command = [sys.executable, __file__, "--peak", method, *map(str, shape)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def print_peak(method: str, shape: tuple[int, int, int]) -> None:
+    phi = draw(shape)
+    if method == "gramian step":
+        phi = phi.contiguous()
+    work = prepare(next(each for each in METHODS if each.name == method), phi)
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def limit(shape: tuple[int, int, int], flops: float, bandwidth: float) -> float:
+    """Give the least seconds: 3·m·l·n² flops, or one read of Φ and one write of the gradient."""
+    length, m, n = shape
+    return max(3 * m * length * n**2 / flops, 2 * 4 * length * m * n / bandwidth)
+
+
+def rows(results: list[dict], kind: str) -> str:
+    names = [method.name for method in METHODS if method.kind == kind]
+    base = names[0]
+    body = []
+    for result in results:
+        times = result["seconds"]
+        cells = [", ".join(map(str, result["shape"])), result["kernel"]]
+        cells.append(f"{1e3 * times[base]:.3g} ms")
+        if kind == "penalty":
+            cells.append(f"{100 * result['limit'] / times[base]:.0f} %")
+        else:
+            cells.append(f"{times[base] / times['gramian']:.2f}")
+        cells += [f"{t / times[base]:.2f}" if isinstance(t := times[name], float) else t for name in names[1:]]
+        body.append(cells)
+    fourth = "of the limit" if kind == "penalty" else "over loss + gradient"
+    return table(["l, m, n", "kernel", base, fourth, *names[1:]], body)
+
+
+def growth(quick: bool) -> tuple[dict, Figure]:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    methods = tuple(each for each in METHODS if each.name in {"gramian", "two products", "autograd"})
+    curves = {}
+    for axis, (name, shapes) in zip(axes, GROWTH.items(), strict=True):
+        chosen = shapes[::3] if quick else shapes
+        points = [measure(shape, methods) for shape in chosen]
+        sizes = [shape[2] if name[0] == "n" else shape[1] for shape in chosen]
+        curves[name] = {"sizes": sizes, **{each.name: [point[each.name] for point in points] for each in methods}}
+        for each in methods:
+            axis.loglog(sizes, [1e3 * point[each.name] for point in points], "o-", ms=3, label=each.name)
+        axis.set(xlabel=name, ylabel="loss and gradient, ms")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    return curves, figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer shapes, no memory: under two minutes")
+    parser.add_argument("--peak", nargs=4, metavar=("METHOD", "L", "M", "N"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        length, m, n = map(int, options.peak[1:])
+        print_peak(options.peak[0], (length, m, n))
+        return
+    flops, bandwidth = rates()
+    results = []
+    shapes = QUICK if options.quick else SHAPES
+    for shape in (*shapes, shapes[0]):  # the first again at the end, warm
+        methods = tuple(each for each in METHODS if not (options.quick and each.name == "autograd, compiled"))
+        times = measure(shape, methods) | {each.name: "–" for each in METHODS if each not in methods}
+        told = kernels.explain(shape)
+        results.append(
+            {"shape": shape, "kernel": told.chosen, "limit": limit(shape, flops, bandwidth), "seconds": times}
+        )
+        print(shape, told.chosen, f"{1e3 * times['gramian']:.3g} ms", flush=True)
+    results = results[1:]  # the cold one
+    results.insert(0, results.pop())
+    memory = {}
+    if not options.quick:
+        for shape in MEMORY:
+            memory[str(shape)] = {
+                name: peak(shape, name) for name in ("gramian", "two products", "autograd", "gramian step")
+            }
+    curves, figure = growth(options.quick)
+    versions = {each.name: version(each) for each in METHODS if each.package}
+    record = {
+        "machine": machine(), "commit": commit(), "peers": versions, "flops_per_second": flops,
+        "bytes_per_second": bandwidth, "results": results, "peak_mib": memory, "growth": curves,
+    }  # fmt: skip
+    text = (
+        "Loss and gradient; the right columns are times over ours, so above 1 we win.\n\n" + rows(results, "penalty")
+        + "\nOne whole step to a hard constraint; the right columns are times over our proximal step on\nfeasible groups, where training spends its time.\n\n"
+        + rows(results, "constraint")
+    )  # fmt: skip
+    if memory:
+        names = ["gramian", "two products", "autograd", "gramian step"]
+        body = [
+            [shape.strip("()"), *("does not finish" if peaks[name] is None else f"{peaks[name]:.0f}" for name in names)]
+            for shape, peaks in memory.items()
+        ]
+        text += "\nPeak memory of one call beyond Φ, MiB; the gradient is in it.\n\n" + table(["l, m, n", *names], body)
+    text += (
+        f"\nfloat32, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is 3·m·l·n² flops at {flops / 1e9:.0f} "
+        f"GFLOP/s, or Φ read and the gradient written at {bandwidth / 1e9:.0f} GB/s, both measured in the same run. "
+        f"Peers: {', '.join(f'{name} {each}' for name, each in versions.items() if each)}.\n\n"
+        f"Measured by `python benchmarks/kernels.py{' --quick' if options.quick else ''}` on {machine()}.\n"
+    )
+    name = "kernels_quick" if options.quick else "kernels"
+    replace_file(RESULTS / f"{name}.json", json.dumps(record, indent=1).encode())
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+    write(f"{name}.md", text)
+
+
+if __name__ == "__main__":
+    main()
