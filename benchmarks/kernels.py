@@ -80,7 +80,7 @@ def measure(shape: tuple[int, int, int], methods: tuple[Method, ...]) -> dict[st
     found: dict[str, float | str] = {}
     ready = {}
     for method in methods:
-        reason = "not installed" if version(method) is None else method.only(*shape)
+        reason = "not installed" if version(method) is None else method.unfit(shape)
         if reason is not None:
             found[method.name] = reason
             continue
@@ -195,10 +195,12 @@ def main() -> None:
         "bytes_per_second": bandwidth, "results": results, "peak_mib": memory, "growth": curves,
     }  # fmt: skip
     text = (
-        "Loss and gradient; the right columns are times over ours, so above 1 we win.\n\n" + rows(results, "penalty")
-        + "\nOne whole step to a hard constraint; the right columns are times over our proximal step on\nfeasible groups, where training spends its time.\n\n"
-        + rows(results, "constraint")
-    )  # fmt: skip
+        "Loss and gradient; the right columns are times over ours, so above 1 we win.\n\n"
+        f"{rows(results, 'penalty')}\n"
+        "One whole step to a hard constraint; the right columns are times over our proximal step on\n"
+        "feasible groups, where training spends its time.\n\n"
+        f"{rows(results, 'constraint')}"
+    )
     if memory:
         names = ["gramian", "two products", "autograd", "gramian step"]
         body = [
@@ -207,8 +209,9 @@ def main() -> None:
         ]
         text += "\nPeak memory of one call beyond Φ, MiB; the gradient is in it.\n\n" + table(["l, m, n", *names], body)
     text += (
-        f"\nfloat32, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is 3·m·l·n² flops at {flops / 1e9:.0f} "
-        f"GFLOP/s, or Φ read and the gradient written at {bandwidth / 1e9:.0f} GB/s, both measured in the same run. "
+        f"\nfloat32, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is 3·m·l·n² flops "
+        f"at {flops / 1e9:.0f} GFLOP/s, or Φ read and the gradient written at {bandwidth / 1e9:.0f} GB/s, "
+        "both measured in the same run. "
         f"Peers: {', '.join(f'{name} {each}' for name, each in versions.items() if each)}.\n\n"
         f"Measured by `python benchmarks/kernels.py{' --quick' if options.quick else ''}` on {machine()}.\n"
     )

@@ -28,7 +28,7 @@ class Method:
     kind: str  # 'penalty' or 'constraint'
     ready: Callable[[Phi], Work]
     package: str | None = None
-    only: Callable[[int, int, int], str | None] = lambda length, m, n: None  # why a shape is left out
+    unfit: Callable[[tuple[int, int, int]], str | None] = lambda shape: None  # why a shape is left out  # noqa: ARG005
     exact: bool = False  # gives the loss and gradient of L itself, which are checked
 
 
@@ -164,18 +164,20 @@ def pogo(phi: Phi) -> Work:
     return work
 
 
-def _one_matrix(length: int, m: int, n: int) -> str | None:
-    return None if m == 1 else "takes one matrix"
+def _one_matrix(shape: tuple[int, int, int]) -> str | None:
+    return None if shape[1] == 1 else "takes one matrix"
 
 
-def _tall(length: int, m: int, n: int) -> str | None:
+def _tall(shape: tuple[int, int, int]) -> str | None:
+    length, _, n = shape
     return None if n <= length else "needs n ≤ l"
 
 
-def _tall_and_light(length: int, m: int, n: int) -> str | None:
+def _tall_and_light(shape: tuple[int, int, int]) -> str | None:
+    length, m, n = shape
     if m * length * n * min(length, 256) > 2**31:
         return "takes minutes"
-    return _tall(length, m, n)
+    return _tall(shape)
 
 
 METHODS = (

@@ -12,9 +12,21 @@ from tests.cases import over_penalties, overcomplete_is_meant
 
 pytestmark = overcomplete_is_meant
 
-KERNELS = ("panel", "lanes", "folded")
+KERNELS = ("panel", "lanes", "folded", "whole")
 
 SHAPES = {
+    "whole": (
+        (40, 1, 300),
+        (300, 3, 259),
+        (20, 300, 90),
+        (33, 131, 3),
+        (9, 3, 20),
+        (3, 2, 8),
+        (1, 2, 1),
+        (0, 1, 4),
+        (4, 0, 3),
+        (4, 2, 0),
+    ),
     "panel": (
         (40, 1, 700),
         (700, 1, 513),
@@ -91,7 +103,8 @@ def test_beside_dense(kernel, shape, case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "shape"), [("panel", (90, 2, 400)), ("lanes", (90, 130, 4)), ("folded", (90, 130, 4))]
+    ("kernel", "shape"),
+    [("panel", (90, 2, 400)), ("lanes", (90, 130, 4)), ("folded", (90, 130, 4)), ("whole", (300, 3, 260))],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_at_most_twice_the_error_of_dense(kernel, shape, dtype) -> None:
@@ -108,7 +121,7 @@ def test_at_most_twice_the_error_of_dense(kernel, shape, dtype) -> None:
 
 @over_kernels
 def test_strides(kernel) -> None:
-    shape = {"panel": (40, 2, 300), "lanes": (40, 70, 3), "folded": (40, 70, 3)}[kernel]
+    shape = {"panel": (40, 2, 300), "lanes": (40, 70, 3), "folded": (40, 70, 3), "whole": (40, 7, 30)}[kernel]
     phi = draw(shape)
     expected = numbers(kernel, phi, "l1")
     wide = torch.zeros(shape[0], shape[1] + 3, shape[2], dtype=torch.float64)
@@ -140,14 +153,20 @@ def test_a_bad_number_stays_in_its_group(kernel, bad) -> None:
 
 @over_kernels
 def test_the_same_bits_again(kernel) -> None:
-    phi = draw({"panel": (500, 1, 900), "lanes": (64, 500, 4), "folded": (64, 500, 4)}[kernel], torch.float32)
+    phi = draw(
+        {"panel": (500, 1, 900), "lanes": (64, 500, 4), "folded": (64, 500, 4), "whole": (200, 5, 300)}[kernel],
+        torch.float32,
+    )
     first, second = (numbers(kernel, phi, "l1") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @over_kernels
 def test_a_large_float32_product_is_right(kernel) -> None:
-    phi = draw({"panel": (512, 1, 1024), "lanes": (5000, 64, 4), "folded": (5000, 64, 4)}[kernel], torch.float32)
+    phi = draw(
+        {"panel": (512, 1, 1024), "lanes": (5000, 64, 4), "folded": (5000, 64, 4), "whole": (5000, 2, 300)}[kernel],
+        torch.float32,
+    )
     exact = numbers("dense", phi.double(), "huber")
     found = numbers(kernel, phi, "huber")
     for name, right in exact.items():
@@ -179,12 +198,13 @@ class TestTheChoice:
         ("shape", "strides", "penalty", "chosen"),
         [
             ((512, 1, 2048), None, "l1", "panel"),
-            ((2048, 4, 512), None, "huber", "panel"),
+            ((2048, 2, 1024), None, "huber", "panel"),
+            ((2048, 4, 512), None, "huber", "whole"),
             ((64, 4096, 4), None, "l1", "lanes"),
             ((64, 4096, 4), (4, 256, 1), "l1", "lanes"),  # [m, l, n]
-            ((64, 4096, 4), (1, 256, 64), "l1", "dense"),  # [m, n, l]
-            ((256, 16, 64), None, "l1", "dense"),
-            ((8, 1, 3), None, "l1", "dense"),
+            ((64, 4096, 4), (1, 256, 64), "l1", "whole"),  # [m, n, l]
+            ((256, 16, 64), None, "l1", "whole"),
+            ((8, 1, 3), None, "l1", "whole"),
         ],
     )
     def test_explain_tells_what_is_done(self, shape, strides, penalty, chosen) -> None:
@@ -207,6 +227,11 @@ class TestTheChoice:
         assert told.chosen == "folded"
         assert "pip install 'gramian[fast]'" in told.reasons["lanes"]
 
+    def test_on_another_device(self) -> None:
+        told = gramian.kernels.explain((256, 16, 64), device="mps")
+        assert told.chosen == "dense"
+        assert "CPU" in told.reasons["lanes"]
+
     def test_forced(self) -> None:
         phi = torch.randn(8, 2, 3)
         with gramian.kernels.use("panel"):
@@ -217,7 +242,7 @@ class TestTheChoice:
             with gramian.kernels.watch() as used:
                 gramian.loss(phi)
             assert used == ["panel"]
-        assert gramian.kernels.explain(phi.shape).chosen == "dense"
+        assert gramian.kernels.explain(phi.shape).chosen == "whole"
 
     def test_transforms_go_to_dense_even_when_another_is_forced(self) -> None:
         phi = torch.randn(3, 6, 2, 4)

@@ -2,8 +2,9 @@
 
 A ladder of kernels; the first that can take a tensor, and pays, makes its numbers.
 
-`dense`: two batched products; takes everything. `folded`: small groups, several to a product. `lanes`: small groups, 64
-at once, in Numba. `panel`: large groups, half of X in panels, in place of n × n matrices.
+`dense`: two batched products; takes everything. `whole`: the same in place, a few groups at a time. `folded`: small
+groups, several to a product. `lanes`: small groups, 64 at once, in Numba. `panel`: large groups, half of X in panels,
+in place of n × n matrices.
 """
 
 from gramian.kernels import chunks, dense, norms

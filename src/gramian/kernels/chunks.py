@@ -1,7 +1,9 @@
-"""The entry-wise work on large matrices, a few rows at a time: what is made on the way stays in the cache.
+"""The entry-wise work on matrices [m, rows, columns], a piece at a time: what is made on the way stays in the cache.
 
-For a penalty that is not a sum over entries the whole matrix is the chunk.
+A penalty that is not a sum over entries gets whole matrices.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,29 +12,50 @@ from gramian.penalties import ElementwisePenalty, Penalty
 
 __all__ = ["dual_", "shrink_", "split", "value"]
 
-_NUMBERS = 1 << 18
+_NUMBERS = 1 << 16
 
 
 def split(X: Tensor) -> tuple[Tensor, ...]:
-    """Split [..., rows, columns] along its rows into chunks of about 2¹⁸ numbers; a small one stays whole."""
+    """Split along the rows into pieces of about 2¹⁶ numbers; a small one stays whole."""
     row = X.numel() // max(1, X.shape[-2])
     return X.split(max(1, _NUMBERS // max(1, row)), dim=-2) if X.numel() > _NUMBERS else (X,)
 
 
 def value(X: Tensor, penalty: Penalty) -> Tensor:
-    """Give μ(X) of matrices."""
-    if not isinstance(penalty, ElementwisePenalty):
-        return penalty.value(X)
-    return torch.stack([penalty.value(rows) for rows in split(X)]).sum(dim=0)
+    """Give μ(X) of each matrix."""
+    values = [_total(penalty, groups) for _, groups in _groups(X)]
+    return values[0] if len(values) == 1 else torch.cat(values)
 
 
 def dual_(X: Tensor, penalty: Penalty) -> None:
     """Replace X by G(X)."""
-    for rows in split(X) if isinstance(penalty, ElementwisePenalty) else (X,):
-        rows.copy_(penalty.dual(rows))
+    for _, groups in _groups(X):
+        for rows in _rows(penalty, groups):
+            rows.copy_(penalty.dual(rows))
 
 
 def shrink_(X: Tensor, penalty: Penalty, tau: Tensor) -> None:
-    """Replace X by C_τ(X)."""
-    for rows in split(X) if isinstance(penalty, ElementwisePenalty) else (X,):
-        rows.copy_(penalty.shrink(rows, tau))
+    """Replace X by C_τ(X), for a τ of shape [m, 1, 1]."""
+    for which, groups in _groups(X):
+        for rows in _rows(penalty, groups):
+            rows.copy_(penalty.shrink(rows, tau[which]))
+
+
+def _groups(X: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    m = len(X)
+    if X.numel() <= _NUMBERS:
+        yield slice(m), X
+        return
+    step = max(1, _NUMBERS // X[0].numel())
+    for first in range(0, m, step):
+        which = slice(first, first + step)
+        yield which, X[which]
+
+
+def _rows(penalty: Penalty, groups: Tensor) -> tuple[Tensor, ...]:
+    return split(groups) if isinstance(penalty, ElementwisePenalty) else (groups,)
+
+
+def _total(penalty: Penalty, groups: Tensor) -> Tensor:
+    rows = _rows(penalty, groups)
+    return penalty.value(groups) if len(rows) == 1 else torch.stack([penalty.value(each) for each in rows]).sum(dim=0)

@@ -3,6 +3,7 @@ r"""The dense kernel: one batched Gram product and one batched product with G.
 The plainest of the ways to make the numbers. It holds one [m, n, n] matrix at a time and costs 2·2·m·l·n² flops.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,17 +13,20 @@ from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = [
+    "SMALL",
     "apply",
     "compute_dtype",
     "full_precision",
     "group_matrices",
+    "lose_",
     "residual",
     "scaled_dual",
     "value",
     "value_and_grad",
 ]
 
-_SMALL = 16
+SMALL = 16
+"""The n up to which a product with P is computed transposed."""
 
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
@@ -76,6 +80,12 @@ def scaled_dual(X: GroupMatrices, values: GroupScalars, penalty: Penalty, beta: 
     return penalty.dual(X) * (2 * beta * poison)[:, None, None]
 
 
+def lose_(grad: Phi, values: GroupScalars) -> None:
+    """Replace the gradient of every group whose value is not finite by NaN: it is looked at on the CPU."""
+    if not math.isfinite(values.sum().item()):
+        grad[:, ~torch.isfinite(values)] = torch.nan
+
+
 def apply(phi: Phi, M: GroupMatrices) -> Phi:
     """Multiply every group by its own matrix, P M, in the compute dtype.
 
@@ -83,7 +93,7 @@ def apply(phi: Phi, M: GroupMatrices) -> Phi:
     """
     P = group_matrices(phi)
     with full_precision(phi):
-        if M.shape[-1] <= _SMALL:
+        if M.shape[-1] <= SMALL:
             # Two to three times as fast as P M where a row of P M is a few numbers; slower from n = 64 on.
             return torch.bmm(M.mT, P.mT).permute(2, 0, 1)
         return torch.bmm(P, M).permute(1, 0, 2)

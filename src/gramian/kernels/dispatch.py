@@ -13,6 +13,7 @@ from gramian.kernels.base import Dense, Kernel, Problem
 from gramian.kernels.folded import Folded
 from gramian.kernels.lanes import Lanes
 from gramian.kernels.panel import Panel
+from gramian.kernels.whole import Whole
 from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
 from gramian.typing import Phi
 
@@ -20,7 +21,7 @@ __all__ = ["LADDER", "Explanation", "choose", "explain", "use", "watch"]
 
 _DENSE = Dense()
 
-LADDER: tuple[Kernel, ...] = (Panel(), Lanes(), Folded(), _DENSE)
+LADDER: tuple[Kernel, ...] = (Panel(), Lanes(), Folded(), Whole(), _DENSE)
 """All kernels; the first that can and pays is taken."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
@@ -47,7 +48,7 @@ def use(name: str) -> Generator[None]:
     """Force a kernel, within a `with` block; traced and vmapped tensors still go to the dense kernel.
 
     Args:
-        name: 'panel', 'lanes', 'folded' or 'dense'.
+        name: 'panel', 'lanes', 'folded', 'whole' or 'dense'.
 
     Raises:
         OptionError: If there is no such kernel; and, from the call within the block, if it cannot take its tensor.
@@ -76,7 +77,7 @@ def watch() -> Generator[list[str]]:
         >>> with gramian.kernels.watch() as used:
         ...     value = gramian.loss(torch.randn(8, 1, 3))
         >>> used
-        ['dense']
+        ['whole']
     """
     used: list[str] = []
     token = _watchers.set((*_watchers.get(), used))

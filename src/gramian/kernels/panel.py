@@ -18,7 +18,7 @@ from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = ["Panel"]
 
-_LEAST_MEMBERS = 384
+_LEAST_MEMBERS = 1024
 _WORKSPACE = 1 << 23  # numbers: 32 MiB in float32
 _NARROWEST, _WIDEST = 256, 1024
 
@@ -35,7 +35,7 @@ class Panel(Kernel):
 
     def loses(self, problem: Problem) -> str | None:
         if problem.shape[2] < _LEAST_MEMBERS:
-            return f"below n = {_LEAST_MEMBERS} panels are too narrow to pay"
+            return f"below n = {_LEAST_MEMBERS} X is small enough to be held whole"
         return None
 
     def residual(self, phi: Phi) -> GroupMatrices:
@@ -73,10 +73,7 @@ class Panel(Kernel):
         values = wide.new_zeros(wide.shape[1])
         for i, (P, D) in enumerate(zip(wide.unbind(1), grad.unbind(1), strict=True)):
             values[i] = _value_and_product(P, D, penalty, 2 * beta)
-        # NaN for the whole of a group whose value is not finite: the sign of a NaN is 0, and would hide it.
-        lost = ~torch.isfinite(values)
-        if bool(lost.any()):
-            grad[:, lost] = torch.nan
+        dense.lose_(grad, values)  # the sign of a NaN is 0, and would hide it
         return beta * values, grad.to(phi.dtype)
 
 
@@ -107,7 +104,8 @@ def _panels(P: Tensor) -> Iterator[tuple[int, Tensor]]:
 def _panel_value(X: Tensor, penalty: Penalty) -> Tensor:
     """Sum the penalty over X[I, I], and twice over what is right of it, which stands below it too."""
     b = X.shape[0]
-    return chunks.value(X[:, :b], penalty) + 2 * chunks.value(X[:, b:], penalty)
+    left, right = X[None, :, :b], X[None, :, b:]
+    return (chunks.value(left, penalty) + 2 * chunks.value(right, penalty))[0]
 
 
 def _value_and_product(P: Tensor, D: Tensor, penalty: Penalty, scale: float) -> Tensor:
@@ -116,7 +114,7 @@ def _value_and_product(P: Tensor, D: Tensor, penalty: Penalty, scale: float) -> 
     for first, X in _panels(P):
         last = first + X.shape[0]
         total += _panel_value(X, penalty)
-        chunks.dual_(X, penalty)
+        chunks.dual_(X[None], penalty)
         with dense.full_precision(P):
             # The first panel begins every column of D, so that nothing has to be filled with zeros before.
             torch.addmm(D[:, first:], P[:, first:last], X, beta=int(first > 0), alpha=scale, out=D[:, first:])

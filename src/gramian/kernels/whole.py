@@ -1,0 +1,87 @@
+r"""The whole kernel, for groups of middling size: the X of a few groups at a time, turned into G in place.
+
+Fresh memory costs almost as much as the products here, so nothing large is made but the gradient and one workspace
+for X. From n = 256 on only the upper half of X is multiplied out, in four bands, and mirrored.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gramian.kernels import chunks, dense
+from gramian.kernels.base import Kernel, Problem
+from gramian.penalties import Penalty
+from gramian.typing import GroupMatrices, GroupScalars, Phi
+
+__all__ = ["Whole"]
+
+_BANDS = 4
+_LEAST_MIRRORED = 256
+_WORKSPACE = 1 << 20  # numbers: 4 MiB in float32
+
+
+class Whole(Kernel):
+    """X whole, in place, a few groups at a time."""
+
+    name = "whole"
+
+    def loses(self, problem: Problem) -> str | None:
+        return None if problem.device == "cpu" else "it waits for the device after every few groups"
+
+    def residual(self, phi: Phi) -> GroupMatrices:
+        P = dense.group_matrices(phi)
+        return _residual(P) if P.shape[2] >= _LEAST_MIRRORED else dense.residual(phi)
+
+    def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
+        return _join([chunks.value(_residual(P), penalty) for _, P in _few(dense.group_matrices(phi))])
+
+    def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
+        P = dense.group_matrices(phi)
+        transposed = P.shape[2] <= dense.SMALL
+        grad = torch.empty_like(P.mT if transposed else P, memory_format=torch.contiguous_format)
+        values: list[Tensor] = []
+        for which, part in _few(P):
+            X = _residual(part)
+            values.append(chunks.value(X, penalty))
+            chunks.dual_(X, penalty)
+            D = grad[which]
+            pair = (X, part.mT) if transposed else (part, X)
+            with dense.full_precision(P):
+                torch.baddbmm(D, *pair, beta=0, alpha=2 * beta, out=D)
+        result = (grad.mT if transposed else grad).permute(1, 0, 2)
+        joined = _join(values)
+        dense.lose_(result, joined)
+        return beta * joined, result.to(phi.dtype)
+
+
+def _few(P: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Give a few groups at a time, at least one: as many as fill the workspace with their X."""
+    m, _, n = P.shape
+    step = max(1, _WORKSPACE // max(1, n * n))
+    for first in range(0, max(1, m), step):
+        which = slice(first, first + step)
+        yield which, P[which]
+
+
+def _join(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.cat(values)
+
+
+def _residual(P: Tensor) -> GroupMatrices:
+    """Form PᵀP − I of a batch [m, l, n]."""
+    m, _, n = P.shape
+    with dense.full_precision(P):
+        if n < _LEAST_MIRRORED:
+            X = torch.bmm(P.mT, P)
+        else:
+            X = P.new_empty(m, n, n)
+            width = math.ceil(n / _BANDS)
+            for first in range(0, n, width):
+                last = min(first + width, n)
+                band = torch.bmm(P[:, :, first:last].mT, P[:, :, first:])
+                X[:, first:last, first:] = band
+                X[:, last:, first:last] = band[:, :, last - first :].mT
+    X.diagonal(dim1=1, dim2=2).sub_(1)
+    return X
