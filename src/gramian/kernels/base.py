@@ -1,7 +1,6 @@
 """What a kernel is: the Gram residual of every group, and the product of every group with a matrix of its own."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +13,8 @@ from gramian.typing import GroupMatrices, GroupScalars, Phi
 __all__ = ["Dense", "Kernel", "Problem", "is_plain"]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What a kernel is chosen by."""
+class Problem(NamedTuple):
+    """What a kernel is chosen by; a tuple, because one is made at every call."""
 
     shape: tuple[int, int, int]
     strides: tuple[int, int, int]
@@ -30,11 +28,9 @@ class Problem:
     @classmethod
     def of(cls, phi: Phi, penalty: Penalty) -> "Problem":
         """Describe a tensor and a penalty."""
+        length, m, n = phi.shape
         entrywise = isinstance(penalty, ElementwisePenalty)
-        strides = (phi.stride(0), phi.stride(1), phi.stride(2))
-        return cls(
-            (phi.shape[0], phi.shape[1], phi.shape[2]), strides, phi.dtype, phi.device.type, entrywise, is_plain(phi)
-        )
+        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, entrywise, is_plain(phi))  # pyright: ignore[reportArgumentType]
 
 
 def is_plain(tensor: Tensor) -> bool:

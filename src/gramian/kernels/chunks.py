@@ -12,26 +12,31 @@ from gramian.penalties import ElementwisePenalty, Penalty
 
 __all__ = ["dual_", "shrink_", "split", "value"]
 
-_NUMBERS = 1 << 16
+_NUMBERS = 1 << 18
 
 
 def split(X: Tensor) -> tuple[Tensor, ...]:
-    """Split along the rows into pieces of about 2¹⁶ numbers; a small one stays whole."""
+    """Split along the rows into pieces of about 2¹⁸ numbers; a small one stays whole."""
     row = X.numel() // max(1, X.shape[-2])
     return X.split(max(1, _NUMBERS // max(1, row)), dim=-2) if X.numel() > _NUMBERS else (X,)
 
 
 def value(X: Tensor, penalty: Penalty) -> Tensor:
     """Give μ(X) of each matrix."""
+    if X.numel() <= _NUMBERS:
+        return penalty.value(X)
     values = [_total(penalty, groups) for _, groups in _groups(X)]
     return values[0] if len(values) == 1 else torch.cat(values)
 
 
-def dual_(X: Tensor, penalty: Penalty) -> None:
-    """Replace X by G(X)."""
+def dual_(X: Tensor, penalty: Penalty) -> Tensor:
+    """Give G(X), for an X that is not needed any more: a large one becomes it in place."""
+    if X.numel() <= _NUMBERS:
+        return penalty.dual(X)
     for _, groups in _groups(X):
         for rows in _rows(penalty, groups):
             rows.copy_(penalty.dual(rows))
+    return X
 
 
 def shrink_(X: Tensor, penalty: Penalty, tau: Tensor) -> None:

@@ -114,11 +114,11 @@ def _value_and_product(P: Tensor, D: Tensor, penalty: Penalty, scale: float) -> 
     for first, X in _panels(P):
         last = first + X.shape[0]
         total += _panel_value(X, penalty)
-        chunks.dual_(X[None], penalty)
+        G = chunks.dual_(X[None], penalty)[0]
         with dense.full_precision(P):
             # The first panel begins every column of D, so that nothing has to be filled with zeros before.
-            torch.addmm(D[:, first:], P[:, first:last], X, beta=int(first > 0), alpha=scale, out=D[:, first:])
+            torch.addmm(D[:, first:], P[:, first:last], G, beta=int(first > 0), alpha=scale, out=D[:, first:])
             if last < P.shape[1]:
                 mine = D[:, first:last]
-                torch.addmm(mine, P[:, last:], X[:, last - first :].mT, alpha=scale, out=mine)
+                torch.addmm(mine, P[:, last:], G[:, last - first :].mT, alpha=scale, out=mine)
     return total

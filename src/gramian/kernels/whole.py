@@ -41,19 +41,23 @@ class Whole(Kernel):
         P = dense.group_matrices(phi)
         transposed = P.shape[2] <= dense.SMALL
         grad = torch.empty_like(P.mT if transposed else P, memory_format=torch.contiguous_format)
-        values: list[Tensor] = []
-        for which, part in _few(P):
-            X = _residual(part)
-            values.append(chunks.value(X, penalty))
-            chunks.dual_(X, penalty)
-            D = grad[which]
-            pair = (X, part.mT) if transposed else (part, X)
-            with dense.full_precision(P):
-                torch.baddbmm(D, *pair, beta=0, alpha=2 * beta, out=D)
+        with dense.full_precision(P):
+            if P.shape[0] * P.shape[2] ** 2 <= _WORKSPACE:
+                values = _write(P, grad, penalty, 2 * beta, transposed)
+            else:
+                values = _join([_write(part, grad[which], penalty, 2 * beta, transposed) for which, part in _few(P)])
         result = (grad.mT if transposed else grad).permute(1, 0, 2)
-        joined = _join(values)
-        dense.lose_(result, joined)
-        return beta * joined, result.to(phi.dtype)
+        dense.lose_(result, values)
+        return beta * values, result.to(phi.dtype)
+
+
+def _write(P: Tensor, D: Tensor, penalty: Penalty, scale: float, transposed: bool) -> Tensor:  # noqa: FBT001
+    """Write scale·PG of a batch [m, l, n] into D, or its transpose; give μ(X)."""
+    X = _residual(P)
+    values = chunks.value(X, penalty)
+    G = chunks.dual_(X, penalty)
+    torch.baddbmm(D, G if transposed else P, P.mT if transposed else G, beta=0, alpha=scale, out=D)
+    return values
 
 
 def _few(P: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -71,17 +75,19 @@ def _join(values: list[Tensor]) -> Tensor:
 
 def _residual(P: Tensor) -> GroupMatrices:
     """Form PᵀP − I of a batch [m, l, n]."""
-    m, _, n = P.shape
     with dense.full_precision(P):
-        if n < _LEAST_MIRRORED:
-            X = torch.bmm(P.mT, P)
-        else:
-            X = P.new_empty(m, n, n)
-            width = math.ceil(n / _BANDS)
-            for first in range(0, n, width):
-                last = min(first + width, n)
-                band = torch.bmm(P[:, :, first:last].mT, P[:, :, first:])
-                X[:, first:last, first:] = band
-                X[:, last:, first:last] = band[:, :, last - first :].mT
+        X = torch.bmm(P.mT, P) if P.shape[2] < _LEAST_MIRRORED else _mirrored(P)
     X.diagonal(dim1=1, dim2=2).sub_(1)
     return X
+
+
+def _mirrored(P: Tensor) -> GroupMatrices:
+    m, _, n = P.shape
+    gram = P.new_empty(m, n, n)
+    width = math.ceil(n / _BANDS)
+    for first in range(0, n, width):
+        last = min(first + width, n)
+        band = torch.bmm(P[:, :, first:last].mT, P[:, :, first:])
+        gram[:, first:last, first:] = band
+        gram[:, last:, first:last] = band[:, :, last - first :].mT
+    return gram
