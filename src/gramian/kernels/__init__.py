@@ -7,8 +7,22 @@ groups, several to a product. `lanes`: small groups, 64 at once, in Numba. `pane
 in place of n × n matrices.
 """
 
-from gramian.kernels import chunks, dense, norms
+from gramian.kernels import chunks, dense, norms, panel
 from gramian.kernels.base import Kernel, is_plain
 from gramian.kernels.dispatch import Explanation, choose, explain, use, watch
+from gramian.kernels.panel import Panel
 
-__all__ = ["Explanation", "Kernel", "choose", "chunks", "dense", "explain", "is_plain", "norms", "use", "watch"]
+__all__ = [
+    "Explanation",
+    "Kernel",
+    "Panel",
+    "choose",
+    "chunks",
+    "dense",
+    "explain",
+    "is_plain",
+    "norms",
+    "panel",
+    "use",
+    "watch",
+]

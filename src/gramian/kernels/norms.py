@@ -7,11 +7,13 @@ from gramian.kernels import chunks
 from gramian.kernels.dense import full_precision
 from gramian.typing import GroupMatrices, GroupScalars
 
-__all__ = ["spectral_norm"]
+__all__ = ["Watched", "gram_norm", "sample", "spectral_norm"]
 
 _SMALL = 16
 _POWER_STEPS = 2
 _CHIRP = 0.731
+_SAMPLED = 32
+_SAMPLE_STEPS = 4
 
 
 def spectral_norm(M: GroupMatrices) -> GroupScalars:
@@ -47,10 +49,75 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
     # In units of the bound nothing overflows: the squares of a norm would, from 1e19 in float32.
     unit = bound.clamp_min(tiny)[:, None, None]
     column = torch.gather(M, 1, heaviest[:, None, None].expand(-1, 1, members)) / unit
-    chirp = torch.cos(_CHIRP * torch.arange(members, dtype=M.dtype, device=M.device).square())
+    chirp = _chirp(M, members)
     v: Tensor = torch.cat([column, chirp[None, None, :].expand(len(M), 1, -1)], dim=1)
     with full_precision(M):
         for _ in range(_POWER_STEPS):
             v = torch.bmm(v / torch.linalg.vector_norm(v, dim=2, keepdim=True).clamp_min(tiny) / unit, M)
     power = torch.linalg.vector_norm(v, dim=2).amax(dim=1) * unit[:, 0, 0]
     return torch.minimum(bound, torch.maximum(power, largest))
+
+
+def gram_norm(P: Tensor) -> Tensor:
+    """Estimate ‖PᵀP‖₂ of one group as `spectral_norm` does, from below, without the matrix: O(l·n)."""
+    squares = P.square().sum(dim=0)
+    heaviest = squares.argmax()
+    unit = squares[heaviest].clamp_min(torch.finfo(P.dtype).tiny)
+    with full_precision(P):
+        v = torch.stack([P.mT @ P[:, heaviest] / unit, _chirp(P, P.shape[1])], dim=1)
+        for _ in range(_POWER_STEPS):
+            v = P.mT @ (P @ _unit(v)) / unit
+    return torch.maximum(torch.linalg.vector_norm(v, dim=0).amax() * unit, squares[heaviest])
+
+
+def sample(P: Tensor) -> Tensor:
+    """Choose every 32nd column, and that of the longest vector."""
+    even = torch.arange(0, P.shape[1], _SAMPLED, device=P.device)
+    return torch.cat([even, P.square().sum(dim=0).argmax()[None]])
+
+
+class Watched:
+    """‖M‖₂ of a symmetric matrix of which the upper half goes by in panels, estimated from below.
+
+    Args:
+        columns: Some columns of M, [n, k]. Their heaviest combination is where one power step begins.
+    """
+
+    def __init__(self, columns: Tensor) -> None:
+        n, k = columns.shape
+        tiny = torch.finfo(columns.dtype).tiny
+        largest = columns.abs().amax()
+        self._unit = torch.where(largest == 0, 1, largest)
+        columns = columns / self._unit
+        with full_precision(columns):
+            v = _chirp(columns, k)
+            for _ in range(_SAMPLE_STEPS):
+                v = columns.mT @ (columns @ (v / torch.linalg.vector_norm(v).clamp_min(tiny)))
+            # In units of the largest entry nothing overflows.
+            self._v = _unit(torch.stack([columns @ v, _chirp(columns, n)], dim=1)) / self._unit
+        self._product = torch.zeros_like(self._v)
+        self._largest = columns.new_zeros(())
+
+    def see(self, first: int, panel: Tensor) -> None:
+        """Take M[I, i:], for the block I that begins at i = `first`."""
+        last = first + len(panel)
+        low, high = torch.aminmax(panel)
+        self._largest = torch.maximum(self._largest, torch.maximum(high, -low))
+        with full_precision(panel):
+            self._product[first:last] += panel @ self._v[first:]
+            self._product[last:] += panel[:, last - first :].mT @ self._v[first:last]
+
+    def norm(self) -> Tensor:
+        """Give the estimate, when all panels have been seen."""
+        power = torch.linalg.vector_norm(self._product, dim=0).amax() * self._unit
+        return torch.maximum(power, self._largest)
+
+
+def _chirp(like: Tensor, size: int) -> Tensor:
+    """Give a fixed vector without structure."""
+    return torch.cos(_CHIRP * torch.arange(size, dtype=like.dtype, device=like.device).square())
+
+
+def _unit(v: Tensor) -> Tensor:
+    """Scale every column to length 1."""
+    return v / torch.linalg.vector_norm(v, dim=0, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)

@@ -6,7 +6,7 @@ and n × b numbers instead of n × n.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from gramian.kernels.base import Kernel, Problem
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
-__all__ = ["Panel"]
+__all__ = ["Panel", "residual_columns", "stream", "value"]
 
 _LEAST_MEMBERS = 1024
 _WORKSPACE = 1 << 23  # numbers: 32 MiB in float32
@@ -64,7 +64,7 @@ class Panel(Kernel):
         values = wide.new_zeros(wide.shape[1])
         for i, P in enumerate(wide.unbind(1)):
             for _, X in _panels(P):
-                values[i] += _panel_value(X, penalty)
+                values[i] += value(X, penalty)
         return values
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
@@ -72,7 +72,12 @@ class Panel(Kernel):
         grad = torch.empty_like(wide, memory_format=torch.contiguous_format)
         values = wide.new_zeros(wide.shape[1])
         for i, (P, D) in enumerate(zip(wide.unbind(1), grad.unbind(1), strict=True)):
-            values[i] = _value_and_product(P, D, penalty, 2 * beta)
+
+            def dual(_: int, X: Tensor, i: int = i) -> Tensor:
+                values[i] += value(X, penalty)
+                return chunks.dual_(X[None], penalty)[0]
+
+            stream(P, D, dual, 2 * beta)
         dense.lose_(grad, values)  # the sign of a NaN is 0, and would hide it
         return beta * values, grad.to(phi.dtype)
 
@@ -101,24 +106,36 @@ def _panels(P: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield first, X
 
 
-def _panel_value(X: Tensor, penalty: Penalty) -> Tensor:
+def value(X: Tensor, penalty: Penalty) -> Tensor:
     """Sum the penalty over X[I, I], and twice over what is right of it, which stands below it too."""
     b = X.shape[0]
     left, right = X[None, :, :b], X[None, :, b:]
     return (chunks.value(left, penalty) + 2 * chunks.value(right, penalty))[0]
 
 
-def _value_and_product(P: Tensor, D: Tensor, penalty: Penalty, scale: float) -> Tensor:
-    """Write scale·PG into D; give μ(X)."""
-    total = P.new_zeros(())
+def residual_columns(P: Tensor, columns: Tensor) -> Tensor:
+    """Form some columns of PᵀP − I, [n, k]."""
+    with dense.full_precision(P):
+        X = torch.mm(P.mT, P[:, columns])
+    X[columns, torch.arange(len(columns), device=P.device)] -= 1
+    return X
+
+
+def stream(P: Tensor, D: Tensor, factor: Callable[[int, Tensor], Tensor], scale: float) -> None:
+    """Write scale·PM into D, for a symmetric M made of X entry by entry.
+
+    Args:
+        P: One group, [l, n].
+        D: Where its product goes, [l, n], no part of P.
+        factor: From the first index of a block I and X[I, i:], which it may overwrite, to M[I, i:].
+        scale: A number.
+    """
     for first, X in _panels(P):
         last = first + X.shape[0]
-        total += _panel_value(X, penalty)
-        G = chunks.dual_(X[None], penalty)[0]
+        M = factor(first, X)
         with dense.full_precision(P):
             # The first panel begins every column of D, so that nothing has to be filled with zeros before.
-            torch.addmm(D[:, first:], P[:, first:last], G, beta=int(first > 0), alpha=scale, out=D[:, first:])
+            torch.addmm(D[:, first:], P[:, first:last], M, beta=int(first > 0), alpha=scale, out=D[:, first:])
             if last < P.shape[1]:
                 mine = D[:, first:last]
-                torch.addmm(mine, P[:, last:], G[:, last - first :].mT, alpha=scale, out=mine)
-    return total
+                torch.addmm(mine, P[:, last:], M[:, last - first :].mT, alpha=scale, out=mine)

@@ -1,0 +1,11 @@
+r"""Update rules: from Φ and a penalty to a change of Φ.
+
+Each rule is a pure function of Φ[l, m, n]; `step_` brings it to a parameter, in place, through a layout.
+"""
+
+from gramian.rules.base import Rule, Step, check_lr
+from gramian.rules.gradient import polyak, subgradient
+from gramian.rules.prox import proximal
+from gramian.rules.step import RULES, as_rule, step_
+
+__all__ = ["RULES", "Rule", "Step", "as_rule", "check_lr", "polyak", "proximal", "step_", "subgradient"]
