@@ -200,8 +200,11 @@ def as_phi(parameter: Tensor, layout: Layout | str | None) -> Phi:
         )
     if parameter.layout != torch.strided:
         raise DtypeError(f"phi must be a dense (strided) tensor; got {parameter.layout}; try phi.to_dense()")
-    resolved = as_layout(layout, parameter.ndim)
-    phi = parameter if resolved is None else resolved.to_phi(parameter)
+    if layout is None and parameter.ndim == 2:
+        phi = parameter.unsqueeze(1)  # what _ONE_GROUP gives, at a tenth of the overhead
+    else:
+        resolved = as_layout(layout, parameter.ndim)
+        phi = parameter if resolved is None else resolved.to_phi(parameter)
     length, _, members = phi.shape
     if members > length and not torch.compiler.is_compiling():
         _warn_overcomplete(length, members)
@@ -210,6 +213,8 @@ def as_phi(parameter: Tensor, layout: Layout | str | None) -> Phi:
 
 def from_phi(phi: Phi, parameter: Tensor, layout: Layout | str | None) -> Tensor:
     """Rearrange Φ back into the shape of the parameter that it came from; the inverse of `as_phi`."""
+    if layout is None and parameter.ndim == 2:
+        return phi.squeeze(1)
     resolved = as_layout(layout, parameter.ndim)
     return phi if resolved is None else resolved.from_phi(phi, tuple(parameter.shape))
 

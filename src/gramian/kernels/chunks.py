@@ -39,11 +39,14 @@ def dual_(X: Tensor, penalty: Penalty) -> Tensor:
     return X
 
 
-def shrink_(X: Tensor, penalty: Penalty, tau: Tensor) -> None:
-    """Replace X by C_τ(X), for a τ of shape [m, 1, 1]."""
+def shrink_(X: Tensor, penalty: Penalty, tau: Tensor) -> Tensor:
+    """Give C_τ(X) for a τ of shape [m, 1, 1] or [], as `dual_` does G."""
+    if X.numel() <= _NUMBERS:
+        return penalty.shrink(X, tau)
     for which, groups in _groups(X):
         for rows in _rows(penalty, groups):
-            rows.copy_(penalty.shrink(rows, tau[which]))
+            rows.copy_(penalty.shrink(rows, tau[which] if tau.ndim else tau))
+    return X
 
 
 def _groups(X: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -1,7 +1,7 @@
 r"""The whole kernel, for groups of middling size: the X of a few groups at a time, turned into G in place.
 
 Fresh memory costs almost as much as the products here, so nothing large is made but the gradient and one workspace
-for X. From n = 256 on only the upper half of X is multiplied out, in four bands, and mirrored.
+for X. From n = 512 on only the upper half of X is multiplied out, in four bands, and mirrored.
 """
 
 import math
@@ -18,7 +18,7 @@ from gramian.typing import GroupMatrices, GroupScalars, Phi
 __all__ = ["Whole"]
 
 _BANDS = 4
-_LEAST_MIRRORED = 256
+_LEAST_MIRRORED = 512
 _WORKSPACE = 1 << 20  # numbers: 4 MiB in float32
 
 
@@ -32,32 +32,43 @@ class Whole(Kernel):
 
     def residual(self, phi: Phi) -> GroupMatrices:
         P = dense.group_matrices(phi)
-        return _residual(P) if P.shape[2] >= _LEAST_MIRRORED else dense.residual(phi)
+        with dense.full_precision(P):
+            return _residual(P)
 
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
-        return _join([chunks.value(_residual(P), penalty) for _, P in _few(dense.group_matrices(phi))])
+        P = dense.group_matrices(phi)
+        with dense.full_precision(P):
+            return torch.cat([chunks.value(_residual(part), penalty) for _, part in _few(P)])
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
         P = dense.group_matrices(phi)
         transposed = P.shape[2] <= dense.SMALL
-        grad = torch.empty_like(P.mT if transposed else P, memory_format=torch.contiguous_format)
         with dense.full_precision(P):
             if P.shape[0] * P.shape[2] ** 2 <= _WORKSPACE:
-                values = _write(P, grad, penalty, 2 * beta, transposed)
+                values, grad = _products(P, penalty, 2 * beta, transposed)
             else:
-                values = _join([_write(part, grad[which], penalty, 2 * beta, transposed) for which, part in _few(P)])
+                grad = torch.empty_like(P.mT if transposed else P, memory_format=torch.contiguous_format)
+                parts = [_products(part, penalty, 2 * beta, transposed, grad[which])[0] for which, part in _few(P)]
+                values = torch.cat(parts)
         result = (grad.mT if transposed else grad).permute(1, 0, 2)
         dense.lose_(result, values)
-        return beta * values, result.to(phi.dtype)
+        return values if beta == 1 else beta * values, result.to(phi.dtype)
 
 
-def _write(P: Tensor, D: Tensor, penalty: Penalty, scale: float, transposed: bool) -> Tensor:  # noqa: FBT001
-    """Write scale·PG of a batch [m, l, n] into D, or its transpose; give μ(X)."""
+def _products(
+    P: Tensor,
+    penalty: Penalty,
+    scale: float,
+    transposed: bool,  # noqa: FBT001
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Give μ(X) and scale·PG of a batch [m, l, n], or its transpose."""
     X = _residual(P)
     values = chunks.value(X, penalty)
     G = chunks.dual_(X, penalty)
-    torch.baddbmm(D, G if transposed else P, P.mT if transposed else G, beta=0, alpha=scale, out=D)
-    return values
+    left, right = (G, P.mT) if transposed else (P, G)
+    nothing = P.new_empty(()) if out is None else out
+    return values, torch.baddbmm(nothing, left, right, beta=0, alpha=scale, out=out)
 
 
 def _few(P: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -69,14 +80,9 @@ def _few(P: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield which, P[which]
 
 
-def _join(values: list[Tensor]) -> Tensor:
-    return values[0] if len(values) == 1 else torch.cat(values)
-
-
 def _residual(P: Tensor) -> GroupMatrices:
-    """Form PᵀP − I of a batch [m, l, n]."""
-    with dense.full_precision(P):
-        X = torch.bmm(P.mT, P) if P.shape[2] < _LEAST_MIRRORED else _mirrored(P)
+    """Form PᵀP − I of a batch [m, l, n], away from autocast."""
+    X = torch.bmm(P.mT, P) if P.shape[2] < _LEAST_MIRRORED else _mirrored(P)
     X.diagonal(dim1=1, dim2=2).sub_(1)
     return X
 

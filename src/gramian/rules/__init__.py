@@ -4,8 +4,8 @@ Each rule is a pure function of Φ[l, m, n]; `step_` brings it to a parameter, i
 """
 
 from gramian.rules.base import Rule, Step, check_lr
-from gramian.rules.gradient import polyak, subgradient
+from gramian.rules.gradient import check_tall, polyak, subgradient
 from gramian.rules.prox import proximal
 from gramian.rules.step import RULES, as_rule, step_
 
-__all__ = ["RULES", "Rule", "Step", "as_rule", "check_lr", "polyak", "proximal", "step_", "subgradient"]
+__all__ = ["RULES", "Rule", "Step", "as_rule", "check_lr", "check_tall", "polyak", "proximal", "step_", "subgradient"]

@@ -10,7 +10,7 @@ from gramian.penalties import Penalty
 from gramian.rules.base import Step
 from gramian.typing import Phi
 
-__all__ = ["polyak", "subgradient"]
+__all__ = ["check_tall", "polyak", "subgradient"]
 
 
 def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
@@ -75,14 +75,23 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         Davis, Drusvyatskiy, MacPhee and Paquette, "Subgradient methods for sharp weakly convex functions", 2018;
         Loizou et al., "Stochastic Polyak step-size for SGD", 2020, for the cap η.
     """
+    check_tall(phi)
+    values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
+    squares = grad.square().sum(dim=(0, 2))
+    # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
+    lengths = torch.where(squares == 0, 0, values / squares).clamp_max(lr)
+    return Step(-lengths[:, None] * grad, values.sum())
+
+
+def check_tall(phi: Phi) -> None:
+    """Refuse groups of more vectors than dimensions, whose smallest loss Polyak's step does not know.
+
+    Raises:
+        ShapeError: If n > l.
+    """
     length, _, members = phi.shape
     if members > length:
         raise ShapeError(
             f"the polyak rule needs groups of n <= l vectors, where the smallest loss is 0; got n = {members}, "
             f"l = {length}; try rule='proximal' or a layout with smaller groups"
         )
-    values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
-    squares = grad.square().sum(dim=(0, 2))
-    # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
-    lengths = torch.where(squares == 0, 0, values / squares).clamp_max(lr)
-    return Step(-lengths[:, None] * grad, values.sum())

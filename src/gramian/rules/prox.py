@@ -112,19 +112,19 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     M = kernel.residual(phi)  # X, and in the end −S: one matrix, however large
     loss = beta * chunks.value(M, penalty).sum()
     tau = _tau(lr, beta)
-    near = (torch.linalg.vector_norm(M.flatten(1), dim=1) <= _NEAR)[:, None, None]
-    if M.device.type == "cpu" and not torch.compiler.is_compiling() and bool(near.all()):
+    sizes = torch.linalg.vector_norm(M, dim=(1, 2))
+    if M.device.type == "cpu" and M.numel() and not torch.compiler.is_compiling() and sizes.max().item() <= _NEAR:
         # Training spends its time here: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no guard.
-        chunks.shrink_(M, penalty, tau * torch.ones_like(M[:, :1, :1]))
-        return M.mul_(-0.5), loss
+        return chunks.shrink_(M, penalty, M.new_tensor(tau)).mul_(-0.5), loss
+    near = (sizes <= _NEAR)[:, None, None]
     diagonal = M.diagonal(dim1=-2, dim2=-1)
     diagonal.add_(1)
     w = torch.where(near, 1, norms.spectral_norm(M).clamp_min(1)[:, None, None])
     diagonal.sub_(1)
-    chunks.shrink_(M, penalty, tau * w)
-    size = torch.where(near, 1, torch.maximum(w, norms.spectral_norm(M)[:, None, None]))
+    C = chunks.shrink_(M, penalty, tau * w)
+    size = torch.where(near, 1, torch.maximum(w, norms.spectral_norm(C)[:, None, None]))
     # 0·∞ makes the whole of an infinite group NaN.
-    return M.mul_(-0.5 / size * (1 + 0 * size)), loss
+    return C.mul_(-0.5 / size * (1 + 0 * size)), loss
 
 
 def _streams(kernel: Kernel, phi: Phi) -> bool:
@@ -139,17 +139,16 @@ def _streamed(P: Tensor, lr: float, beta: float, penalty: Penalty) -> tuple[Tens
     and takes one power step on the way.
     """
     w = norms.gram_norm(P).clamp_min(1)
-    tau = (_tau(lr, beta) * w).reshape(1, 1, 1)
+    tau = _tau(lr, beta) * w
     sampled = panel.residual_columns(P, norms.sample(P))
-    chunks.shrink_(sampled[None], penalty, tau)
-    watched = norms.Watched(sampled)
+    watched = norms.Watched(chunks.shrink_(sampled[None], penalty, tau)[0])
     value = P.new_zeros(())
 
     def shrink(first: int, X: Tensor) -> Tensor:
         value.add_(panel.value(X, penalty))
-        chunks.shrink_(X[None], penalty, tau)
-        watched.see(first, X)
-        return X
+        C = chunks.shrink_(X[None], penalty, tau)[0]
+        watched.see(first, C)
+        return C
 
     product = P.new_empty(P.shape)
     panel.stream(P, product, shrink, 1.0)
