@@ -7,6 +7,7 @@ Every function of the package is wrapped, on import, to check its shape annotati
   process of its own, because torch.compile cannot trace through the wrapper.
 """
 
+import os
 import zlib
 from collections.abc import Iterator
 
@@ -19,6 +20,9 @@ from tests import shapes
 
 if not jaxtyping.config.jaxtyping_disable:
     jaxtyping.install_import_hook("gramian", f"{shapes.__name__}.checked")
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # device code runs on the CPU, one program after the other
 
 import gramian
 

@@ -1,5 +1,7 @@
 """Every kernel beside float64 and beside the dense kernel: each penalty, rule, dtype, stride and odd size."""
 
+import importlib.util
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,15 @@ from tests.cases import over_penalties, overcomplete_is_meant
 
 pytestmark = overcomplete_is_meant
 
-KERNELS = ("panel", "lanes", "folded", "whole")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+
+KERNELS = (
+    "panel",
+    "lanes",
+    "folded",
+    "whole",
+    *(pytest.param(name, marks=needs_triton) for name in ("fused", "tiled")),
+)
 
 SHAPES = {
     "whole": (
@@ -49,6 +59,8 @@ SHAPES = {
         (4, 0, 3),
         (9, 1, 7),
     ),
+    "fused": ((8, 20, 1), (70, 11, 2), (9, 37, 3), (100, 7, 16), (20, 3, 33), (0, 4, 2), (4, 0, 3), (1, 2, 1)),
+    "tiled": ((40, 1, 130), (70, 2, 65), (9, 3, 5), (1, 2, 1), (3, 2, 8), (0, 1, 4), (4, 0, 3), (4, 2, 0)),
     "folded": (
         (8, 64, 1),
         (70, 65, 2),
@@ -62,7 +74,11 @@ SHAPES = {
     ),
 }
 
-CASES = [(kernel, shape) for kernel in KERNELS for shape in SHAPES[kernel]]
+CASES = [
+    pytest.param(kernel, shape, marks=needs_triton if kernel in ("fused", "tiled") else ())
+    for kernel in SHAPES
+    for shape in SHAPES[kernel]
+]
 
 over_cases = pytest.mark.parametrize(("kernel", "shape"), CASES, ids=str)
 over_kernels = pytest.mark.parametrize("kernel", KERNELS)
@@ -97,7 +113,7 @@ def test_beside_dense(kernel, shape, case) -> None:
     phi = draw(shape)
     expected = numbers("dense", phi, case.penalty)
     found = numbers(kernel, phi, case.penalty)
-    if kernel == "panel" and shape[2] > shape[0]:
+    if kernel in ("panel", "tiled") and shape[2] > shape[0]:
         del found["stepped"]  # its norms are other estimates: tests/rules/test_streamed.py
     for name, each in found.items():
         torch.testing.assert_close(
@@ -107,7 +123,14 @@ def test_beside_dense(kernel, shape, case) -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "shape"),
-    [("panel", (400, 2, 300)), ("lanes", (90, 130, 4)), ("folded", (90, 130, 4)), ("whole", (300, 3, 260))],
+    [
+        ("panel", (400, 2, 300)),
+        ("lanes", (90, 130, 4)),
+        ("folded", (90, 130, 4)),
+        ("whole", (300, 3, 260)),
+        pytest.param("fused", (90, 13, 4), marks=needs_triton),
+        pytest.param("tiled", (90, 1, 80), marks=needs_triton),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_at_most_twice_the_error_of_dense(kernel, shape, dtype) -> None:
@@ -124,7 +147,14 @@ def test_at_most_twice_the_error_of_dense(kernel, shape, dtype) -> None:
 
 @over_kernels
 def test_strides(kernel) -> None:
-    shape = {"panel": (300, 2, 200), "lanes": (40, 70, 3), "folded": (40, 70, 3), "whole": (40, 7, 30)}[kernel]
+    shape = {
+        "panel": (300, 2, 200),
+        "lanes": (40, 70, 3),
+        "folded": (40, 70, 3),
+        "whole": (40, 7, 30),
+        "fused": (40, 7, 5),
+        "tiled": (90, 2, 70),
+    }[kernel]
     phi = draw(shape)
     expected = numbers(kernel, phi, "l1")
     wide = torch.zeros(shape[0], shape[1] + 3, shape[2], dtype=torch.float64)
@@ -141,6 +171,7 @@ def test_strides(kernel) -> None:
 
 
 @over_kernels
+@pytest.mark.filterwarnings("ignore:invalid value encountered in")  # by NumPy, in Triton's interpreter
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_number_stays_in_its_group(kernel, bad) -> None:
     phi = draw((20, 70, 3))
@@ -157,7 +188,14 @@ def test_a_bad_number_stays_in_its_group(kernel, bad) -> None:
 @over_kernels
 def test_the_same_bits_again(kernel) -> None:
     phi = draw(
-        {"panel": (500, 1, 900), "lanes": (64, 500, 4), "folded": (64, 500, 4), "whole": (200, 5, 300)}[kernel],
+        {
+            "panel": (500, 1, 900),
+            "lanes": (64, 500, 4),
+            "folded": (64, 500, 4),
+            "whole": (200, 5, 300),
+            "fused": (64, 9, 4),
+            "tiled": (90, 1, 80),
+        }[kernel],
         torch.float32,
     )
     first, second = (numbers(kernel, phi, "l1") for _ in range(2))
@@ -167,7 +205,14 @@ def test_the_same_bits_again(kernel) -> None:
 @over_kernels
 def test_a_large_float32_product_is_right(kernel) -> None:
     phi = draw(
-        {"panel": (1024, 1, 1024), "lanes": (5000, 64, 4), "folded": (5000, 64, 4), "whole": (5000, 2, 300)}[kernel],
+        {
+            "panel": (1024, 1, 1024),
+            "lanes": (5000, 64, 4),
+            "folded": (5000, 64, 4),
+            "whole": (5000, 2, 300),
+            "fused": (5000, 5, 4),
+            "tiled": (1000, 1, 90),
+        }[kernel],
         torch.float32,
     )
     exact = numbers("dense", phi.double(), "huber")
@@ -230,6 +275,19 @@ class TestTheChoice:
         assert told.chosen == "folded"
         assert "pip install 'gramian[fast]'" in told.reasons["lanes"]
 
+    def test_device_code(self, monkeypatch) -> None:
+        there = gramian.kernels.explain((256, 192, 4), device="cuda")
+        assert there.chosen == "fused"
+        assert gramian.kernels.explain((512, 1, 2048), torch.bfloat16, "cuda").chosen == "tiled"
+        assert gramian.kernels.explain((512, 1, 100), torch.bfloat16, "cuda").chosen == "dense"
+        wide = gramian.kernels.explain((256, 192, 4), torch.float64, "cuda")
+        assert wide.reasons["fused"] == "float64 is left to the device's own library"
+        assert gramian.kernels.explain((256, 192, 4)).reasons["fused"] == "its interpreter is for tests"
+        monkeypatch.delenv("TRITON_INTERPRET")
+        assert "CUDA" in gramian.kernels.explain((256, 192, 4)).reasons["fused"]
+        monkeypatch.setattr("gramian.kernels.device._INSTALLED", False)
+        assert "comes with torch" in gramian.kernels.explain((256, 192, 4), torch.float16, "cuda").reasons["tiled"]
+
     def test_on_another_device(self) -> None:
         told = gramian.kernels.explain((256, 16, 64), device="mps")
         assert told.chosen == "dense"
@@ -255,7 +313,7 @@ class TestTheChoice:
         torch.testing.assert_close(batched[1], gramian.value_and_grad(phi[1])[1])
 
     def test_errors(self) -> None:
-        with pytest.raises(OptionError, match=r"the kernel must be one of 'panel', .*; got 'triangle'"):
+        with pytest.raises(OptionError, match=r"the kernel must be one of 'tiled', .*; got 'triangle'"):
             gramian.kernels.use("triangle").__enter__()
         with pytest.raises(OptionError, match=r"shape and strides must be three sizes \(l, m, n\); got \(3, 4\)"):
             gramian.kernels.explain((3, 4))

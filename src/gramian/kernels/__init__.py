@@ -4,7 +4,7 @@ A ladder of kernels; the first that can take a tensor, and pays, makes its numbe
 
 `dense`: two batched products; takes everything. `whole`: the same in place, a few groups at a time. `folded`: small
 groups, several to a product. `lanes`: small groups, 64 at once, in Numba. `panel`: large groups, half of X in panels,
-in place of n × n matrices.
+in place of n × n matrices. `fused` and `tiled`: the last two in Triton, on a GPU.
 """
 
 from gramian.kernels import chunks, dense, norms, panel

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from gramian.kernels import dense
+from gramian.kernels import dense, device
 from gramian.penalties import ElementwisePenalty, Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
@@ -22,6 +22,8 @@ class Problem(NamedTuple):
     device: str
     entrywise: bool
     """Whether the penalty is a sum over the entries of X."""
+    epilogue: bool
+    """Whether device code knows the penalty."""
     plain: bool = True
     """Whether Φ is memory to read."""
 
@@ -30,7 +32,8 @@ class Problem(NamedTuple):
         """Describe a tensor and a penalty."""
         length, m, n = phi.shape
         entrywise = isinstance(penalty, ElementwisePenalty)
-        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, entrywise, is_plain(phi))  # pyright: ignore[reportArgumentType]
+        known = device.epilogue(penalty) is not None
+        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, entrywise, known, is_plain(phi))  # pyright: ignore[reportArgumentType]
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -10,9 +10,12 @@ import torch
 
 from gramian.errors import OptionError
 from gramian.kernels.base import Dense, Kernel, Problem
+from gramian.kernels.device import epilogue
 from gramian.kernels.folded import Folded
+from gramian.kernels.fused import Fused
 from gramian.kernels.lanes import Lanes
 from gramian.kernels.panel import Panel
+from gramian.kernels.tiled import Tiled
 from gramian.kernels.whole import Whole
 from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
 from gramian.typing import Phi
@@ -21,7 +24,7 @@ __all__ = ["LADDER", "Explanation", "choose", "explain", "use", "watch"]
 
 _DENSE = Dense()
 
-LADDER: tuple[Kernel, ...] = (Panel(), Lanes(), Folded(), Whole(), _DENSE)
+LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Lanes(), Folded(), Whole(), _DENSE)
 """All kernels; the first that can and pays is taken."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
@@ -48,7 +51,7 @@ def use(name: str) -> Generator[None]:
     """Force a kernel, within a `with` block; traced and vmapped tensors still go to the dense kernel.
 
     Args:
-        name: 'panel', 'lanes', 'folded', 'whole' or 'dense'.
+        name: 'tiled', 'fused', 'panel', 'lanes', 'folded', 'whole' or 'dense'.
 
     Raises:
         OptionError: If there is no such kernel; and, from the call within the block, if it cannot take its tensor.
@@ -134,8 +137,11 @@ def explain(
     if len(sizes) != 3 or len(steps) != 3 or min(sizes) < 0:
         raise OptionError(f"shape and strides must be three sizes (l, m, n); got {sizes} and {strides}")
     length, m, n = sizes
-    entrywise = isinstance(as_penalty(penalty), ElementwisePenalty)
-    problem = Problem((length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type, entrywise)
+    mu = as_penalty(penalty)
+    problem = Problem(
+        (length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type,
+        isinstance(mu, ElementwisePenalty), epilogue(mu) is not None,
+    )  # fmt: skip
     forced = _forced_kernel(problem)
     chosen = forced or _first(problem)
     reasons: dict[str, str] = {}

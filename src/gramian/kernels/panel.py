@@ -16,7 +16,7 @@ from gramian.kernels.base import Kernel, Problem
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
-__all__ = ["Panel", "residual_columns", "stream", "value"]
+__all__ = ["Panel", "blocks", "residual_columns", "stream", "value", "width"]
 
 _LEAST_MEMBERS = 1024
 _WORKSPACE = 1 << 23  # numbers: 32 MiB in float32
@@ -43,7 +43,7 @@ class Panel(Kernel):
         _, m, n = wide.shape
         whole = wide.new_empty(m, n, n)
         for P, X in zip(wide.unbind(1), whole, strict=True):
-            for first, last in _blocks(n):
+            for first, last in blocks(n):
                 panel = X[first:last, first:]
                 with dense.full_precision(P):
                     torch.mm(P[:, first:last].mT, P[:, first:], out=panel)
@@ -82,14 +82,15 @@ class Panel(Kernel):
         return beta * values, grad.to(phi.dtype)
 
 
-def _width(n: int) -> int:
+def width(n: int) -> int:
     """Give the number of columns of a panel: about a quarter of n, as far as the workspace reaches, evenly."""
     most = max(1, min(max(_NARROWEST, min(_WIDEST, n // 4)), _WORKSPACE // max(1, n)))
     return math.ceil(n / math.ceil(n / most)) if n else 1
 
 
-def _blocks(n: int) -> Iterator[tuple[int, int]]:
-    b = _width(n)
+def blocks(n: int) -> Iterator[tuple[int, int]]:
+    """Give the first index and the last of every block of columns."""
+    b = width(n)
     for first in range(0, n, b):
         yield first, min(first + b, n)
 
@@ -97,8 +98,8 @@ def _blocks(n: int) -> Iterator[tuple[int, int]]:
 def _panels(P: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Give the first column of each block I, and X[I, i:]: in one workspace, that the next one overwrites."""
     n = P.shape[1]
-    workspace = P.new_empty(_width(n) * n)
-    for first, last in _blocks(n):
+    workspace = P.new_empty(width(n) * n)
+    for first, last in blocks(n):
         X = workspace[: (last - first) * (n - first)].view(last - first, n - first)
         with dense.full_precision(P):
             torch.mm(P[:, first:last].mT, P[:, first:], out=X)
