@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help learn test test-slow check format docs bench examples clean
+.PHONY: help learn test test-slow check format docs bench bench-quick examples clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 90 s); more by ARGS="--groups 96"
 	@$(BIN)/gramian learn $(ARGS)
@@ -31,9 +31,14 @@ format: $(VENV)/.dev  ## put the code into the house's format
 docs: $(VENV)/.docs  ## build the site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.dev  ## measure the update rules and the cost of the orthogonality step
+bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and a learning step (about 12 minutes)
+	@$(BIN)/python benchmarks/kernels.py
+	@$(BIN)/python benchmarks/low_precision.py
 	@$(BIN)/python benchmarks/update_rules.py
 	@$(BIN)/python benchmarks/learning_step.py
+
+bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes)
+	@$(BIN)/python benchmarks/kernels.py --quick
 
 examples: $(VENV)/.dev  ## compare penalties on natural images (about 15 minutes)
 	@$(BIN)/python examples/penalty_comparison.py $(ARGS)
@@ -58,7 +63,12 @@ $(VENV)/.dev: $(VENV)/.run
 	@$(PIP) -e ".[cli,fast,dev]"
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "installing the peers that the benchmark compares with (once)"
+	@$(PIP) -e ".[cli,fast,dev,bench]"
+	@touch $@
+
 $(VENV)/.docs: $(VENV)/.dev
 	@echo "installing the tools for the site (once)"
-	@$(PIP) -e ".[cli,dev,docs]"
+	@$(PIP) -e ".[cli,fast,dev,docs]"
 	@touch $@

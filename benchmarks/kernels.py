@@ -9,6 +9,7 @@ kernels.md and kernels.png into benchmarks/results. About ten minutes, on a mach
 import argparse
 import json
 import math
+import random
 import resource
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from statistics import median
 
 import torch
 from matplotlib.figure import Figure
-from peers import METHODS, Method, prepare, version
+from peers import METHODS, Method, Work, prepare, version
 from record import RESULTS, commit, machine, table, write
+from torch import Tensor
 
-from gramian import kernels
+import gramian
+from gramian import kernels, penalties
 from gramian.files import replace_file
 from gramian.typing import Phi
 
@@ -29,7 +32,7 @@ warnings.filterwarnings("ignore")
 
 SHAPES = (
     (256, 192, 4), (64, 4096, 2), (64, 4096, 4), (64, 4096, 8), (64, 100_000, 4), (256, 16, 64), (512, 8, 128),
-    (512, 4, 256), (512, 1, 512), (1024, 1, 1024), (512, 1, 2048), (2048, 1, 4096),
+    (512, 4, 256), (512, 1, 512), (1024, 1, 1024), (512, 1, 2048), (512, 1, 4096), (2048, 1, 4096),
 )  # fmt: skip
 QUICK = ((256, 192, 4), (64, 4096, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
 GROWTH = {
@@ -37,6 +40,11 @@ GROWTH = {
     "m, at n = 4": [(64, m, 4) for m in (16, 64, 256, 1024, 4096, 16384, 65536)],
 }
 MEMORY = ((1024, 1, 8192), (512, 1, 32768))
+SIXTEEN = ((256, 192, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
+LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (256, 512, 1024)}
+"""100 layers with both sides drawn from these."""
+
+SLOW = ("autograd, compiled", "torch orthogonal", "geotorch")
 LONGEST = 20.0
 """Seconds that a slow method may take by itself."""
 
@@ -74,8 +82,8 @@ def check(method: Method, phi: Phi) -> None:
         raise SystemExit(f"{method.name} is wrong at {tuple(phi.shape)}: by {error.max():.1e}")
 
 
-def measure(shape: tuple[int, int, int], methods: tuple[Method, ...]) -> dict[str, float | str]:
-    """Give the median seconds of each method, or why there are none."""
+def measure(shape: tuple[int, int, int], methods: tuple[Method, ...], patience: float = 8) -> dict[str, float | str]:
+    """Give the median seconds of each method, or why there are none, after about `patience` seconds."""
     phi = draw(shape)
     found: dict[str, float | str] = {}
     ready = {}
@@ -93,11 +101,61 @@ def measure(shape: tuple[int, int, int], methods: tuple[Method, ...]) -> dict[st
     for name in slow:
         found[name] = median(seconds(ready[name]) for _ in range(3 if first[name] < LONGEST / 3 else 1))
     turns = [name for name in ready if name not in slow]
-    times: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(max(5, min(60, int(8 / sum(first[name] for name in turns))))):
-        for name in turns:
-            times[name].append(seconds(ready[name]))
-    return found | {name: median(taken) for name, taken in times.items()}
+    return found | in_turn({name: ready[name] for name in turns}, patience)
+
+
+def in_turn(works: dict[str, Work], patience: float) -> dict[str, float]:
+    """Give the median seconds of each, timed in turn, in another order each time: a neighbour leaves its traces."""
+    order, shuffle = list(works), random.Random(0).shuffle
+    first = sum(seconds(work) for work in works.values())
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(max(5, min(60, int(patience / first)))):
+        shuffle(order)
+        for name in order:
+            times[name].append(seconds(works[name]))
+    return {name: median(taken) for name, taken in times.items()}
+
+
+def many(sides: tuple[int, ...], patience: float) -> dict[str, float]:
+    """Time 100 layers of mixed shapes: all at once, a call each, and what people write."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(sides), (100, 2), generator=generator).tolist()
+    shapes = [sorted((sides[i], sides[j]), reverse=True) for i, j in drawn]
+    layers = [torch.randn(shape, generator=generator) / math.sqrt(shape[0]) for shape in shapes]
+    groups, penalty = [layer[:, None] for layer in layers], penalties.L1()
+    singles = {name: [prepare(method, phi) for phi in groups] for name, method in named("two products", "autograd")}
+    for found, phi in zip(gramian.foreach.value_and_grad(layers)[1], groups, strict=True):
+        check(Method("foreach", "penalty", lambda phi, g=found: lambda: (gramian.loss(phi), g[:, None])), phi)
+    works: dict[str, Work] = {
+        "foreach": lambda: gramian.foreach.value_and_grad(layers),
+        "kernels": lambda: [kernels.choose(phi, penalty).value_and_grad(phi, penalty, 1.0) for phi in groups],
+        "calls": lambda: [gramian.value_and_grad(layer) for layer in layers],
+        **{name: lambda each=each: [work() for work in each] for name, each in singles.items()},
+        "foreach step": lambda: gramian.foreach.step_(layers, lr=1e-9),
+    }
+    return in_turn(works, patience)
+
+
+def sixteen(shape: tuple[int, int, int], patience: float) -> dict[str, float]:
+    """Time bfloat16 beside float32."""
+    phi = draw(shape)
+    half = phi.bfloat16()
+    P, identity = half.permute(1, 0, 2), torch.eye(shape[2], dtype=torch.bfloat16)
+
+    def products() -> Tensor:
+        X = torch.bmm(P.mT, P) - identity
+        return 2 * torch.bmm(P, torch.sign(X))
+
+    works: dict[str, Work] = {
+        "float32": lambda: gramian.value_and_grad(phi),
+        "bfloat16": lambda: gramian.value_and_grad(half),
+        "products in bfloat16": products,
+    }
+    return in_turn(works, patience)
+
+
+def named(*names: str) -> list[tuple[str, Method]]:
+    return [(method.name, method) for method in METHODS if method.name in names]
 
 
 def peak(shape: tuple[int, int, int], method: str) -> float | None:
@@ -142,14 +200,20 @@ def rows(results: list[dict], kind: str) -> str:
     return table(["l, m, n", "kernel", base, fourth, *names[1:]], body)
 
 
-def growth(quick: bool) -> tuple[dict, Figure]:
+def milliseconds(what: str, found: dict[str, dict[str, float]]) -> str:
+    names = list(next(iter(found.values())))
+    body = [[key.strip("()"), *(f"{1e3 * times[name]:.3g}" for name in names)] for key, times in found.items()]
+    return table([what, *names], body)
+
+
+def growth(quick: bool, patience: float) -> tuple[dict, Figure]:
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     methods = tuple(each for each in METHODS if each.name in {"gramian", "two products", "autograd"})
     curves = {}
     for axis, (name, shapes) in zip(axes, GROWTH.items(), strict=True):
         chosen = shapes[::3] if quick else shapes
-        points = [measure(shape, methods) for shape in chosen]
+        points = [measure(shape, methods, patience) for shape in chosen]
         sizes = [shape[2] if name[0] == "n" else shape[1] for shape in chosen]
         curves[name] = {"sizes": sizes, **{each.name: [point[each.name] for point in points] for each in methods}}
         for each in methods:
@@ -169,12 +233,13 @@ def main() -> None:
         length, m, n = map(int, options.peak[1:])
         print_peak(options.peak[0], (length, m, n))
         return
+    patience = 1.5 if options.quick else 8
     flops, bandwidth = rates()
     results = []
     shapes = QUICK if options.quick else SHAPES
     for shape in (*shapes, shapes[0]):  # the first again at the end, warm
-        methods = tuple(each for each in METHODS if not (options.quick and each.name == "autograd, compiled"))
-        times = measure(shape, methods) | {each.name: "–" for each in METHODS if each not in methods}
+        methods = tuple(each for each in METHODS if not (options.quick and each.name in SLOW))
+        times = measure(shape, methods, patience) | {each.name: "–" for each in METHODS if each not in methods}
         told = kernels.explain(shape)
         results.append(
             {"shape": shape, "kernel": told.chosen, "limit": limit(shape, flops, bandwidth), "seconds": times}
@@ -188,11 +253,14 @@ def main() -> None:
             memory[str(shape)] = {
                 name: peak(shape, name) for name in ("gramian", "two products", "autograd", "gramian step")
             }
-    curves, figure = growth(options.quick)
+    curves, figure = growth(options.quick, patience / 2)
+    layers = {sides: many(LAYERS[sides], patience) for sides in LAYERS if not (options.quick and "1024" in sides)}
+    halves = {str(shape): sixteen(shape, patience / 2) for shape in SIXTEEN}
     versions = {each.name: version(each) for each in METHODS if each.package}
     record = {
         "machine": machine(), "commit": commit(), "peers": versions, "flops_per_second": flops,
         "bytes_per_second": bandwidth, "results": results, "peak_mib": memory, "growth": curves,
+        "layers": layers, "bfloat16": halves,
     }  # fmt: skip
     text = (
         "Loss and gradient; the right columns are times over ours, so above 1 we win.\n\n"
@@ -208,10 +276,13 @@ def main() -> None:
             for shape, peaks in memory.items()
         ]
         text += "\nPeak memory of one call beyond Φ, MiB; the gradient is in it.\n\n" + table(["l, m, n", *names], body)
+    text += "\n100 layers with sides drawn from a range, ms.\n\n" + milliseconds("sides", layers)
+    text += "\nbfloat16 parameters, ms; the right column forms X in bfloat16, which loses its signs.\n\n"
+    text += milliseconds("l, m, n", halves)
     text += (
-        f"\nfloat32, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is 3·m·l·n² flops "
-        f"at {flops / 1e9:.0f} GFLOP/s, or Φ read and the gradient written at {bandwidth / 1e9:.0f} GB/s, "
-        "both measured in the same run. "
+        "\nfloat32 but where it says bfloat16, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is "
+        f"3·m·l·n² flops at {flops / 1e9:.0f} GFLOP/s, or Φ read and the gradient written at "
+        f"{bandwidth / 1e9:.0f} GB/s, both measured in the same run. "
         f"Peers: {', '.join(f'{name} {each}' for name, each in versions.items() if each)}.\n\n"
         f"Measured by `python benchmarks/kernels.py{' --quick' if options.quick else ''}` on {machine()}.\n"
     )

@@ -26,7 +26,7 @@ CORE = ROOMS[: ROOMS.index("data")]
 
 ALLOWED = {room: {"torch", "einops", "jaxtyping"} for room in CORE}
 """What a room may import from elsewhere, at the top of a module or inside a function."""
-ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy"}  # where they are installed
+ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy", "triton"}  # where they are installed
 for _room in ("data", "coding", "report"):
     ALLOWED[_room] = ALLOWED["errors"] | {"numpy", "sklearn", "skimage", "matplotlib", "PIL", "safetensors"}
 ALLOWED["cli"] = ALLOWED["errors"] | {"rich", "typer"}

@@ -99,11 +99,10 @@ def value_and_grad(
         >>> value.item(), grad.tolist()
         (1.25, [[1.0, 3.0], [2.0, 2.0]])
     """
-    beta = check_beta(beta)
-    with torch.no_grad():
-        groups, rule = as_phi(phi, layout), as_penalty(penalty)
-        values, grad = kernels.choose(groups, rule).value_and_grad(groups, rule, beta)
-        return values.sum(), from_phi(grad, phi, layout)
+    beta, rule = check_beta(beta), as_penalty(penalty)
+    groups = as_phi(phi, layout).detach()
+    values, grad = kernels.choose(groups, rule).value_and_grad(groups, rule, beta)
+    return values.sum(), from_phi(grad, phi, layout)
 
 
 def grad_group(
@@ -290,6 +289,8 @@ def check_beta(beta: float) -> float:
     Raises:
         OptionError: If it is not.
     """
+    if type(beta) is float and 0 <= beta < math.inf:
+        return beta
     value = as_number(beta, "beta")
     if not (math.isfinite(value) and value >= 0):
         raise OptionError(f"beta must be a finite number of at least 0; got {beta!r}; try beta=1.0")

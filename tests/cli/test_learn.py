@@ -97,7 +97,7 @@ def test_stopped_it_keeps_what_was_learned_and_goes_on(whole, tmp_path, number) 
     assert code == 0, shown
     assert names(tmp_path / "run") == FILES
     stopped = re.search(r"stopped at step (\d+) of 2000", shown)
-    assert stopped
+    assert stopped, shown
     assert 100 <= int(stopped[1]) < 2000
     assert "to go on: gramian learn --resume --out run" in shown
     finish(tmp_path, whole)

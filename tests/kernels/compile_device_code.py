@@ -1,4 +1,4 @@
-"""Compile every function of the device code for a GPU, without one: `python -m tests.kernels.compile_device_code [--all]`."""
+"""Compile the device code for a GPU, without one: `python -m tests.kernels.compile_device_code [--all]`."""
 
 import itertools
 import sys

@@ -269,8 +269,6 @@ class TestTheChoice:
 
     def test_without_numba(self, monkeypatch) -> None:
         monkeypatch.setattr("gramian.kernels.lanes._INSTALLED", False)
-        dispatch._first.cache_clear()
-        monkeypatch.setattr(dispatch, "_first", dispatch._first.__wrapped__)
         told = gramian.kernels.explain((64, 4096, 4))
         assert told.chosen == "folded"
         assert "pip install 'gramian[fast]'" in told.reasons["lanes"]

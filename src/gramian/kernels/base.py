@@ -13,8 +13,11 @@ from gramian.typing import GroupMatrices, GroupScalars, Phi
 __all__ = ["Dense", "Kernel", "Problem", "is_plain"]
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 class Problem(NamedTuple):
-    """What a kernel is chosen by; a tuple, because one is made at every call."""
+    """What a kernel is chosen by."""
 
     shape: tuple[int, int, int]
     strides: tuple[int, int, int]
@@ -24,8 +27,6 @@ class Problem(NamedTuple):
     """Whether the penalty is a sum over the entries of X."""
     epilogue: bool
     """Whether device code knows the penalty."""
-    plain: bool = True
-    """Whether Φ is memory to read."""
 
     @classmethod
     def of(cls, phi: Phi, penalty: Penalty) -> "Problem":
@@ -33,12 +34,12 @@ class Problem(NamedTuple):
         length, m, n = phi.shape
         entrywise = isinstance(penalty, ElementwisePenalty)
         known = device.epilogue(penalty) is not None
-        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, entrywise, known, is_plain(phi))  # pyright: ignore[reportArgumentType]
+        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, entrywise, known)  # pyright: ignore[reportArgumentType]
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Tell whether a tensor is memory to read: not batched by vmap, sharded, fake, or of another such subclass."""
-    return type(tensor) in (Tensor, torch.nn.Parameter) and not is_functorch_wrapped_tensor(tensor)
+    return type(tensor) in _PLAIN and not is_functorch_wrapped_tensor(tensor)
 
 
 class Kernel:
@@ -51,9 +52,9 @@ class Kernel:
     name: ClassVar[str]
     """By which it is forced and reported."""
 
-    def cannot(self, problem: Problem) -> str | None:
-        """Say why the kernel cannot do this, or None if it can."""
-        return None if problem.plain else "only the dense kernel takes traced, batched or sharded tensors"
+    def cannot(self, problem: Problem) -> str | None:  # noqa: ARG002
+        """Say why the kernel cannot do this, or None if it can. Only plain memory comes to any but the dense one."""
+        return None
 
     def loses(self, problem: Problem) -> str | None:  # noqa: ARG002
         """Say why a kernel further down the ladder is better here, or None if none is."""
@@ -89,6 +90,3 @@ class Dense(Kernel):
     """Two batched products. It takes everything."""
 
     name = "dense"
-
-    def cannot(self, problem: Problem) -> None:  # noqa: ARG002
-        return None

@@ -4,12 +4,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
 from gramian.errors import OptionError
-from gramian.kernels.base import Dense, Kernel, Problem
+from gramian.kernels.base import Dense, Kernel, Problem, is_plain
 from gramian.kernels.device import epilogue
 from gramian.kernels.folded import Folded
 from gramian.kernels.fused import Fused
@@ -28,6 +27,8 @@ LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Lanes(), Folded(), Whol
 """All kernels; the first that can and pays is taken."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
+_taken: dict[object, Kernel] = {}
+_MOST_TAKEN = 4096
 _watchers: ContextVar[tuple[list[str], ...]] = ContextVar("watchers", default=())
 
 
@@ -39,8 +40,18 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
     """
     if torch.compiler.is_compiling():
         return _DENSE
-    problem = Problem.of(phi, penalty)
-    kernel = (_forced_kernel(problem) or _first(problem)) if problem.plain else _DENSE
+    if not is_plain(phi):
+        kernel = _DENSE
+    elif _forced.get() is not None:
+        kernel = _forced_kernel(Problem.of(phi, penalty)) or _DENSE
+    else:
+        # A call for a small tensor finds the processor's caches cold, and every line here costs: so one table.
+        key = (phi.shape, phi.stride(), phi.dtype, phi.device, type(penalty))
+        kernel = _taken.get(key)
+        if kernel is None:
+            if len(_taken) >= _MOST_TAKEN:
+                _taken.clear()
+            kernel = _taken[key] = _first(Problem.of(phi, penalty))
     for used in _watchers.get():
         used.append(kernel.name)
     return kernel
@@ -155,7 +166,6 @@ def explain(
     return Explanation(chosen.name, reasons, 3 * m * length * n**2)
 
 
-@lru_cache(maxsize=4096)
 def _first(problem: Problem) -> Kernel:
     return next(kernel for kernel in LADDER if kernel.cannot(problem) is None and kernel.loses(problem) is None)
 

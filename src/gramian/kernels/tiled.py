@@ -36,19 +36,20 @@ class Tiled(Panel):
         return device.loses(problem.device, problem.dtype)
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
+        epilogue = device.epilogue(penalty)
+        if epilogue is None:
+            return super().value_and_grad(phi, penalty, beta)
         wide = dense.compute_dtype(phi.dtype)
         grad = torch.empty(phi.shape, dtype=wide, device=phi.device)
         values = grad.new_zeros(phi.shape[1])
         for i in range(phi.shape[1]):
-            values[i] = _value_and_product(phi[:, i], grad[:, i], penalty, 2 * beta)
+            values[i] = _value_and_product(phi[:, i], grad[:, i], epilogue, 2 * beta)
         poison = torch.where(torch.isfinite(values), 0, torch.nan)[:, None]
         return beta * values, grad.add_(poison).to(phi.dtype)
 
 
-def _value_and_product(P: Tensor, D: Tensor, penalty: Penalty, scale: float) -> Tensor:
+def _value_and_product(P: Tensor, D: Tensor, epilogue: device.Epilogue, scale: float) -> Tensor:
     """Write scale·PG into D; give μ(X)."""
-    epilogue = device.epilogue(penalty)
-    assert epilogue is not None  # `cannot` has seen to it
     length, n = P.shape
     options = device.precision(P.dtype)
     total = D.new_zeros(())

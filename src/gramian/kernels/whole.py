@@ -52,7 +52,9 @@ class Whole(Kernel):
                 values = torch.cat(parts)
         result = (grad.mT if transposed else grad).permute(1, 0, 2)
         dense.lose_(result, values)
-        return values if beta == 1 else beta * values, result.to(phi.dtype)
+        if result.dtype != phi.dtype:
+            result = result.to(phi.dtype)
+        return values if beta == 1 else beta * values, result
 
 
 def _products(

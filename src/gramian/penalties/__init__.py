@@ -18,10 +18,10 @@ def as_penalty(penalty: str | Penalty) -> Penalty:
     Raises:
         OptionError: If there is no penalty of that name.
     """
-    if isinstance(penalty, Penalty):
-        return penalty
-    if not isinstance(penalty, str) or penalty not in PENALTIES:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(penalty, str) and penalty in PENALTIES:
+        return PENALTIES[penalty]
+    if not isinstance(penalty, Penalty):
         raise OptionError(
             f"penalty must be one of {', '.join(map(repr, PENALTIES))} or a gramian.Penalty; got {penalty!r}"
         )
-    return PENALTIES[penalty]
+    return penalty

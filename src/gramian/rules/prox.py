@@ -91,7 +91,7 @@ def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
 def _few(phi: Phi) -> Iterator[Phi]:
     """Give as many groups at a time as there is room for their X."""
     length, m, n = phi.shape
-    if not kernels.is_plain(phi) or m * n * n <= m * length * n + _ROOM:
+    if torch.compiler.is_compiling() or not kernels.is_plain(phi) or m * n * n <= m * length * n + _ROOM:
         yield phi
         return
     step = max(1, (m * length * n + _ROOM) // (n * n))
