@@ -93,14 +93,19 @@ def finish(folder: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_keeps_what_was_learned_and_goes_on(whole, tmp_path, number) -> None:
-    code, shown = interrupted(tmp_path, number)
-    assert code == 0, shown
-    assert names(tmp_path / "run") == FILES
-    stopped = re.search(r"stopped at step (\d+) of 2000", shown)
+    for attempt in range(3):  # a machine that stalls may deliver a signal only after the last step
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        code, shown = interrupted(folder, number)
+        assert code == 0, shown
+        assert names(folder / "run") == FILES
+        stopped = re.search(r"stopped at step (\d+) of 2000", shown)
+        if stopped:
+            break
     assert stopped, shown
     assert 100 <= int(stopped[1]) < 2000
     assert "to go on: gramian learn --resume --out run" in shown
-    finish(tmp_path, whole)
+    finish(folder, whole)
 
 
 def test_killed_it_goes_on_from_the_last_report(whole, tmp_path) -> None:
