@@ -2,8 +2,8 @@
 
     python benchmarks/kernels.py [--quick]
 
-checks every gradient first, then measures in turn, so that what disturbs one disturbs all; writes kernels.json,
-kernels.md and kernels.png into benchmarks/results. About ten minutes, on a machine that does nothing else.
+checks every gradient first, then measures in turn, so that what disturbs one disturbs all; writes kernels.json
+and kernels.md into benchmarks/results, and the curves into docs/figures. About ten minutes, on a machine that does nothing else.
 """
 
 import argparse
@@ -44,6 +44,7 @@ SIXTEEN = ((256, 192, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
 LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (256, 512, 1024)}
 """100 layers with both sides drawn from these."""
 
+FIGURE = RESULTS.parents[1] / "docs" / "figures" / "kernels.png"
 SLOW = ("autograd, compiled", "torch orthogonal", "geotorch")
 LONGEST = 20.0
 """Seconds that a slow method may take by itself."""
@@ -288,7 +289,7 @@ def main() -> None:
     )
     name = "kernels_quick" if options.quick else "kernels"
     replace_file(RESULTS / f"{name}.json", json.dumps(record, indent=1).encode())
-    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+    figure.savefig(RESULTS / f"{name}.png" if options.quick else FIGURE, dpi=120)
     write(f"{name}.md", text)
 
 
