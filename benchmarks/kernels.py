@@ -3,7 +3,8 @@
     python benchmarks/kernels.py [--quick]
 
 checks every gradient first, then measures in turn, so that what disturbs one disturbs all; writes kernels.json
-and kernels.md into benchmarks/results, and the curves into docs/figures. About ten minutes, on a machine that does nothing else.
+and kernels.md into benchmarks/results, and the curves into docs/figures. About ten minutes, on a machine that does
+nothing else.
 """
 
 import argparse
@@ -46,7 +47,7 @@ LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (25
 
 FIGURE = RESULTS.parents[1] / "docs" / "figures" / "kernels.png"
 SLOW = ("autograd, compiled", "torch orthogonal", "geotorch")
-LONGEST = 20.0
+LONGEST = 6.0
 """Seconds that a slow method may take by itself."""
 
 
@@ -96,11 +97,15 @@ def measure(shape: tuple[int, int, int], methods: tuple[Method, ...], patience: 
         if method.exact and phi.numel() < 1 << 24:
             check(method, phi)
         ready[method.name] = prepare(method, phi)
-    first = {name: min(seconds(work), seconds(work)) for name, work in ready.items()}
+    first = {
+        name: min(took, seconds(work) if took < LONGEST else took)
+        for name, work in ready.items()
+        for took in [seconds(work)]
+    }
     # What takes a hundred times as long leaves the machine cold for its neighbours: it is timed by itself, briefly.
     slow = {name for name in ready if first[name] > 30 * min(first.values())}
     for name in slow:
-        found[name] = median(seconds(ready[name]) for _ in range(3 if first[name] < LONGEST / 3 else 1))
+        found[name] = median(seconds(ready[name]) for _ in range(3)) if first[name] < LONGEST / 3 else first[name]
     turns = [name for name in ready if name not in slow]
     return found | in_turn({name: ready[name] for name in turns}, patience)
 
@@ -234,7 +239,7 @@ def main() -> None:
         length, m, n = map(int, options.peak[1:])
         print_peak(options.peak[0], (length, m, n))
         return
-    patience = 1.5 if options.quick else 8
+    patience = 1.5 if options.quick else 5
     flops, bandwidth = rates()
     results = []
     shapes = QUICK if options.quick else SHAPES

@@ -11,6 +11,7 @@ from gramian.objective import grad_group, grad_slice, grad_vector, loss, residua
 from gramian.orthogonalize import orthogonalize
 from gramian.penalties import Penalty
 from gramian.rules import step_
+from gramian.training import attach
 
 __version__ = "0.1.0.dev0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "GramianError",
     "Layout",
     "Penalty",
+    "attach",
     "foreach",
     "grad_group",
     "grad_slice",
