@@ -175,8 +175,8 @@ def _tall(shape: tuple[int, int, int]) -> str | None:
 
 def _tall_and_light(shape: tuple[int, int, int]) -> str | None:
     length, m, n = shape
-    if m * length * n * min(length, 256) > 2**31:
-        return "takes minutes"
+    if m * length * n * min(length, 256) > 2**28:
+        return "takes minutes, and 20 GB"
     return _tall(shape)
 
 

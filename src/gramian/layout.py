@@ -108,6 +108,10 @@ class Layout:
         length, groups, members = [_product(axis, sizes) for axis in _uncompiled(_parse)(self.pattern)[1]]
         return length, groups, members
 
+    def sides(self) -> tuple[Side, Side]:
+        """Give the names of the axes of the parameter, and those of vector, group and member."""
+        return _uncompiled(_parse)(self.pattern)
+
     def to_phi(self, parameter: Float[Tensor, "..."]) -> Phi:
         """Rearrange a parameter into Φ[l, m, n].
 

@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,12 +15,13 @@ from gramian.kernels.folded import Folded
 from gramian.kernels.fused import Fused
 from gramian.kernels.lanes import Lanes
 from gramian.kernels.panel import Panel
+from gramian.kernels.reduced import Reduced
 from gramian.kernels.tiled import Tiled
 from gramian.kernels.whole import Whole
 from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
 from gramian.typing import Phi
 
-__all__ = ["LADDER", "Explanation", "choose", "explain", "use", "watch"]
+__all__ = ["LADDER", "Explanation", "choose", "explain", "reduce_over", "use", "watch"]
 
 _DENSE = Dense()
 
@@ -27,6 +29,7 @@ LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Lanes(), Folded(), Whol
 """All kernels; the first that can and pays is taken."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
+_reduced: ContextVar[Kernel | None] = ContextVar("reduced", default=None)
 _taken: dict[object, Kernel] = {}
 _MOST_TAKEN = 4096
 _watchers: ContextVar[tuple[list[str], ...]] = ContextVar("watchers", default=())
@@ -40,7 +43,10 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
     """
     if torch.compiler.is_compiling():
         return _DENSE
-    if not is_plain(phi):
+    reduced = _reduced.get()
+    if reduced is not None:
+        kernel = reduced
+    elif not is_plain(phi):
         kernel = _DENSE
     elif _forced.get() is not None:
         kernel = _forced_kernel(Problem.of(phi, penalty)) or _DENSE
@@ -80,6 +86,20 @@ def use(name: str) -> Generator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+@contextmanager
+def reduce_over(group: Any) -> Generator[None]:
+    """Take every Φ within a `with` block for some of the coordinates of vectors that are spread over a process group.
+
+    Args:
+        group: The process group; all of its members must make the same calls.
+    """
+    token = _reduced.set(Reduced(group))
+    try:
+        yield
+    finally:
+        _reduced.reset(token)
 
 
 @contextmanager

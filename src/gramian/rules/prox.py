@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gramian import kernels
-from gramian.kernels import Kernel, Panel, chunks, dense, norms, panel
+from gramian.kernels import Kernel, Panel, Reduced, chunks, dense, norms, panel
 from gramian.penalties import Penalty
 from gramian.rules.base import Step
 from gramian.typing import GroupMatrices, Phi, Scalar
@@ -57,7 +57,7 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         return Step(torch.stack([D for D, _ in steps], dim=1).to(phi.dtype), _total([loss for _, loss in steps]))
     changes: list[Tensor] = []
     losses: list[Scalar] = []
-    for part in _few(phi):
+    for part in _few(kernel, phi):
         minus_S, loss = _factor(kernel, part, lr, beta, penalty)
         changes.append(kernel.apply(part, minus_S).to(phi.dtype))
         losses.append(loss)
@@ -81,17 +81,18 @@ def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
             P.add_(D)
             losses.append(loss)
     else:
-        for part in _few(phi):
+        for part in _few(kernel, phi):
             minus_S, loss = _factor(kernel, part, lr, beta, penalty)
             kernel.add_apply_(part, minus_S)
             losses.append(loss)
     return _total(losses)
 
 
-def _few(phi: Phi) -> Iterator[Phi]:
+def _few(kernel: Kernel, phi: Phi) -> Iterator[Phi]:
     """Give as many groups at a time as there is room for their X."""
     length, m, n = phi.shape
-    if torch.compiler.is_compiling() or not kernels.is_plain(phi) or m * n * n <= m * length * n + _ROOM:
+    together = torch.compiler.is_compiling() or not kernels.is_plain(phi) or isinstance(kernel, Reduced)
+    if together or m * n * n <= m * length * n + _ROOM:
         yield phi
         return
     step = max(1, (m * length * n + _ROOM) // (n * n))

@@ -16,6 +16,7 @@ from gramian.layout import Layout
 from gramian.objective import as_number, check_beta, residual
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule
+from gramian.training.sharded import is_sharded, plan, sharded_step_
 from gramian.training.selection import Layouts, Left, Selector, Target, select_parameters
 from gramian.typing import Scalar
 
@@ -69,14 +70,19 @@ class Attachment:
     @torch.no_grad()
     def residuals(self) -> dict[str, float]:
         """Give the largest |X_jk| of each parameter; this waits for the device."""
-        return {each.name: residual(each.parameter, layout=each.layout).abs().max().item() for each in self.targets}
+        found: dict[str, float] = {}
+        for each in self.targets:
+            whole = each.parameter.full_tensor() if is_sharded(each.parameter) else each.parameter  # pyright: ignore
+            found[each.name] = residual(whole, layout=each.layout).abs().max().item()
+        return found
 
     def __str__(self) -> str:
         rows = [("parameter", "shape", "l × m × n", "layout", "why")]
         for each in self.targets:
+            spread = is_sharded(each.parameter)
+            why = f"{each.reason}; {plan(each.parameter, each.layout, self.rule)}" if spread else each.reason
             sizes = " × ".join(map(str, each.shape))
-            pattern = "" if each.layout is None else each.layout.pattern
-            rows.append((each.name, _sizes(each.parameter.shape), sizes, pattern, each.reason))
+            rows.append((each.name, _sizes(each.parameter.shape), sizes, each.layout.pattern, why))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
@@ -204,22 +210,30 @@ def _update(optimizer: Optimizer, targets: dict[int, Target], attachment: Attach
         if attachment.beta == math.inf:
             yield _restore(mine, _FROM_NEARBY)
             continue
+        options = {"lr": float(group["lr"]), "beta": attachment.beta}
+        yield from _step(mine, **options, rule=attachment.rule, penalty=attachment.penalty)
+
+
+def _step(
+    targets: list[Target], *, lr: float, beta: float = 1.0, rule: str | Rule = "proximal", penalty: str | Penalty = "l1"
+) -> Iterator[Scalar]:
+    """Step parameters in place: those that are spread over processes one by one, the others together."""
+    whole = [each for each in targets if not is_sharded(each.parameter)]
+    for each in targets:
+        if is_sharded(each.parameter):
+            options = {"lr": lr, "beta": beta, "rule": rule, "penalty": penalty}
+            yield sharded_step_(each.parameter, **options, layout=each.layout)
+    if whole:
         yield foreach.step_(
-            [each.parameter for each in mine],
-            lr=float(group["lr"]),
-            beta=attachment.beta,
-            rule=attachment.rule,
-            penalty=attachment.penalty,
-            layouts=[each.layout for each in mine],
-        )
+            [each.parameter for each in whole], lr=lr, beta=beta, rule=rule, penalty=penalty,
+            layouts=[each.layout for each in whole],
+        )  # fmt: skip
 
 
 def _restore(targets: list[Target], most: int) -> Scalar:
     """Make weights orthonormal to rounding, by `most` Newton–Schulz steps or fewer; give the loss before them."""
-    parameters: list[Tensor] = [each.parameter for each in targets]
-    layouts = [each.layout for each in targets]
     entries = sum(m * n * n for _, m, n in (each.shape for each in targets))
     losses: list[Scalar] = []
     while len(losses) < most and not (losses and float(losses[-1]) <= _ROUNDING * entries):
-        losses.append(foreach.step_(parameters, lr=math.inf, layouts=layouts))
+        losses.append(torch.stack(list(_step(targets, lr=math.inf))).sum())
     return losses[0]

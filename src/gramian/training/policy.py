@@ -1,4 +1,4 @@
-"""Which weights of a network, and how: a layout for each kind of layer, by rows or columns as they can be orthonormal."""
+"""Which weights of a network, and how: a layout for each kind of layer, by rows or columns, as can be orthonormal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ class Target:
 
     name: str
     parameter: Tensor
-    layout: Layout | None
+    layout: Layout
     shape: tuple[int, int, int]
     """(l, m, n)."""
     reason: str

@@ -1,0 +1,41 @@
+"""Parameters that are spread over processes are stepped as whole ones are: FSDP2, tensor parallelism, DDP, restarts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import distributed
+
+pytestmark = [
+    pytest.mark.dist,
+    pytest.mark.skipif(not distributed.is_available(), reason="this torch has no torch.distributed"),
+]
+
+SCRIPT = Path(__file__).with_name("spread.py")
+
+
+def torchrun(processes: int, folder: Path, case: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(folder), case], capture_output=True, text=True, check=False, timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("case", ["fsdp", "ddp", "tensor_parallel", "every_way"])
+def test_with_two_processes(case, tmp_path) -> None:
+    torchrun(2, tmp_path, case)
+
+
+@pytest.mark.parametrize("case", ["fsdp", "every_way"])
+def test_with_four_processes(case, tmp_path) -> None:
+    torchrun(4, tmp_path, case)
+
+
+def test_a_job_that_died_goes_on_to_the_same_weights(tmp_path) -> None:
+    torchrun(2, tmp_path, "restart")
+    assert (tmp_path / "checkpoint").exists()
+    torchrun(2, tmp_path, "restart")
