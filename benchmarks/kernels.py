@@ -14,8 +14,10 @@ import random
 import resource
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -42,6 +44,9 @@ GROWTH = {
 }
 MEMORY = ((1024, 1, 8192), (512, 1, 32768))
 SIXTEEN = ((256, 192, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
+SMALL_SHAPES = ((64, 4096, 2), (64, 4096, 4), (64, 4096, 8))
+LAYOUTS = {"m l n": (1, 0, 2), "(m n) l": (2, 0, 1)}
+"""Other ways of lying in memory, as axes of Φ."""
 LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (256, 512, 1024)}
 """100 layers with both sides drawn from these."""
 
@@ -122,6 +127,16 @@ def in_turn(works: dict[str, Work], patience: float) -> dict[str, float]:
     return {name: median(taken) for name, taken in times.items()}
 
 
+def laid_out(shape: tuple[int, int, int], axes: tuple[int, int, int], patience: float) -> dict[str, float]:
+    """Time small groups that lie otherwise in memory."""
+    length, m, n = shape
+    stored = draw((length, m, n)).permute(1, 0, 2).contiguous() if axes[0] == 1 else None
+    if stored is None:
+        stored = draw(shape).permute(1, 2, 0).contiguous()
+    phi = stored.permute(*axes)
+    return in_turn({name: prepare(method, phi) for name, method in named("gramian", "two products")}, patience)
+
+
 def many(sides: tuple[int, ...], patience: float) -> dict[str, float]:
     """Time 100 layers of mixed shapes: all at once, a call each, and what people write."""
     generator = torch.Generator().manual_seed(0)
@@ -173,13 +188,27 @@ def peak(shape: tuple[int, int, int], method: str) -> float | None:
 
 def print_peak(method: str, shape: tuple[int, int, int]) -> None:
     phi = draw(shape)
-    if method == "gramian step":
-        phi = phi.contiguous()
     work = prepare(next(each for each in METHODS if each.name == method), phi)
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most, done = 0, threading.Event()
+
+    def watch() -> None:  # the peak that the system keeps is that of the parent before it
+        nonlocal most
+        while not done.wait(0.0005):
+            most = max(most, resident())
+
+    before = resident()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     work()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    done.set()
+    watcher.join()
+    print((most - before) / 2**20)
+
+
+def resident() -> int:
+    """Give the bytes of memory in use, on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def limit(shape: tuple[int, int, int], flops: float, bandwidth: float) -> float:
@@ -261,12 +290,17 @@ def main() -> None:
             }
     curves, figure = growth(options.quick, patience / 2)
     layers = {sides: many(LAYERS[sides], patience) for sides in LAYERS if not (options.quick and "1024" in sides)}
+    lying = {
+        f"{', '.join(map(str, shape))}, as {name}": laid_out(shape, axes, patience / 2)
+        for shape in SMALL_SHAPES
+        for name, axes in LAYOUTS.items()
+    }
     halves = {str(shape): sixteen(shape, patience / 2) for shape in SIXTEEN}
     versions = {each.name: version(each) for each in METHODS if each.package}
     record = {
         "machine": machine(), "commit": commit(), "peers": versions, "flops_per_second": flops,
         "bytes_per_second": bandwidth, "results": results, "peak_mib": memory, "growth": curves,
-        "layers": layers, "bfloat16": halves,
+        "layers": layers, "layouts": lying, "bfloat16": halves,
     }  # fmt: skip
     text = (
         "Loss and gradient; the right columns are times over ours, so above 1 we win.\n\n"
@@ -283,6 +317,7 @@ def main() -> None:
         ]
         text += "\nPeak memory of one call beyond Φ, MiB; the gradient is in it.\n\n" + table(["l, m, n", *names], body)
     text += "\n100 layers with sides drawn from a range, ms.\n\n" + milliseconds("sides", layers)
+    text += "\nSmall groups that lie otherwise in memory, ms.\n\n" + milliseconds("l, m, n", lying)
     text += "\nbfloat16 parameters, ms; the right column forms X in bfloat16, which loses its signs.\n\n"
     text += milliseconds("l, m, n", halves)
     text += (

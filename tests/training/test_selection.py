@@ -188,7 +188,7 @@ class TestSelecting:
 
 class TestErrors:
     def test_nothing_selected(self) -> None:
-        with pytest.raises(OptionError, match="at least one parameter must be selected; got none of 2 .*a scale of"):
+        with pytest.raises(OptionError, match=r"at least one parameter must be selected; got none of 2 .*a scale of"):
             select_parameters(nn.LayerNorm(4))
         with pytest.raises(OptionError, match="at least one parameter"):
             select_parameters(nn.Linear(4, 4), lambda name, parameter: False)

@@ -25,16 +25,23 @@ def torchrun(processes: int, folder: Path, case: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("case", ["fsdp", "ddp", "tensor_parallel", "every_way"])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "case", ["fsdp", "every_way", pytest.param("ddp", marks=slow), pytest.param("tensor_parallel", marks=slow)]
+)
 def test_with_two_processes(case, tmp_path) -> None:
     torchrun(2, tmp_path, case)
 
 
+@slow
 @pytest.mark.parametrize("case", ["fsdp", "every_way"])
 def test_with_four_processes(case, tmp_path) -> None:
     torchrun(4, tmp_path, case)
 
 
+@slow
 def test_a_job_that_died_goes_on_to_the_same_weights(tmp_path) -> None:
     torchrun(2, tmp_path, "restart")
     assert (tmp_path / "checkpoint").exists()

@@ -20,6 +20,7 @@ from gramian.typing import GroupMatrices, Phi
 __all__ = ["Lanes"]
 
 _MOST = 8
+_FEWEST = 256
 _INSTALLED = importlib.util.find_spec("numba") is not None
 
 
@@ -38,10 +39,13 @@ class Lanes(Kernel):
         return super().cannot(problem)
 
     def loses(self, problem: Problem) -> str | None:
-        if problem.strides[0] == 1:
+        n = problem.shape[2]
+        if problem.strides[0] == 1 and n > 2:
             return "vectors that are contiguous in memory need no lanes"
-        if problem.shape[1] < 64:
-            return "fewer than 64 groups do not fill the lanes"
+        if problem.strides[1] != n * problem.strides[2] and n > 3:
+            return "the groups are not neighbours in memory"
+        if problem.shape[1] < _FEWEST:
+            return f"fewer than {_FEWEST} groups do not fill the lanes of several processors"
         return None
 
     def residual(self, phi: Phi) -> GroupMatrices:

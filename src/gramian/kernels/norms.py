@@ -12,7 +12,7 @@ __all__ = ["Watched", "gram_norm", "sample", "spectral_norm"]
 _SMALL = 16
 _POWER_STEPS = 2
 _CHIRP = 0.731
-_SAMPLED = 32
+_SAMPLED, _MOST_SAMPLED = 32, 128
 _SAMPLE_STEPS = 4
 
 
@@ -64,15 +64,17 @@ def gram_norm(P: Tensor) -> Tensor:
     heaviest = squares.argmax()
     unit = squares[heaviest].clamp_min(torch.finfo(P.dtype).tiny)
     with full_precision(P):
-        v = torch.stack([P.mT @ P[:, heaviest] / unit, _chirp(P, P.shape[1])], dim=1)
+        # Vectors as rows, and so in all that follows: three to six times as fast as products of two columns.
+        v = torch.stack([P[:, heaviest] @ P / unit, _chirp(P, P.shape[1])])
         for _ in range(_POWER_STEPS):
-            v = P.mT @ (P @ _unit(v)) / unit
-    return torch.maximum(torch.linalg.vector_norm(v, dim=0).amax() * unit, squares[heaviest])
+            v = _unit(v) @ P.mT @ P / unit
+    return torch.maximum(torch.linalg.vector_norm(v, dim=1).amax() * unit, squares[heaviest])
 
 
 def sample(P: Tensor) -> Tensor:
-    """Choose every 32nd column, and that of the longest vector."""
-    even = torch.arange(0, P.shape[1], _SAMPLED, device=P.device)
+    """Choose every 32nd column, at most about 128, and that of the longest vector."""
+    n = P.shape[1]
+    even = torch.arange(0, n, max(_SAMPLED, n // _MOST_SAMPLED), device=P.device)
     return torch.cat([even, P.square().sum(dim=0).argmax()[None]])
 
 
@@ -94,7 +96,7 @@ class Watched:
             for _ in range(_SAMPLE_STEPS):
                 v = columns.mT @ (columns @ (v / torch.linalg.vector_norm(v).clamp_min(tiny)))
             # In units of the largest entry nothing overflows.
-            self._v = _unit(torch.stack([columns @ v, _chirp(columns, n)], dim=1)) / self._unit
+            self._v = _unit(torch.stack([columns @ v, _chirp(columns, n)])) / self._unit
         self._product = torch.zeros_like(self._v)
         self._largest = columns.new_zeros(())
 
@@ -104,12 +106,12 @@ class Watched:
         low, high = torch.aminmax(panel)
         self._largest = torch.maximum(self._largest, torch.maximum(high, -low))
         with full_precision(panel):
-            self._product[first:last] += panel @ self._v[first:]
-            self._product[last:] += panel[:, last - first :].mT @ self._v[first:last]
+            self._product[:, first:last] += self._v[:, first:] @ panel.mT
+            self._product[:, last:] += self._v[:, first:last] @ panel[:, last - first :]
 
     def norm(self) -> Tensor:
         """Give the estimate, when all panels have been seen."""
-        power = torch.linalg.vector_norm(self._product, dim=0).amax() * self._unit
+        power = torch.linalg.vector_norm(self._product, dim=1).amax() * self._unit
         return torch.maximum(power, self._largest)
 
 
@@ -119,5 +121,5 @@ def _chirp(like: Tensor, size: int) -> Tensor:
 
 
 def _unit(v: Tensor) -> Tensor:
-    """Scale every column to length 1."""
-    return v / torch.linalg.vector_norm(v, dim=0, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+    """Scale every row to length 1."""
+    return v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -16,17 +16,14 @@ from gramian.layout import Layout
 from gramian.objective import as_number, check_beta, residual
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule
-from gramian.training.sharded import is_sharded, plan, sharded_step_
 from gramian.training.selection import Layouts, Left, Selector, Target, select_parameters
+from gramian.training.sharded import is_sharded, plan, sharded_step_
 from gramian.typing import Scalar
 
 __all__ = ["Attachment", "attach"]
 
-_FROM_ANYWHERE, _FROM_NEARBY = 60, 4
-"""Newton–Schulz steps from any start, and from a residual of 0.1 to the rounding of float32: each squares it."""
-
-_ROUNDING = 1e-6
-"""Mean |X_jk| that rounding explains."""
+_MOST_STEPS = 60
+"""Newton–Schulz steps from any start; near the manifold each squares the residual, and two or three are enough."""
 
 
 @dataclass
@@ -41,6 +38,7 @@ class Attachment:
         loss: The loss before the last update, summed over the parameters; a tensor, so that nothing waits for the
             device. None before the first.
         paused: Whether the update is left out for now.
+        handle: That of the hook; None when it has been removed.
     """
 
     targets: list[Target]
@@ -51,7 +49,7 @@ class Attachment:
     steps: int = 0
     loss: Scalar | None = None
     paused: bool = False
-    _handle: RemovableHandle | None = field(default=None, repr=False)
+    handle: RemovableHandle | None = field(default=None, repr=False)
 
     def pause(self) -> None:
         """Leave the update out until `resume`."""
@@ -63,16 +61,17 @@ class Attachment:
 
     def remove(self) -> None:
         """Take the hook off the optimiser; a second time does nothing."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self.handle is not None:
+            self.handle.remove()
+            self.handle = None
 
     @torch.no_grad()
     def residuals(self) -> dict[str, float]:
         """Give the largest |X_jk| of each parameter; this waits for the device."""
         found: dict[str, float] = {}
         for each in self.targets:
-            whole = each.parameter.full_tensor() if is_sharded(each.parameter) else each.parameter  # pyright: ignore
+            parameter: Any = each.parameter
+            whole = parameter.full_tensor() if is_sharded(parameter) else parameter
             found[each.name] = residual(whole, layout=each.layout).abs().max().item()
         return found
 
@@ -87,7 +86,7 @@ class Attachment:
         lines = [
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
         ]
-        state = "removed" if self._handle is None else "paused" if self.paused else "after every step"
+        state = "removed" if self.handle is None else "paused" if self.paused else "after every step"
         head = f"β = {self.beta:g}, {state}: {len(self.targets)} parameters"
         width = max((len(each.name) for each in self.left), default=0)
         rest = [f"{each.name.ljust(width)}  {each.reason}" for each in self.left]
@@ -184,9 +183,8 @@ def attach(
     attachment = Attachment(targets, left, strength, rule, penalty)
     by_parameter = {id(each.parameter): each for each in targets}
     if hard:
-        _restore(targets, _FROM_ANYWHERE)
+        _restore(targets)
 
-    @torch.compiler.disable
     @torch.no_grad()
     def after_step(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
         found = getattr(stepped, "found_inf", None)  # a gradient scaler told a fused optimiser to skip
@@ -197,7 +195,8 @@ def attach(
             attachment.loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
             attachment.steps += 1
 
-    attachment._handle = optimizer.register_step_post_hook(after_step)
+    hook: Any = torch.compiler.disable(after_step)  # a compiled step of the optimiser must not look into it
+    attachment.handle = optimizer.register_step_post_hook(hook)
     return attachment
 
 
@@ -208,10 +207,10 @@ def _update(optimizer: Optimizer, targets: dict[int, Target], attachment: Attach
         if not mine:
             continue
         if attachment.beta == math.inf:
-            yield _restore(mine, _FROM_NEARBY)
+            yield _restore(mine)
             continue
-        options = {"lr": float(group["lr"]), "beta": attachment.beta}
-        yield from _step(mine, **options, rule=attachment.rule, penalty=attachment.penalty)
+        lr = float(group["lr"])
+        yield from _step(mine, lr=lr, beta=attachment.beta, rule=attachment.rule, penalty=attachment.penalty)
 
 
 def _step(
@@ -221,8 +220,7 @@ def _step(
     whole = [each for each in targets if not is_sharded(each.parameter)]
     for each in targets:
         if is_sharded(each.parameter):
-            options = {"lr": lr, "beta": beta, "rule": rule, "penalty": penalty}
-            yield sharded_step_(each.parameter, **options, layout=each.layout)
+            yield sharded_step_(each.parameter, lr=lr, beta=beta, rule=rule, penalty=penalty, layout=each.layout)
     if whole:
         yield foreach.step_(
             [each.parameter for each in whole], lr=lr, beta=beta, rule=rule, penalty=penalty,
@@ -230,10 +228,14 @@ def _step(
         )  # fmt: skip
 
 
-def _restore(targets: list[Target], most: int) -> Scalar:
-    """Make weights orthonormal to rounding, by `most` Newton–Schulz steps or fewer; give the loss before them."""
-    entries = sum(m * n * n for _, m, n in (each.shape for each in targets))
+def _restore(targets: list[Target]) -> Scalar:
+    """Make weights orthonormal to rounding, by Newton–Schulz steps; give the loss before them."""
+    rounding = 0.0
+    for each in targets:
+        _, m, n = each.shape
+        eps = torch.finfo(each.parameter.dtype).eps
+        rounding += m * n * n * (4 * eps if eps < 1e-6 else eps / 4)
     losses: list[Scalar] = []
-    while len(losses) < most and not (losses and float(losses[-1]) <= _ROUNDING * entries):
-        losses.append(torch.stack(list(_step(targets, lr=math.inf))).sum())
+    while len(losses) < _MOST_STEPS and not (losses and float(losses[-1]) <= rounding):
+        losses.append(torch.stack([loss.double() for loss in _step(targets, lr=math.inf)]).sum())
     return losses[0]

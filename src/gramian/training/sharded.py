@@ -1,11 +1,12 @@
 r"""Updates of parameters that are spread over processes, as DTensors: each process changes its own part.
 
-Where groups are spread, nothing is sent. Where the coordinates of vectors are, the Gram matrices are added up. Where the
-vectors of a group are, an exchange between all processes turns them into coordinates and back, each time of one part. A
-whole parameter is gathered only where it is spread in none of these ways.
+Where groups are spread, nothing is sent. Where the coordinates of vectors are, the Gram matrices are added up. Where
+the vectors of a group are, an exchange between all processes turns them into coordinates and back, of one part each
+time. A whole parameter is gathered only where it is spread in none of these ways.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def is_sharded(parameter: Tensor) -> bool:
     return hasattr(parameter, "device_mesh") and hasattr(parameter, "placements")
 
 
-def plan(parameter: Tensor, layout: Layout, rule: str | Rule = "proximal") -> Plan:
+def plan(parameter: Any, layout: Layout, rule: str | Rule = "proximal") -> Plan:
     """Say how a DTensor is stepped, from its placements and its layout.
 
     Args:
@@ -56,9 +57,9 @@ def plan(parameter: Tensor, layout: Layout, rule: str | Rule = "proximal") -> Pl
         layout: Its layout.
         rule: The update rule: Polyak's, and your own, need whole groups.
     """
-    mesh, shape = parameter.device_mesh, tuple(parameter.shape)  # pyright: ignore
-    spread = [(i, each.dim) for i, each in enumerate(parameter.placements) if each.is_shard()]  # pyright: ignore
-    length, m, n = layout.phi_shape(shape)
+    mesh, shape = parameter.device_mesh, tuple(parameter.shape)
+    spread = [(i, each.dim) for i, each in enumerate(parameter.placements) if each.is_shard()]
+    _, m, n = layout.phi_shape(shape)
     size = dense.compute_dtype(parameter.dtype).itemsize
     whole = parameter.numel() * parameter.element_size()
     if not spread:
@@ -84,7 +85,7 @@ def plan(parameter: Tensor, layout: Layout, rule: str | Rule = "proximal") -> Pl
 
 
 def sharded_step_(
-    parameter: Tensor,
+    parameter: Any,
     *,
     lr: float,
     beta: float,
@@ -100,12 +101,10 @@ def sharded_step_(
     from torch import distributed
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
-    if not isinstance(parameter, DTensor):
-        return step_(parameter, lr=lr, beta=beta, rule=rule, penalty=penalty, layout=layout)
     how = plan(parameter, layout, rule)
     mesh, own = parameter.device_mesh, parameter.placements
-    held = parameter.detach()
-    options = {"lr": lr, "beta": beta, "rule": rule, "penalty": penalty}
+    held: Any = parameter.detach()
+    options: dict[str, Any] = {"lr": lr, "beta": beta, "rule": rule, "penalty": penalty}
     if how.way == "gather":
         held = held.redistribute(mesh, [Replicate() if each.is_shard() else each for each in own])
         local = held.to_local()
@@ -122,20 +121,16 @@ def sharded_step_(
                 distributed.all_reduce(loss, group=mesh.get_group(how.mesh_axis))
         else:
             with kernels.reduce_over(mesh.get_group(how.mesh_axis)), torch.no_grad():
-                loss = _step_coordinates_(local, lr, beta, as_rule(rule), as_penalty(penalty), own_layout)
+                phi = own_layout.to_phi(local)
+                wide = phi.to(dense.compute_dtype(phi.dtype))
+                step = as_rule(rule)(wide, lr=lr, beta=beta, penalty=as_penalty(penalty))
+                local.copy_(own_layout.from_phi(wide + step.change, tuple(local.shape)))
+                loss = step.loss
     if held.placements != own:
         stepped = DTensor.from_local(local, mesh, held.placements, shape=parameter.shape, stride=parameter.stride())
         with torch.no_grad():
             parameter.to_local().copy_(stepped.redistribute(mesh, own).to_local())
     return loss
-
-
-def _step_coordinates_(local: Tensor, lr: float, beta: float, rule: Rule, penalty: Penalty, layout: Layout) -> Scalar:
-    phi = layout.to_phi(local)
-    wide = phi.to(dense.compute_dtype(phi.dtype))
-    step = rule(wide, lr=lr, beta=beta, penalty=penalty)
-    local.copy_(layout.from_phi(wide + step.change, tuple(local.shape)))
-    return step.loss
 
 
 def _roles(layout: Layout, shape: tuple[int, ...]) -> list[tuple[str | None, int]]:
