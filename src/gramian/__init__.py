@@ -11,7 +11,7 @@ from gramian.objective import grad_group, grad_slice, grad_vector, loss, residua
 from gramian.orthogonalize import orthogonalize
 from gramian.penalties import Penalty
 from gramian.rules import step_
-from gramian.training import attach
+from gramian.training import attach, inspect
 
 __version__ = "0.1.0.dev0"
 
@@ -24,6 +24,7 @@ __all__ = [
     "grad_group",
     "grad_slice",
     "grad_vector",
+    "inspect",
     "kernels",
     "loss",
     "orthogonalize",

@@ -9,6 +9,7 @@ __all__ = [
     "OvercompleteWarning",
     "RunError",
     "ShapeError",
+    "WeightsError",
 ]
 
 
@@ -38,6 +39,10 @@ class DataError(GramianError):
 
 class RunError(GramianError):
     """A run folder, or a file in it, cannot be read, written or resumed."""
+
+
+class WeightsError(GramianError):
+    """A file of weights cannot be read or written."""
 
 
 class OvercompleteWarning(UserWarning):

@@ -7,6 +7,7 @@ import typer
 
 from gramian import __version__
 from gramian.cli.learn import continue_run, start_run
+from gramian.cli.weights import inspect_files, rewrite
 from gramian.coding.estimator import METHODS
 from gramian.coding.learning_run import RunSettings
 from gramian.errors import OptionError
@@ -95,3 +96,33 @@ def learn(
         )
     else:
         continue_run(out)
+
+
+@application.command()
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="Files: safetensors, an index of them, .npz, .pt.")],
+    select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; may be given again.")] = None,
+    layout: Annotated[
+        list[str] | None, typer.Option(help="GLOB=PATTERN; sizes follow: '*.q.weight=(h d) i -> i h d; h=8'.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how far the weights in files are from orthonormal."""
+    inspect_files(files, select or [], layout or [], as_json=json)
+
+
+@application.command()
+def orthogonalize(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File: safetensors, an index of them, .npz, .pt.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write; a folder for sharded safetensors.")],
+    select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; may be given again.")] = None,
+    layout: Annotated[
+        list[str] | None, typer.Option(help="GLOB=PATTERN; sizes follow: '*.q.weight=(h d) i -> i h d; h=8'.")
+    ] = None,
+    rule: Annotated[str, typer.Option(help=f"Update rule: {', '.join(RULES)}.")] = "proximal",
+    penalty: Annotated[str, typer.Option(help=f"Penalty: {', '.join(PENALTIES)}.")] = "l1",
+    max_steps: Annotated[int, typer.Option(help="Stop after as many steps in any case.")] = 1000,
+    force: Annotated[bool, typer.Option("--force", help="Replace what --out names.")] = False,
+) -> None:
+    """Make the weights in a file orthonormal, and keep everything else in it byte for byte."""
+    rewrite(source, out, select or [], layout or [], rule=rule, penalty=penalty, max_steps=max_steps, force=force)

@@ -2,7 +2,22 @@
 
 from gramian.training.attachment import Attachment, attach
 from gramian.training.coupled import add_grad_, loss
+from gramian.training.inspection import Inspection, Statistics, inspect, statistics
 from gramian.training.policy import Proposal, propose
 from gramian.training.selection import Left, Target, select_parameters
 
-__all__ = ["Attachment", "Left", "Proposal", "Target", "add_grad_", "attach", "loss", "propose", "select_parameters"]
+__all__ = [
+    "Attachment",
+    "Inspection",
+    "Left",
+    "Proposal",
+    "Statistics",
+    "Target",
+    "add_grad_",
+    "attach",
+    "inspect",
+    "loss",
+    "propose",
+    "select_parameters",
+    "statistics",
+]

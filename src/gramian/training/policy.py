@@ -8,7 +8,7 @@ from torch import nn
 
 from gramian.layout import Layout
 
-__all__ = ["Proposal", "propose"]
+__all__ = ["Proposal", "propose", "propose_by_shape"]
 
 _KERNEL = {1: "k", 2: "h w", 3: "d h w"}
 
@@ -38,6 +38,7 @@ _INWARD = {
     "kv": ("k_proj", "v_proj", "k_lin", "v_lin", "key", "value", "wk", "wv", "to_k", "to_v"),
 }
 _OUTWARD = ("o_proj", "out_proj", "out_lin", "wo", "c_proj", "dense", "proj")
+_EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")
 _FUSED = ("c_attn", "qkv", "qkv_proj", "Wqkv", "in_proj", "attn_qkv")
 
 
@@ -81,6 +82,32 @@ def propose(model: nn.Module) -> dict[str, Proposal]:
             said[f"{prefix}.{name}" if prefix else name] = proposal
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     return {name: said.get(name, Proposal(None, "its axes have no known meaning", chosen=False)) for name in names}
+
+
+def propose_by_shape(name: str, shape: tuple[int, ...]) -> Proposal:
+    """Say how a tensor would be laid out of which only the name and the shape are known.
+
+    Examples:
+        >>> propose_by_shape("encoder.weight", (64, 32)).reason, propose_by_shape("wte.weight", (50257, 768)).chosen
+        ('columns of a matrix', False)
+    """
+    rank = len(shape)
+    if 0 in shape:
+        return Proposal(None, "it is empty", chosen=False)
+    if rank == 2:
+        if any(word in name.lower() for word in _EMBEDDINGS):
+            return Proposal(_matrix(*shape), "by its name an embedding, taken if it is selected", chosen=False)
+        return Proposal(_matrix(*shape), f"{_side(*shape)} of a matrix")
+    if rank - 2 in _KERNEL:
+        kernel = _KERNEL[rank - 2]
+        area = 1
+        for size in shape[1:]:
+            area *= size
+        if shape[1] == 1 and area > 1:
+            return Proposal(None, "by its shape depthwise filters", chosen=False)
+        pattern = f"o i {kernel} -> (i {kernel}) () o" if shape[0] <= area else f"o i {kernel} -> o () (i {kernel})"
+        return Proposal(Layout(pattern), "filters by its shape")
+    return Proposal(None, f"of {rank} axes", chosen=False)
 
 
 def _of_module(module: nn.Module) -> Iterator[tuple[str, Proposal]]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from gramian.errors import LayoutError, OptionError
 from gramian.layout import Layout, as_layout
 from gramian.training.policy import Proposal, propose
 
-__all__ = ["Layouts", "Left", "Selector", "Target", "select_parameters"]
+__all__ = ["Layouts", "Left", "Selector", "Target", "choose_parameters", "select_parameters"]
 
 Selector = str | re.Pattern[str] | Callable[[str, Tensor], bool] | Iterable[str]
 """A glob of parameter names, several of them, a regular expression (searched), or a function of name and parameter."""
@@ -94,6 +94,51 @@ def select_parameters(
     return targets, left
 
 
+def choose_parameters(
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], Tensor],
+    proposals: Mapping[str, Proposal],
+    select: Selector | None = None,
+    layouts: Layouts | Layout | str | None = None,
+) -> tuple[dict[str, tuple[Layout, str]], dict[str, str]]:
+    """Choose among tensors that are only named and sized yet, as `select_parameters` does among those of a model.
+
+    Args:
+        shapes: The shape of each tensor, by name.
+        read: Gives a tensor, for a selecting function.
+        proposals: What is proposed for each.
+        select: Which; by default those that are proposed.
+        layouts: Layouts by name; or one for all that are selected.
+
+    Returns:
+        Layout and reason of each that is chosen; and the reason for each that is left out.
+
+    Raises:
+        OptionError: If nothing is selected, or a glob or a regular expression matches nothing.
+        LayoutError: If a selected one has no layout, or does not fit it.
+    """
+    if select is None:
+        picked = {name for name in shapes if proposals[name].chosen}
+    elif callable(select):
+        picked = {name for name in shapes if select(name, read(name))}
+    else:
+        patterns: list[str | re.Pattern[str]] = [select] if isinstance(select, (str, re.Pattern)) else list(select)
+        picked = {name for pattern in patterns for name in _matching(pattern, shapes, "select")}
+    given = _given(layouts, shapes)
+    one = None if isinstance(layouts, Mapping) else layouts
+    chosen: dict[str, tuple[Layout, str]] = {}
+    left: dict[str, str] = {}
+    for name, shape in shapes.items():
+        if name not in picked:
+            left[name] = "not selected" if select is not None else proposals[name].reason
+            continue
+        layout, reason, _ = _laid_out(name, shape, proposals[name], given.get(name, one))
+        chosen[name] = (layout, reason)
+    if not chosen:
+        raise OptionError(f"at least one tensor must be selected; got none of {len(left)}; try select='*weight'")
+    return chosen, left
+
+
 def _picked(select: Selector | None, parameters: Mapping[str, Tensor], proposals: Mapping[str, Proposal]) -> set[str]:
     if select is None:
         # Tied weights have several names; where one of them speaks against it, it is left out under all.
@@ -108,7 +153,7 @@ def _picked(select: Selector | None, parameters: Mapping[str, Tensor], proposals
     return picked
 
 
-def _given(layouts: Layouts | Layout | str | None, parameters: Mapping[str, Tensor]) -> dict[str, Layout | str]:
+def _given(layouts: Layouts | Layout | str | None, parameters: Mapping[str, object]) -> dict[str, Layout | str]:
     if not isinstance(layouts, Mapping):
         return {}
     found: dict[str, Layout | str] = {}
@@ -118,7 +163,7 @@ def _given(layouts: Layouts | Layout | str | None, parameters: Mapping[str, Tens
     return found
 
 
-def _matching(pattern: str | re.Pattern[str], parameters: Mapping[str, Tensor], option: str) -> set[str]:
+def _matching(pattern: str | re.Pattern[str], parameters: Mapping[str, object], option: str) -> set[str]:
     if isinstance(pattern, str):
         matched = {name for name in parameters if fnmatchcase(name, pattern)}
     elif isinstance(pattern, re.Pattern):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -170,18 +215,24 @@ def _why_not(proposal: Proposal, asked: bool) -> str:  # noqa: FBT001
 def _target(
     name: str, parameter: Tensor, proposal: Proposal, given: Layout | str | None, layouts: Layouts | Layout | str | None
 ) -> Target:
-    chosen = given if given is not None or layouts is None or isinstance(layouts, Mapping) else layouts
-    reason = proposal.reason if chosen is None else "laid out as asked"
-    layout = as_layout(chosen, parameter.ndim) if chosen is not None else proposal.layout
+    chosen = given if given is not None or isinstance(layouts, Mapping) else layouts
+    layout, reason, shape = _laid_out(name, tuple(parameter.shape), proposal, chosen)
+    return Target(name, parameter, layout, shape, reason)
+
+
+def _laid_out(
+    name: str, shape: tuple[int, ...], proposal: Proposal, given: Layout | str | None
+) -> tuple[Layout, str, tuple[int, int, int]]:
+    """Give layout, reason and (l, m, n)."""
+    reason = proposal.reason if given is None else "laid out as asked"
+    layout = as_layout(given, len(shape)) if given is not None else proposal.layout
     if layout is None:
         raise LayoutError(
-            f"{name} of shape {list(parameter.shape)} was selected but has no layout ({proposal.reason}); try "
+            f"{name} of shape {list(shape)} was selected but has no layout ({proposal.reason}); try "
             f"layouts={{{name!r}: '... -> vector group member'}}"
         )
     try:
-        shape = layout.phi_shape(tuple(parameter.shape))
+        length, m, n = layout.phi_shape(shape)
     except LayoutError as error:
         raise LayoutError(f"{name}: {error}") from None
-    target = Target(name, parameter, layout, shape, reason)
-    length, _, n = shape
-    return replace(target, reason=f"{reason}; n > l: it cannot be orthonormal") if n > length else target
+    return layout, f"{reason}; n > l: it cannot be orthonormal" if n > length else reason, (length, m, n)

@@ -1,0 +1,6 @@
+"""Weights in files: read one at a time, and made orthonormal with the rest of the file kept."""
+
+from gramian.weights.files import Weights, open_weights
+from gramian.weights.rewriting import Rewritten, orthogonalize_file
+
+__all__ = ["Rewritten", "Weights", "open_weights", "orthogonalize_file"]
