@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gramian
+from gramian.cli import main
 from gramian.errors import LayoutError, OptionError, WeightsError
 from gramian.weights import open_weights, orthogonalize_file, rewriting
 
@@ -274,10 +275,29 @@ class TestTheCommands:
             (["orthogonalize", "weights.npz", "-o", "out.npz", "--rule", "magic"], "rule must be one of"),
         ],
     )
-    def test_bad_input(self, arguments, message, tmp_path) -> None:
+    def test_bad_input(self, arguments, message, tmp_path, monkeypatch, capsys) -> None:
         write(tmp_path, "npz")
-        done = self.run(tmp_path, *arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert done.stderr.count("\n") == 1
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["gramian", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
         assert not (tmp_path / "out.npz").exists()
+
+    def test_a_page(self, tmp_path, monkeypatch, capsys) -> None:
+        write(tmp_path, "npz")
+        write(tmp_path, "safetensors")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(
+            sys, "argv", ["gramian", "inspect", "weights.npz", "weights.safetensors", "--html", "a.html"]
+        )
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 0
+        assert "pictures are in a.html" in capsys.readouterr().out
+        page = (tmp_path / "a.html").read_text(encoding="utf-8")
+        assert page.count("<h2>") == 2
+        assert page.count("<h3 id=") == 4

@@ -106,9 +106,10 @@ def inspect(
         list[str] | None, typer.Option(help="GLOB=PATTERN; sizes follow: '*.q.weight=(h d) i -> i h d; h=8'.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with histograms and Gram pictures.")] = None,
 ) -> None:
     """Show how far the weights in files are from orthonormal."""
-    inspect_files(files, select or [], layout or [], as_json=json)
+    inspect_files(files, select or [], layout or [], as_json=json, page=html)
 
 
 @application.command()

@@ -10,33 +10,54 @@ from rich.progress import track
 from rich.table import Table
 
 from gramian.errors import OptionError
+from gramian.files import replace_file
 from gramian.layout import Layout
-from gramian.training.inspection import Inspection, cells_of, inspect_each
+from gramian.report import Portrait, portrait, render_weights
+from gramian.training.inspection import HEADER, Inspection, cells_of, inspect_each
 from gramian.training.policy import propose_by_shape
 from gramian.training.selection import Layouts
+from gramian.typing import Phi
 from gramian.weights import open_weights, orthogonalize_file
 
 __all__ = ["inspect_files", "rewrite"]
 
+_WIDE = 100
+"""Columns of a terminal that the layouts are shown on."""
 
-def inspect_files(files: list[Path], select: list[str], layouts: list[str], *, as_json: bool) -> None:
+
+def inspect_files(
+    files: list[Path], select: list[str], layouts: list[str], *, as_json: bool, page: Path | None = None
+) -> None:
     """Show how orthogonal the tensors of files are."""
-    found = {str(path): _inspect(path, select, layouts) for path in files}
+    drawn: dict[str, dict[str, Portrait]] = {str(path): {} for path in files}
+    found: dict[str, Inspection] = {}
+    for path in files:
+        portraits = drawn[str(path)]
+        look = None if page is None else lambda name, phi, into=portraits: into.update({name: portrait(phi)})
+        found[str(path)] = _inspect(path, select, layouts, look)
+    if page is not None:
+        replace_file(page, render_weights({path: (each, drawn[path]) for path, each in found.items()}).encode())
     if as_json:
         print(json.dumps({path: each.as_dict() for path, each in found.items()}, indent=1))
         return
     console = Console()
     for path, each in found.items():
         table = Table(title=path, title_justify="left", box=None, header_style="bold")
-        for column in ("parameter", "layout", "l × m × n"):
-            table.add_column(column, overflow="fold")
-        for column in ("mean |X|", "max |X|", "coherence", "condition", "eff. rank"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in each.rows:
-            table.add_row(*cells_of(row))
+        shown = [place for place, name in enumerate(HEADER) if name != "layout" or console.width >= _WIDE]
+        for name in (HEADER[place] for place in shown):
+            if name == "parameter":
+                table.add_column(name, overflow="fold")
+            elif name in ("layout", "l × m × n"):
+                table.add_column(name, no_wrap=True)
+            else:
+                table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+        for cells in map(cells_of, each.rows):
+            table.add_row(*(cells[place] for place in shown))
         console.print(table)
         if each.left:
             console.print(f"left out: {_summed(each.left)}\n", style="dim", highlight=False)
+    if page is not None:
+        console.print(f"histograms and Gram pictures are in {page}", highlight=False)
 
 
 def rewrite(
@@ -63,12 +84,12 @@ def rewrite(
     console.print(f"written to {target}", highlight=False)
 
 
-def _inspect(path: Path, select: list[str], layouts: list[str]) -> Inspection:
+def _inspect(path: Path, select: list[str], layouts: list[str], look: Callable[[str, Phi], None] | None) -> Inspection:
     weights = open_weights(path)
     shapes = {name: entry.shape for name, entry in weights.entries.items()}
     proposals = {name: propose_by_shape(name, shape) for name, shape in shapes.items()}
     return inspect_each(
-        shapes, weights.read, proposals, select or None, _layouts(layouts), progress=_progress(path.name)
+        shapes, weights.read, proposals, select or None, _layouts(layouts), progress=_progress(path.name), look=look
     )
 
 

@@ -5,11 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
 
 from gramian.coding import PhaseResponse, within_group_cosines
 from gramian.typing import Phi
 
-__all__ = ["cosine_histogram", "phase_curves", "training_curves"]
+__all__ = ["RESIDUAL_EDGES", "cosine_histogram", "phase_curves", "residual_histogram", "training_curves"]
+
+RESIDUAL_EDGES = np.logspace(-9, 2, 56)
+"""Between which sizes of |X_jk| are counted."""
 
 _INK = "#7a7a7a"
 _COLOURS = ("#3b82c4", "#d9663a", "#4a9b6e")
@@ -50,6 +55,24 @@ def cosine_histogram(before: Phi, after: Phi) -> str:
     axis.set_xscale("log")
     axis.set_xlabel("|cos| of the angle between two atoms of a group", color=_INK, fontsize=8)
     axis.set_ylabel("pairs", color=_INK, fontsize=8)
+    axis.legend(frameon=False, labelcolor=_INK, fontsize=8)
+    return _svg(figure)
+
+
+def residual_histogram(lengths: Int64[ndarray, " bins"], angles: Int64[ndarray, " bins"]) -> str:
+    """Draw how the |X_jk| are spread over their logarithm: of each vector with itself, and with others."""
+    figure, (axis,) = _figure(1, 1, width=5.6, height=3.0)
+    # Shares, for there are n of the one and n(n − 1)/2 of the other.
+    for counts, colour, label in (
+        (angles, _COLOURS[0], "two vectors, |⟨p, q⟩|"),
+        (lengths, _COLOURS[1], "one vector, |‖p‖² − 1|"),
+    ):
+        if counts.sum():
+            axis.stairs(100 * counts / counts.sum(), RESIDUAL_EDGES, fill=True, color=colour, alpha=0.7, label=label)
+    axis.set_xscale("log")
+    axis.set_xlim(RESIDUAL_EDGES[0], max(1.0, RESIDUAL_EDGES[1:][(lengths + angles) > 0].max(initial=1.0)))
+    axis.set_xlabel("|X_jk|", color=_INK, fontsize=8)
+    axis.set_ylabel("% of them", color=_INK, fontsize=8)
     axis.legend(frameon=False, labelcolor=_INK, fontsize=8)
     return _svg(figure)
 

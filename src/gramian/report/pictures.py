@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from gramian.kernels import dense
 from gramian.typing import Phi
@@ -78,12 +79,23 @@ def atoms_picture(phi: Phi, order: Tensor | None = None, *, columns: int | None 
     return canvas
 
 
-def residual_picture(phi: Phi, order: Tensor | None = None) -> Pixels:
-    """Show |X_jk| of every group, a mosaic of n × n blocks, as the logarithm over `RESIDUAL_RANGE`."""
-    m, n = phi.shape[1:]
-    X = dense.residual(phi if order is None else phi[:, order]).abs().double()
+def residual_picture(phi: Phi, order: Tensor | None = None, *, side: int | None = None) -> Pixels:
+    """Show |X_jk| of every group, a mosaic of n × n blocks, as the logarithm over `RESIDUAL_RANGE`.
+
+    Args:
+        phi: Φ[l, m, n].
+        order: Which groups to show, and in which order; default all as they are.
+        side: At most as many pixels for a block; the largest of those that share a pixel is shown.
+
+    Returns:
+        RGBA pixels, transparent between the blocks.
+    """
+    sizes = dense.residual(phi if order is None else phi[:, order]).abs().double()
+    if side is not None and side < sizes.shape[-1]:
+        sizes = adaptive_max_pool2d(sizes[:, None], side)[:, 0]
+    m, n, _ = sizes.shape
     low, high = (math.log10(limit) for limit in RESIDUAL_RANGE)
-    level = ((X.clamp_min(RESIDUAL_RANGE[0]).log10() - low) / (high - low)).clamp(0, 1)
+    level = ((sizes.clamp_min(RESIDUAL_RANGE[0]).log10() - low) / (high - low)).clamp(0, 1)
     columns = math.ceil(math.sqrt(m))
     rows = math.ceil(m / columns)
     canvas = np.zeros((rows * (n + 1) - 1, columns * (n + 1) - 1, 4), dtype=np.uint8)

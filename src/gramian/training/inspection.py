@@ -15,12 +15,15 @@ from gramian.training.policy import Proposal, propose, propose_by_shape
 from gramian.training.selection import Layouts, Selector, choose_parameters
 from gramian.typing import Phi
 
-__all__ = ["Inspection", "Statistics", "inspect", "statistics"]
+__all__ = ["HEADER", "Inspection", "Row", "Statistics", "cells_of", "inspect", "inspect_each", "statistics"]
 
 _NUMBERS = 1 << 22
 """Entries of Gram matrices that are held at a time."""
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+HEADER = ("parameter", "layout", "l × m × n", "mean |X|", "max |X|", "coherence", "condition", "eff. rank")
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,8 @@ class Inspection:
         return {"parameters": [asdict(row, dict_factory=plain) for row in self.rows], "left_out": self.left}
 
     def __str__(self) -> str:
-        header = ("parameter", "layout", "l × m × n", "mean |X|", "max |X|", "coherence", "condition", "eff. rank")
-        cells = [header, *(cells_of(row) for row in self.rows)]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+        cells = [HEADER, *(cells_of(row) for row in self.rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
         )
@@ -140,8 +142,9 @@ def inspect_each(
     layouts: Layouts | Layout | str | None,
     *,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    look: Callable[[str, Phi], None] | None = None,
 ) -> Inspection:
-    """Inspect tensors that are read one at a time."""
+    """Inspect tensors that are read one at a time; and show each of them, laid out, to `look`."""
     chosen, left = choose_parameters(shapes, read, proposals, select, layouts)
     rows: list[Row] = []
     for name in progress(list(chosen)):
@@ -153,6 +156,8 @@ def inspect_each(
         phi = layout.to_phi(tensor)
         length, m, n = phi.shape
         rows.append(Row(name, shapes[name], layout.pattern, (length, m, n), statistics(phi)))
+        if look is not None:
+            look(name, phi)
     return Inspection(rows, left)
 
 

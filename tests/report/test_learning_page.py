@@ -4,7 +4,6 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
@@ -12,39 +11,7 @@ from PIL import Image
 from gramian.cli.record import learning_record
 from gramian.coding.learning_run import LearningRun, RunSettings
 from gramian.report import LearningRecord, render_report
-
-VOID = {"meta", "img", "br", "hr", "link", "input", "path", "use", "rect", "stop"}
-
-
-class Page(HTMLParser):
-    """Check that tags are balanced, and collect what matters."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data) -> None:
-        self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.seen if name == tag]
+from tests.report.page import Page
 
 
 @pytest.fixture(scope="module")
