@@ -29,6 +29,7 @@ from torch import Tensor
 import gramian
 from gramian import kernels, penalties
 from gramian.files import replace_file
+from gramian.kernels import lanes
 from gramian.typing import Phi
 
 warnings.filterwarnings("ignore")
@@ -45,8 +46,8 @@ GROWTH = {
 MEMORY = ((1024, 1, 8192), (512, 1, 32768))
 SIXTEEN = ((256, 192, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
 SMALL_SHAPES = ((64, 4096, 2), (64, 4096, 4), (64, 4096, 8))
-LAYOUTS = {"m l n": (1, 0, 2), "(m n) l": (2, 0, 1)}
-"""Other ways of lying in memory, as axes of Φ."""
+LAYOUTS = {"l m n": (0, 1, 2), "m l n": (1, 0, 2), "(m n) l": (1, 2, 0)}
+"""Ways of lying in memory, as axes of Φ."""
 LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (256, 512, 1024)}
 """100 layers with both sides drawn from these."""
 
@@ -128,13 +129,18 @@ def in_turn(works: dict[str, Work], patience: float) -> dict[str, float]:
 
 
 def laid_out(shape: tuple[int, int, int], axes: tuple[int, int, int], patience: float) -> dict[str, float]:
-    """Time small groups that lie otherwise in memory."""
-    length, m, n = shape
-    stored = draw((length, m, n)).permute(1, 0, 2).contiguous() if axes[0] == 1 else None
-    if stored is None:
-        stored = draw(shape).permute(1, 2, 0).contiguous()
-    phi = stored.permute(*axes)
-    return in_turn({name: prepare(method, phi) for name, method in named("gramian", "two products")}, patience)
+    """Time small groups by how they lie in memory, with all that is installed and with torch alone."""
+    phi = draw(shape).permute(*axes).contiguous().permute(*(axes.index(axis) for axis in range(3)))
+    works = {name: prepare(method, phi) for name, method in named("gramian", "two products")}
+    lanes._INSTALLED, installed = False, lanes._INSTALLED
+    told = kernels.explain(shape, strides=phi.stride())
+    lanes._INSTALLED = installed
+
+    def with_torch_alone() -> object:
+        with kernels.use(told.chosen):
+            return works["gramian"]()
+
+    return in_turn({"gramian": works["gramian"], "with torch alone": with_torch_alone, **works}, patience)
 
 
 def many(sides: tuple[int, ...], patience: float) -> dict[str, float]:
@@ -317,7 +323,7 @@ def main() -> None:
         ]
         text += "\nPeak memory of one call beyond Φ, MiB; the gradient is in it.\n\n" + table(["l, m, n", *names], body)
     text += "\n100 layers with sides drawn from a range, ms.\n\n" + milliseconds("sides", layers)
-    text += "\nSmall groups that lie otherwise in memory, ms.\n\n" + milliseconds("l, m, n", lying)
+    text += "\nSmall groups by how they lie in memory, ms.\n\n" + milliseconds("l, m, n", lying)
     text += "\nbfloat16 parameters, ms; the right column forms X in bfloat16, which loses its signs.\n\n"
     text += milliseconds("l, m, n", halves)
     text += (
