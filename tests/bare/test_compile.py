@@ -7,9 +7,10 @@ import gramian
 from tests.cases import LAYOUT_CASES, over_penalties, overcomplete_is_meant
 
 pytestmark = pytest.mark.filterwarnings(
-    # Both from inside torch, while it traces.
+    # All from inside torch, while it traces.
     r"ignore:<class 'torch\.autograd\.function\.Function'> should not be instantiated:DeprecationWarning",
     "ignore:`torch.jit.script` is deprecated:DeprecationWarning",
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
 )
 
 
@@ -101,3 +102,30 @@ def test_a_step(rule) -> None:
     twin = weight.clone()
     torch.testing.assert_close(compiled(step)(weight), step(twin))
     torch.testing.assert_close(weight, twin)
+
+
+def network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize("what", ["model", "step", "both"])
+def test_a_compiled_model_and_a_compiled_optimiser(what) -> None:
+    torch._dynamo.reset()
+    plain, model = network(), network()
+    fast = torch.compile(model, backend="aot_eager") if what != "step" else model
+    steppers, attachments = [], []
+    for each in (plain, fast):
+        optimizer = torch.optim.Adam(each.parameters(), lr=0.01)
+        attachments.append(gramian.attach(optimizer, each, beta=0.3))
+        compiling = each is fast and what != "model"
+        steppers.append((each, torch.compile(optimizer.step, backend="aot_eager") if compiling else optimizer.step))
+    for step in range(5):
+        x = torch.randn(16, 12, generator=torch.Generator().manual_seed(step))
+        for each, advance in steppers:
+            each.zero_grad()
+            each(x).square().mean().backward()
+            advance()
+    assert attachments[0].steps == attachments[1].steps == 5
+    for one, two in zip(plain.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, two)

@@ -1,6 +1,7 @@
 """Networks and their training: which weights are kept orthogonal, and the update after every step of an optimiser."""
 
 from gramian.training.attachment import Attachment, attach
+from gramian.training.chunks import step_chunks_
 from gramian.training.coupled import add_grad_, loss
 from gramian.training.inspection import Inspection, Statistics, inspect, statistics
 from gramian.training.policy import Proposal, propose
@@ -20,4 +21,5 @@ __all__ = [
     "propose",
     "select_parameters",
     "statistics",
+    "step_chunks_",
 ]

@@ -80,8 +80,11 @@ def propose(model: nn.Module) -> dict[str, Proposal]:
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, proposal in _of_attention(module):
             said[f"{prefix}.{name}" if prefix else name] = proposal
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return {name: said.get(name, Proposal(None, "its axes have no known meaning", chosen=False)) for name in names}
+    unknown = "its axes have no known meaning"
+    return {
+        name: said.get(name) or Proposal(None, unknown if parameter.ndim > 1 else "a single vector", chosen=False)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
 
 
 def propose_by_shape(name: str, shape: tuple[int, ...]) -> Proposal:
