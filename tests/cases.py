@@ -1,13 +1,23 @@
 """The case table: every penalty, rule and layout, one line each. All laws run over all cases."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from gramian.penalties import L1, ElementwisePenalty, Huber, Penalty, SquaredFrobenius
+from gramian.penalties import (
+    L1,
+    Coherence,
+    ElementwisePenalty,
+    Frobenius,
+    Huber,
+    LogDet,
+    Penalty,
+    Spectral,
+    SquaredFrobenius,
+)
 from tests import oracle
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -31,6 +41,31 @@ class PenaltyCase:
     degree: float | None = None
     """Of positive homogeneity: μ(cX) = c^degree μ(X)."""
     smooth: bool = True
+    admit: Callable[[Tensor], Tensor] = lambda X: X
+    """Makes of a symmetric matrix one on which the penalty is finite."""
+    even: bool = True
+    """μ(−X) = μ(X)."""
+
+    @property
+    def tolerance(self) -> float:
+        """Relative to the sizes at hand: an eigendecomposition loses digits."""
+        return 1e-12 if self.penalty.entrywise else 1e-9
+
+
+def free_lengths(case: PenaltyCase, penalty: Penalty) -> PenaltyCase:
+    """The case of the same penalty on X with a diagonal of zeros."""
+
+    def prox(X: oracle.Matrix, tau: float) -> oracle.Matrix:
+        near = case.prox(oracle.off_diagonal(X), tau)
+        return [[X[j][j] if j == k else x for k, x in enumerate(row)] for j, row in enumerate(near)]
+
+    return replace(
+        case,
+        penalty=penalty,
+        value=lambda X: case.value(oracle.off_diagonal(X)),
+        dual=lambda X: oracle.off_diagonal(case.dual(oracle.off_diagonal(X))),
+        prox=prox,
+    )
 
 
 def entrywise(
@@ -47,6 +82,36 @@ PENALTY_CASES = {
     "huber(2)": entrywise(Huber(2.0), oracle.huber(2.0), oracle.huber_slope(2.0)),
     "squared_frobenius": entrywise(SquaredFrobenius(), lambda x: x * x, lambda x: 2 * x, degree=2),
 }
+
+NORM_CASES = {
+    "frobenius": PenaltyCase(
+        Frobenius(), oracle.frobenius, oracle.frobenius_dual, oracle.frobenius_prox, degree=1, smooth=False
+    ),
+    "spectral": PenaltyCase(
+        Spectral(), oracle.spectral, oracle.of_eigenvalues(oracle.largest_dual),
+        lambda X, tau: oracle.of_eigenvalues(lambda values: oracle.largest_prox(values, tau))(X), degree=1,
+        smooth=False,
+    ),
+    "coherence": PenaltyCase(
+        Coherence(), oracle.coherence, oracle.coherence_dual, oracle.coherence_prox, degree=1, smooth=False
+    ),
+    "logdet": PenaltyCase(
+        LogDet(), oracle.logdet, oracle.of_eigenvalues(lambda values: [x / (1 + x) for x in values]),
+        lambda X, tau: oracle.of_eigenvalues(lambda values: oracle.logdet_prox(values, tau))(X), even=False,
+        admit=lambda X: 0.2 * X @ X.mT - 0.9 * torch.eye(X.shape[-1], dtype=X.dtype),
+    ),
+}  # fmt: skip
+
+FREE_LENGTHS = {
+    f"{name}, free lengths": free_lengths((PENALTY_CASES | NORM_CASES)[name], penalty)
+    for name, penalty in {
+        "l1": L1(diagonal=False),
+        "huber": Huber(diagonal=False),
+        "squared_frobenius": SquaredFrobenius(diagonal=False),
+        "frobenius": Frobenius(diagonal=False),
+    }.items()
+}
+"""Those of the family that have a closed shrink when angles alone are penalised."""
 
 RULE_CASES = {
     "subgradient": oracle.subgradient_step,
@@ -92,6 +157,10 @@ LAYOUT_CASES = {
 
 
 over_penalties = pytest.mark.parametrize("case", PENALTY_CASES.values(), ids=PENALTY_CASES)
+ALL_CASES = PENALTY_CASES | NORM_CASES | FREE_LENGTHS
+
+over_all_penalties = pytest.mark.parametrize("case", ALL_CASES.values(), ids=ALL_CASES)
+over_norms = pytest.mark.parametrize("case", NORM_CASES.values(), ids=NORM_CASES)
 over_rules = pytest.mark.parametrize("rule", RULE_CASES)
 over_layouts = pytest.mark.parametrize("case", LAYOUT_CASES.values(), ids=LAYOUT_CASES)
 over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)

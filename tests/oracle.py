@@ -117,3 +117,127 @@ def proximal_step(P: Matrix, eta: float, beta: float, case, norm: Callable[[Matr
     near = case.prox(X, 4 * eta * beta * w)
     S = [[(x - y) / (2 * w) for x, y in zip(row, other, strict=True)] for row, other in zip(X, near, strict=True)]
     return moved(P, 1 / max(1.0, 2 * norm(S)), product(P, S))
+
+
+def jacobi(X: Matrix) -> tuple[list[float], Matrix]:
+    """Give the eigenvalues of a symmetric matrix and its eigenvectors as rows, by Jacobi's rotations."""
+    n = len(X)
+    A = [list(row) for row in X]
+    V = [[float(j == k) for k in range(n)] for j in range(n)]
+    for _ in range(60):
+        for p in range(n):
+            for q in range(p + 1, n):
+                if A[p][q] == 0:
+                    continue
+                theta = 0.5 * math.atan2(2 * A[p][q], A[q][q] - A[p][p])
+                c, s = math.cos(theta), math.sin(theta)
+                for k in range(n):
+                    A[k][p], A[k][q] = c * A[k][p] - s * A[k][q], s * A[k][p] + c * A[k][q]
+                for k in range(n):
+                    A[p][k], A[q][k] = c * A[p][k] - s * A[q][k], s * A[p][k] + c * A[q][k]
+                    V[p][k], V[q][k] = c * V[p][k] - s * V[q][k], s * V[p][k] + c * V[q][k]
+    return [A[j][j] for j in range(n)], V
+
+
+def of_eigenvalues(f: Callable[[list[float]], list[float]]) -> Callable[[Matrix], Matrix]:
+    """Give X ↦ Σ f(λ)_i v_i v_iᵀ."""
+
+    def function(X: Matrix) -> Matrix:
+        values, V = jacobi(X)
+        return [
+            [math.fsum(w * v[j] * v[k] for w, v in zip(f(values), V, strict=True)) for k in range(len(X))]
+            for j in range(len(X))
+        ]
+
+    return function
+
+
+def flat(X: Matrix) -> list[float]:
+    return [x for row in X for x in row]
+
+
+def frobenius(X: Matrix) -> float:
+    return math.sqrt(math.fsum(x * x for x in flat(X)))
+
+
+def scaled(X: Matrix, factor: float) -> Matrix:
+    return [[x * factor for x in row] for row in X]
+
+
+def frobenius_dual(X: Matrix) -> Matrix:
+    return scaled(X, 1 / frobenius(X)) if frobenius(X) else X
+
+
+def frobenius_prox(X: Matrix, tau: float) -> Matrix:
+    return scaled(X, max(0.0, 1 - tau / frobenius(X))) if frobenius(X) else X
+
+
+def off_diagonal(X: Matrix) -> Matrix:
+    return [[x if j != k else 0.0 for k, x in enumerate(row)] for j, row in enumerate(X)]
+
+
+def largest(values: list[float]) -> float:
+    return max((abs(x) for x in values), default=0.0)
+
+
+def largest_dual(values: list[float]) -> list[float]:
+    """Give the mean of the signed unit vectors of all entries that are largest."""
+    top = largest(values)
+    tied = [abs(x) >= top * (1 - 1e-12) and top > 0 for x in values]
+    return [sign(x) * t / max(1, sum(tied)) for x, t in zip(values, tied, strict=True)]
+
+
+def largest_prox(values: list[float], tau: float) -> list[float]:
+    """Clip at the level above which there is τ in all."""
+    low, high = 0.0, largest(values)
+    if math.fsum(abs(x) for x in values) <= tau:
+        return [0.0 for _ in values]
+    for _ in range(200):
+        level = (low + high) / 2
+        if math.fsum(max(0.0, abs(x) - level) for x in values) > tau:
+            low = level
+        else:
+            high = level
+    return [min(max(x, -low), low) for x in values]
+
+
+def coherence(X: Matrix) -> float:
+    return largest(flat(off_diagonal(X)))
+
+
+def _folded(values: list[float], like: Matrix) -> Matrix:
+    n = len(like)
+    return [values[j * n : (j + 1) * n] for j in range(n)]
+
+
+def coherence_dual(X: Matrix) -> Matrix:
+    return _folded(largest_dual(flat(off_diagonal(X))), X)
+
+
+def coherence_prox(X: Matrix, tau: float) -> Matrix:
+    kept = _folded(largest_prox(flat(off_diagonal(X)), tau), X)
+    return [[X[j][j] if j == k else x for k, x in enumerate(row)] for j, row in enumerate(kept)]
+
+
+def spectral(X: Matrix) -> float:
+    return largest(jacobi(X)[0])
+
+
+def logdet(X: Matrix) -> float:
+    return math.fsum(x - math.log1p(x) for x in jacobi(X)[0])
+
+
+def logdet_prox(values: list[float], tau: float) -> list[float]:
+    """Give for each λ the y > −1 with y + τy/(1 + y) = λ, by bisection."""
+
+    def one(value: float) -> float:
+        low, high = (max(value, -1.0), 0.0) if value < 0 else (0.0, value)
+        for _ in range(200):
+            y = (low + high) / 2
+            if y == -1 or y + tau * y / (1 + y) < value:
+                low = y
+            else:
+                high = y
+        return (low + high) / 2
+
+    return [one(value) for value in values]

@@ -11,7 +11,7 @@ from gramian import kernels
 from gramian.errors import OptionError, ShapeError
 from gramian.kernels import dense
 from gramian.layout import Layout, as_phi, from_phi
-from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
+from gramian.penalties import Penalty, as_penalty
 from gramian.typing import GroupMatrices, Phi, Scalar
 
 __all__ = ["as_number", "check_beta", "grad_group", "grad_slice", "grad_vector", "loss", "residual", "value_and_grad"]
@@ -185,7 +185,7 @@ def grad_vector(
         [3.0, 2.0]
     """
     rule = as_penalty(penalty)
-    if not isinstance(rule, ElementwisePenalty):
+    if not rule.entrywise:
         column = grad_group(phi, a, beta=beta, penalty=rule, layout=layout)
         return column[:, _index(b, column.shape[1], "b", "vector")]
     beta = check_beta(beta)

@@ -26,7 +26,7 @@ class Orthogonalization:
     Attributes:
         phi: The result, of the shape and dtype of the input.
         steps: How many steps of the rule were taken.
-        residual: Largest |X_jk| of the result, with the products in float64.
+        residual: Largest |X_jk| of the result that the penalty sees, with the products in float64.
         converged: Whether `residual` is at most the tolerance.
         distance: Frobenius distance ‖Φ − Φ₀‖ from the start to the result.
         polar_distance: The same from the start to its polar factor: the smallest distance possible.
@@ -109,17 +109,17 @@ def orthogonalize(
         # and makes the last steps if it has to; the rounding to 16 bits hides what it could mend.
         current, steps = start.to(wide), 0
         for dtype, level in ((wide, target), (torch.float64, tol / 4)):
-            if _largest_residual(current.double()) <= tol or wide not in (dtype, start.dtype):
+            if _largest_residual(current.double(), mu) <= tol or wide not in (dtype, start.dtype):
                 break
             current = current.to(dtype)
-            left, before = _largest_residual(current), math.inf
+            left, before = _largest_residual(current, mu), math.inf
             # Close by, a float32 step that does not help has met rounding.
             while left > level and steps < max_steps and not (before <= left < _CLOSE and dtype == torch.float32):
                 current = current + update(current, lr=lr, beta=1.0, penalty=mu).change
                 steps += 1
-                left, before = _largest_residual(current), left
+                left, before = _largest_residual(current, mu), left
         rounded = current.to(start.dtype)
-        largest = _largest_residual(rounded.double())
+        largest = _largest_residual(rounded.double(), mu)
         return Orthogonalization(
             phi=from_phi(rounded, phi, layout).clone(),
             steps=steps,
@@ -143,8 +143,8 @@ def rounding_level(dtype: torch.dtype) -> float:
     return 4 * torch.finfo(dtype).eps
 
 
-def _largest_residual(phi: Phi) -> float:
-    X = dense.residual(phi)
+def _largest_residual(phi: Phi, penalty: Penalty) -> float:
+    X = penalty.seen(dense.residual(phi))
     return float(X.abs().max()) if X.numel() else 0.0
 
 

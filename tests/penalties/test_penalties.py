@@ -267,11 +267,11 @@ class TestNames:
         assert as_penalty("squared_frobenius") == SquaredFrobenius()
         mine = Huber(0.3)
         assert as_penalty(mine) is mine
-        assert set(PENALTIES) == {"l1", "huber", "squared_frobenius"}
+        assert set(PENALTIES) == {"l1", "huber", "squared_frobenius", "frobenius", "spectral", "coherence", "logdet"}
 
     @pytest.mark.parametrize("penalty", ["l2", "", "L1", None, 3, L1], ids=str)
     def test_no_penalty(self, penalty, unchecked) -> None:
-        with pytest.raises(OptionError, match=r"one of 'l1', 'huber', 'squared_frobenius' or a gramian\.Penalty; got"):
+        with pytest.raises(OptionError, match=r"one of 'l1', 'huber', .*'logdet' or a gramian\.Penalty; got"):
             as_penalty(penalty)
 
     @pytest.mark.parametrize("delta", [0.0, -1.0, math.nan, math.inf, -math.inf])

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from gramian.kernels import dense, device
-from gramian.penalties import ElementwisePenalty, Penalty
+from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = ["Dense", "Kernel", "Problem", "is_plain"]
@@ -32,9 +32,8 @@ class Problem(NamedTuple):
     def of(cls, phi: Phi, penalty: Penalty) -> "Problem":
         """Describe a tensor and a penalty."""
         length, m, n = phi.shape
-        entrywise = isinstance(penalty, ElementwisePenalty)
         known = device.epilogue(penalty) is not None
-        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, entrywise, known)  # pyright: ignore[reportArgumentType]
+        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, penalty.entrywise, known)  # pyright: ignore[reportArgumentType]
 
 
 def is_plain(tensor: Tensor) -> bool:

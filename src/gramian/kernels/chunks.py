@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gramian.penalties import ElementwisePenalty, Penalty
+from gramian.penalties import Penalty
 
 __all__ = ["dual_", "shrink_", "split", "value"]
 
@@ -61,7 +61,7 @@ def _groups(X: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _rows(penalty: Penalty, groups: Tensor) -> tuple[Tensor, ...]:
-    return split(groups) if isinstance(penalty, ElementwisePenalty) else (groups,)
+    return split(groups) if penalty.entrywise else (groups,)
 
 
 def _total(penalty: Penalty, groups: Tensor) -> Tensor:

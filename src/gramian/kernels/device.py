@@ -24,6 +24,8 @@ class Epilogue(NamedTuple):
 
 def epilogue(penalty: Penalty) -> Epilogue | None:
     """Give the device code's number for a penalty, or None if it has none: then torch makes G."""
+    if not penalty.diagonal:
+        return None
     if type(penalty) is L1:
         return Epilogue(0, 0.0, exact=True)
     if type(penalty) is Huber:

@@ -18,7 +18,7 @@ from gramian.kernels.panel import Panel
 from gramian.kernels.reduced import Reduced
 from gramian.kernels.tiled import Tiled
 from gramian.kernels.whole import Whole
-from gramian.penalties import ElementwisePenalty, Penalty, as_penalty
+from gramian.penalties import Penalty, as_penalty
 from gramian.typing import Phi
 
 __all__ = ["LADDER", "Explanation", "choose", "explain", "reduce_over", "use", "watch"]
@@ -52,7 +52,7 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
         kernel = _forced_kernel(Problem.of(phi, penalty)) or _DENSE
     else:
         # A call for a small tensor finds the processor's caches cold, and every line here costs: so one table.
-        key = (phi.shape, phi.stride(), phi.dtype, phi.device, type(penalty))
+        key = (phi.shape, phi.stride(), phi.dtype, phi.device, type(penalty), penalty.entrywise)
         kernel = _taken.get(key)
         if kernel is None:
             if len(_taken) >= _MOST_TAKEN:
@@ -171,7 +171,7 @@ def explain(
     mu = as_penalty(penalty)
     problem = Problem(
         (length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type,
-        isinstance(mu, ElementwisePenalty), epilogue(mu) is not None,
+        mu.entrywise, epilogue(mu) is not None,
     )  # fmt: skip
     forced = _forced_kernel(problem)
     chosen = forced or _first(problem)

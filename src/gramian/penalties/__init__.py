@@ -2,13 +2,37 @@
 
 from gramian.errors import OptionError
 from gramian.penalties.base import ElementwisePenalty, Penalty
+from gramian.penalties.coherence import Coherence
+from gramian.penalties.frobenius import Frobenius
 from gramian.penalties.huber import Huber
 from gramian.penalties.l1 import L1
+from gramian.penalties.logdet import LogDet
+from gramian.penalties.spectral import Spectral
 from gramian.penalties.squared_frobenius import SquaredFrobenius
 
-__all__ = ["L1", "PENALTIES", "ElementwisePenalty", "Huber", "Penalty", "SquaredFrobenius", "as_penalty"]
+__all__ = [
+    "L1",
+    "PENALTIES",
+    "Coherence",
+    "ElementwisePenalty",
+    "Frobenius",
+    "Huber",
+    "LogDet",
+    "Penalty",
+    "Spectral",
+    "SquaredFrobenius",
+    "as_penalty",
+]
 
-PENALTIES: dict[str, Penalty] = {"l1": L1(), "huber": Huber(), "squared_frobenius": SquaredFrobenius()}
+PENALTIES: dict[str, Penalty] = {
+    "l1": L1(),
+    "huber": Huber(),
+    "squared_frobenius": SquaredFrobenius(),
+    "frobenius": Frobenius(),
+    "spectral": Spectral(),
+    "coherence": Coherence(),
+    "logdet": LogDet(),
+}
 """The penalties that have a name, with their default parameters."""
 
 

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.typing import GroupMatrix
+from gramian.typing import Entries, GroupMatrix
 
-__all__ = ["ElementwisePenalty", "Penalty"]
+__all__ = ["ElementwisePenalty", "Penalty", "off_diagonal"]
 
 
 class Penalty(ABC):
@@ -24,6 +25,18 @@ class Penalty(ABC):
         >>> L1().value(X).item(), L1().dual(X).tolist()
         (1.0, [[1.0, -1.0], [-1.0, 0.0]])
     """
+
+    diagonal: bool = True
+    """Whether the lengths of vectors are penalised, or their angles alone."""
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether blocks of X may be given in its place."""
+        return False
+
+    def seen(self, X: Entries) -> Entries:
+        """Give X as the penalty sees it: with a diagonal of zeros where lengths are free."""
+        return X if self.diagonal else off_diagonal(X)
 
     @abstractmethod
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
@@ -45,5 +58,15 @@ class ElementwisePenalty(Penalty):
     """A penalty that is a sum over the entries of X: `dual` and `shrink` act on each entry by itself.
 
     So the derivative by one vector needs one column of X alone, and a kernel may apply all three to blocks of X,
-    which need be neither square nor symmetric.
+    which need be neither square nor symmetric. Where lengths are free, X is given whole, for blocks have no diagonal.
     """
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether blocks of X may be given in its place."""
+        return self.diagonal
+
+
+def off_diagonal(X: GroupMatrix) -> GroupMatrix:
+    """Give X with a diagonal of zeros: the angles between vectors, without their lengths."""
+    return X.masked_fill(torch.eye(X.shape[-1], dtype=torch.bool, device=X.device), 0)

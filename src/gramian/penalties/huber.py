@@ -22,6 +22,7 @@ class Huber(ElementwisePenalty):
 
     Args:
         delta: Width δ > 0 of the rounded part, in units of X.
+        diagonal: Whether lengths are penalised, or angles alone.
 
     Raises:
         OptionError: If δ is not a positive finite number.
@@ -31,6 +32,7 @@ class Huber(ElementwisePenalty):
     """
 
     delta: float = 0.1
+    diagonal: bool = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.delta) and self.delta > 0):
@@ -38,14 +40,14 @@ class Huber(ElementwisePenalty):
 
     def value(self, X: Block) -> Float[Tensor, "..."]:
         # |x|·c − δc²/2 with c = min(|x|/δ, 1) is both branches at once, without an overflow of x² for large x.
-        size = X.abs()
+        size = self.seen(X).abs()
         slope = (size / self.delta).clamp_max(1)
         return (slope * (size - 0.5 * self.delta * slope)).sum(dim=(-2, -1))
 
     def dual(self, X: Entries) -> Entries:
-        return (X / self.delta).clamp(-1, 1)
+        return (self.seen(X) / self.delta).clamp(-1, 1)
 
     def shrink(self, X: Entries, tau: Tensor) -> Entries:
         # τ/(τ + δ) written so that τ = 0 gives 0 and τ = ∞ gives 1.
         slope = 1 / (1 + self.delta / tau)
-        return (X * slope).clamp(-tau, tau)
+        return (self.seen(X) * slope).clamp(-tau, tau)
