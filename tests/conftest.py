@@ -8,6 +8,7 @@ Every function of the package is wrapped, on import, to check its shape annotati
 """
 
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 
@@ -20,6 +21,7 @@ from tests import shapes
 
 if not jaxtyping.config.jaxtyping_disable:
     jaxtyping.install_import_hook("gramian", f"{shapes.__name__}.checked")
+    sys.meta_path.insert(0, shapes.AsItIs())
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # device code runs on the CPU, one program after the other

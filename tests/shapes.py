@@ -1,5 +1,18 @@
 """The run-time check of shapes and types: beartype, which reads `float` as any real number, as PEP 484 does."""
 
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+
 from beartype import BeartypeConf, beartype
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+COMPILED = {"gramian.kernels.lanes_numba", "gramian.kernels.triton_code"}
+"""What Numba and Triton compile from its source, where a wrapper for shape checks is more than they can take."""
+
+
+class AsItIs(MetaPathFinder):
+    """Finds those modules before the hook that wraps."""
+
+    def find_spec(self, name, path=None, target=None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, path, target) if name in COMPILED else None

@@ -4,7 +4,6 @@
 # pyright: basic
 
 from collections.abc import Callable
-from typing import no_type_check
 
 import numba
 import numpy as np
@@ -28,7 +27,6 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
         return numba.njit(**options)(function)
 
 
-@no_type_check  # a decorator for shape checks is more than Numba can compile
 def gram(n: int) -> Callable[..., None]:
     """Give a function (P, X): write PᵀP − I of the groups of P[l, m, n] into X[m, n, n]."""
     pairs = n * (n + 1) // 2
@@ -70,7 +68,6 @@ def gram(n: int) -> Callable[..., None]:
     return write
 
 
-@no_type_check
 def apply(n: int) -> Callable[..., None]:
     """Give a function (P, M, out, add): write P M, or P + P M, of every group into out[l, m, n], which may be P."""
 

@@ -3,7 +3,7 @@
 # WIDE is the dtype in which products are added, NARROW that of their factors.
 # The decorated functions are no Python that a type checker or a shape check could follow.
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
-from typing import no_type_check
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -11,7 +11,6 @@ import triton.language as tl
 __all__ = ["fused_apply", "fused_gradient", "fused_gram", "product", "strip"]
 
 
-@no_type_check
 @triton.jit
 def _value(x, parameter, PENALTY: tl.constexpr):
     size = tl.abs(x)
@@ -23,7 +22,6 @@ def _value(x, parameter, PENALTY: tl.constexpr):
     return x * x
 
 
-@no_type_check
 @triton.jit
 def _dual(x, parameter, PENALTY: tl.constexpr):
     if PENALTY == 0:
@@ -33,7 +31,6 @@ def _dual(x, parameter, PENALTY: tl.constexpr):
     return 2 * x
 
 
-@no_type_check
 @triton.jit
 def _columns(block, m, N: tl.constexpr, FOLD: tl.constexpr, COLUMNS: tl.constexpr):
     """Give the group and the member of every column of a tile, and whether there is one."""
@@ -43,7 +40,6 @@ def _columns(block, m, N: tl.constexpr, FOLD: tl.constexpr, COLUMNS: tl.constexp
     return group.to(tl.int64), column % N, there
 
 
-@no_type_check
 @triton.jit
 def _load(P, start, length, stride, offset, there, ROWS: tl.constexpr):
     row = start + tl.arange(0, ROWS)
@@ -51,7 +47,6 @@ def _load(P, start, length, stride, offset, there, ROWS: tl.constexpr):
     return tl.load(P + row.to(tl.int64)[:, None] * stride + offset[None, :], mask=mask, other=0.0)
 
 
-@no_type_check
 @triton.jit
 def _gram(
     P, length, m, p_l, p_m, p_n, block,
@@ -70,7 +65,6 @@ def _gram(
     return tl.where(same, X - one, 0.0), same
 
 
-@no_type_check
 @triton.jit
 def fused_gram(
     P, X, length, m, p_l, p_m, p_n,
@@ -84,7 +78,6 @@ def fused_gram(
     tl.store(X + (group * N + member)[:, None] * N + member[None, :], tile, mask=same)
 
 
-@no_type_check
 @triton.jit
 def fused_gradient(
     P, D, values, length, m, p_l, p_m, p_n, d_l, d_m, d_n, scale, parameter,
@@ -114,7 +107,6 @@ def fused_gradient(
         tl.store(where, change.to(D.dtype.element_ty), mask=(row < length)[:, None] & there[None, :])
 
 
-@no_type_check
 @triton.jit
 def fused_apply(
     P, M, D, length, m, p_l, p_m, p_n, d_l, d_m, d_n,
@@ -145,7 +137,6 @@ def fused_apply(
         tl.store(where, moved.to(D.dtype.element_ty), mask=(row < length)[:, None] & there[None, :])
 
 
-@no_type_check
 @triton.jit
 def strip(
     P, G, sums, length, n, first, last, p_l, p_n, parameter,
@@ -170,7 +161,6 @@ def strip(
     tl.store(where, _dual(X, parameter, PENALTY).to(G.dtype.element_ty), mask=there)
 
 
-@no_type_check
 @triton.jit
 def product(
     A, B, D, rows, columns, inner, a_r, a_i, b_i, b_c, d_r, d_c, scale,
