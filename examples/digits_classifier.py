@@ -18,7 +18,7 @@ from evidence import options, spread, write_table
 from rich.progress import track
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import conv2d, cross_entropy
 
 import gramian
 from gramian import training
@@ -81,16 +81,33 @@ class Outcome:
     seconds: float
 
 
+class Flat(nn.Module):
+    """A 3 × 3 convolution whose filters are the rows of a matrix: torch's parametrisation knows matrices alone."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.filters = nn.utils.parametrizations.orthogonal(nn.Linear(9 * inputs, outputs))
+        self.inputs = inputs
+
+    @property
+    def weight(self) -> Tensor:
+        """Give the filters as a convolution takes them."""
+        return self.filters.weight.unflatten(1, (self.inputs, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return conv2d(x, self.weight, self.filters.bias, padding=1)
+
+
 def network(*, parametrised: bool) -> nn.Sequential:
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    def conv(inputs: int, outputs: int) -> nn.Module:
+        return Flat(inputs, outputs) if parametrised else nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    last = nn.Linear(128, 10)
+    return nn.Sequential(
+        conv(1, 16), nn.ReLU(), conv(16, 32), nn.ReLU(), nn.MaxPool2d(2), conv(32, 32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.utils.parametrizations.orthogonal(last) if parametrised else last,
     )  # fmt: skip
-    if parametrised:
-        for layer in model:
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.utils.parametrizations.orthogonal(layer)
-    return model
 
 
 def calibration(logits: Tensor, labels: Tensor) -> float:
@@ -122,7 +139,7 @@ def run(way: Way, beta: float, seed: int, images: Tensor, labels: Tensor) -> Out
         logits, held = model(images[judge]), model(images[choose])
         plain = network(parametrised=False)
         for layer, into in zip(model, plain, strict=True):
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            if isinstance(layer, (Flat, nn.Conv2d, nn.Linear)):
                 into.weight.copy_(layer.weight)
     return Outcome(
         chosen_by=cross_entropy(held, labels[choose]).item(),

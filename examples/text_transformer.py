@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 import gramian
 
-LAYERS, WIDTH, HEADS, CONTEXT, BATCH, LR = 2, 128, 4, 128, 32, 2e-3
+LAYERS, WIDTH, HEADS, CONTEXT, BATCH, LR = 2, 128, 4, 128, 64, 2e-3
 MEASURED = 40
 """Steps of each way that the cost is the median of."""
 
@@ -144,7 +144,7 @@ def costs(text: Tensor, characters: int) -> dict[str, float]:
 
 
 def main() -> None:
-    chosen = options(__doc__, steps=300)
+    chosen = options(__doc__, steps=200)
     whole = "".join(topics.topics[name] for name in sorted(topics.topics))
     characters = sorted(set(whole))
     places = {character: place for place, character in enumerate(characters)}

@@ -78,7 +78,7 @@ def value_and_grad(
                 grads[i] = from_phi(grads[i], tensors[i], each[i])
                 losses.append(loss)
                 continue
-            together = torch.cat([phis[i] for i in batch], dim=1)
+            together = _side_by_side([phis[i] for i in batch])
             values, grad = kernels.choose(together, rule).value_and_grad(together, rule, beta)
             losses.append(values.sum())
             for i, part in zip(batch, grad.split(phis[batch[0]].shape[1], dim=1), strict=True):
@@ -138,13 +138,15 @@ def step_(
                 (i,) = batch
                 losses.append(one_step_(tensors[i], lr=lr, beta=beta, rule=update, penalty=mu, layout=each[i]))
                 continue
-            together = torch.cat([phis[i] for i in batch], dim=1)
+            together = _side_by_side([phis[i] for i in batch])
             wide = together.to(dense.compute_dtype(together.dtype))
             step = update(wide, lr=lr, beta=beta, penalty=mu)
             losses.append(step.loss)
-            stepped = (wide + step.change).split(phis[batch[0]].shape[1], dim=1)
-            for i, part in zip(batch, stepped, strict=True):
-                tensors[i].copy_(from_phi(part, tensors[i], each[i]))
+            exact = together.dtype == wide.dtype
+            parts = (step.change if exact else wide + step.change).split(phis[batch[0]].shape[1], dim=1)
+            for i, part in zip(batch, parts, strict=True):
+                made = from_phi(part, tensors[i], each[i])
+                tensors[i].add_(made) if exact else tensors[i].copy_(made)
         return _total(losses)
 
 
@@ -185,6 +187,14 @@ def _batches(phis: list[Tensor]) -> Iterator[list[int]]:
         most = max(1, _BATCH // max(1, phis[batch[0]].numel()))
         for first in range(0, len(batch), most):
             yield batch[first : first + most]
+
+
+def _side_by_side(phis: list[Tensor]) -> Phi:
+    """Copy along the group axis, each group in the order in which it lies: to transpose costs more than to copy."""
+    strides = phis[0].stride()
+    if strides[0] < strides[2]:
+        return torch.cat([phi.permute(1, 2, 0) for phi in phis]).permute(2, 0, 1)
+    return torch.cat([phi.permute(1, 0, 2) for phi in phis]).permute(1, 0, 2)
 
 
 def _total(losses: list[Scalar]) -> Scalar:
