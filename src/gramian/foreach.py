@@ -71,7 +71,7 @@ def value_and_grad(
         phis = _as_phis(tensors, each)
         grads: list[Tensor] = list(tensors)
         losses: list[Scalar] = []
-        for batch in _batches(phis):
+        for batch in _batches(phis, rule):
             if len(batch) == 1:
                 (i,) = batch
                 loss, grads[i] = one_value_and_grad(phis[i], beta=beta, penalty=rule)
@@ -133,7 +133,7 @@ def step_(
         each = _layouts(tensors, layouts)
         phis = _as_phis(tensors, each, check_tall if update is polyak else None)
         losses: list[Scalar] = []
-        for batch in _batches(phis):
+        for batch in _batches(phis, mu):
             if len(batch) == 1:
                 (i,) = batch
                 losses.append(one_step_(tensors[i], lr=lr, beta=beta, rule=update, penalty=mu, layout=each[i]))
@@ -175,11 +175,11 @@ def _as_phis(tensors: Sequence[Tensor], layouts: Layouts, check: Callable[[Phi],
     return phis
 
 
-def _batches(phis: list[Tensor]) -> Iterator[list[int]]:
+def _batches(phis: list[Tensor], penalty: Penalty) -> Iterator[list[int]]:
     """Give the indices of the tensors that are laid side by side."""
     alike: dict[object, list[int]] = {}
     for i, phi in enumerate(phis):
-        if phi.numel() > _TOGETHER or not kernels.is_plain(phi):
+        if phi.numel() > _TOGETHER or penalty.groups is not None or not kernels.is_plain(phi):
             yield [i]
         else:
             alike.setdefault((phi.shape, phi.dtype, phi.device), []).append(i)

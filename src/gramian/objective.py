@@ -142,7 +142,8 @@ def grad_group(
     with torch.no_grad():
         groups = as_phi(phi, layout)
         a = _index(a, groups.shape[1], "a", "group")
-        group, rule = groups[:, a : a + 1, :], as_penalty(penalty)
+        which = slice(a, a + 1)
+        group, rule = groups[:, which, :], as_penalty(penalty).of_groups(which)
         return kernels.choose(group, rule).value_and_grad(group, rule, beta)[1][:, 0, :]
 
 

@@ -25,7 +25,7 @@ def value(X: Tensor, penalty: Penalty) -> Tensor:
     """Give μ(X) of each matrix."""
     if X.numel() <= _NUMBERS:
         return penalty.value(X)
-    values = [_total(penalty, groups) for _, groups in _groups(X)]
+    values = [_total(penalty.of_groups(which), groups) for which, groups in _groups(X)]
     return values[0] if len(values) == 1 else torch.cat(values)
 
 
@@ -33,9 +33,10 @@ def dual_(X: Tensor, penalty: Penalty) -> Tensor:
     """Give G(X), for an X that is not needed any more: a large one becomes it in place."""
     if X.numel() <= _NUMBERS:
         return penalty.dual(X)
-    for _, groups in _groups(X):
-        for rows in _rows(penalty, groups):
-            rows.copy_(penalty.dual(rows))
+    for which, groups in _groups(X):
+        mine = penalty.of_groups(which)
+        for rows in _rows(mine, groups):
+            rows.copy_(mine.dual(rows))
     return X
 
 
@@ -44,8 +45,9 @@ def shrink_(X: Tensor, penalty: Penalty, tau: Tensor) -> Tensor:
     if X.numel() <= _NUMBERS:
         return penalty.shrink(X, tau)
     for which, groups in _groups(X):
-        for rows in _rows(penalty, groups):
-            rows.copy_(penalty.shrink(rows, tau[which] if tau.ndim else tau))
+        mine = penalty.of_groups(which)
+        for rows in _rows(mine, groups):
+            rows.copy_(mine.shrink(rows, tau[which] if tau.ndim else tau))
     return X
 
 

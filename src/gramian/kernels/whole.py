@@ -38,7 +38,7 @@ class Whole(Kernel):
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
         P = dense.group_matrices(phi)
         with dense.full_precision(P):
-            return torch.cat([chunks.value(_residual(part), penalty) for _, part in _few(P)])
+            return torch.cat([chunks.value(_residual(part), penalty.of_groups(which)) for which, part in _few(P)])
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
         P = dense.group_matrices(phi)
@@ -48,7 +48,10 @@ class Whole(Kernel):
                 values, grad = _products(P, penalty, 2 * beta, transposed)
             else:
                 grad = torch.empty_like(P.mT if transposed else P, memory_format=torch.contiguous_format)
-                parts = [_products(part, penalty, 2 * beta, transposed, grad[which])[0] for which, part in _few(P)]
+                parts = [
+                    _products(part, penalty.of_groups(which), 2 * beta, transposed, grad[which])[0]
+                    for which, part in _few(P)
+                ]
                 values = torch.cat(parts)
         result = (grad.mT if transposed else grad).permute(1, 0, 2)
         dense.lose_(result, values)

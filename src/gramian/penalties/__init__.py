@@ -3,24 +3,35 @@
 from gramian.errors import OptionError
 from gramian.penalties.base import ElementwisePenalty, Penalty
 from gramian.penalties.coherence import Coherence
+from gramian.penalties.cosine import Cosine
+from gramian.penalties.elementwise import Elementwise
 from gramian.penalties.frobenius import Frobenius
 from gramian.penalties.huber import Huber
 from gramian.penalties.l1 import L1
 from gramian.penalties.logdet import LogDet
 from gramian.penalties.spectral import Spectral
 from gramian.penalties.squared_frobenius import SquaredFrobenius
+from gramian.penalties.sums import Scaled, Sum
+from gramian.penalties.target import Target
+from gramian.penalties.weighted import Weighted
 
 __all__ = [
     "L1",
     "PENALTIES",
     "Coherence",
+    "Cosine",
+    "Elementwise",
     "ElementwisePenalty",
     "Frobenius",
     "Huber",
     "LogDet",
     "Penalty",
+    "Scaled",
     "Spectral",
     "SquaredFrobenius",
+    "Sum",
+    "Target",
+    "Weighted",
     "as_penalty",
 ]
 

@@ -34,6 +34,41 @@ class Penalty(ABC):
         """Whether blocks of X may be given in its place."""
         return False
 
+    @property
+    def separable(self) -> bool:
+        """Whether it is a sum over the entries of X, each with a function of its own."""
+        return False
+
+    @property
+    def centred(self) -> bool:
+        """Whether it is least at X = 0; then ‖C_τ(X)‖_F ≤ ‖X‖_F."""
+        return True
+
+    @property
+    def groups(self) -> int | None:
+        """How many groups it has parameters for; None if they are the same for any number."""
+        return None
+
+    def of_groups(self, which: slice) -> "Penalty":  # noqa: ARG002
+        """Give the penalty of some of the groups."""
+        return self
+
+    def __add__(self, other: "Penalty") -> "Penalty":
+        """Give the sum of both."""
+        from gramian.penalties.sums import Sum
+
+        if not isinstance(other, Penalty):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
+        return Sum(tuple(part for each in (self, other) for part in (each.parts if isinstance(each, Sum) else (each,))))
+
+    def __mul__(self, factor: float) -> "Penalty":
+        """Give a multiple."""
+        from gramian.penalties.sums import Scaled
+
+        return Scaled(float(factor), self) if isinstance(factor, (int, float)) else NotImplemented  # pyright: ignore[reportUnnecessaryIsInstance]
+
+    __rmul__ = __mul__
+
     def seen(self, X: Entries) -> Entries:
         """Give X as the penalty sees it: with a diagonal of zeros where lengths are free."""
         return X if self.diagonal else off_diagonal(X)
@@ -50,7 +85,8 @@ class Penalty(ABC):
     def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
         """Give the residual shrink C_τ(X) = X − prox_{τμ}(X), for τ ≥ 0; τ = ∞ gives X itself.
 
-        `tau` broadcasts against X: a 0-dimensional tensor, or one τ for each matrix, of shape [..., 1, 1].
+        `tau` broadcasts against X: a 0-dimensional tensor, or one τ for each matrix, of shape [..., 1, 1]; for an
+        element-wise penalty also one for each entry.
         """
 
 
@@ -65,6 +101,11 @@ class ElementwisePenalty(Penalty):
     def entrywise(self) -> bool:
         """Whether blocks of X may be given in its place."""
         return self.diagonal
+
+    @property
+    def separable(self) -> bool:
+        """Whether it is a sum over the entries of X."""
+        return True
 
 
 def off_diagonal(X: GroupMatrix) -> GroupMatrix:

@@ -57,8 +57,8 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         return Step(torch.stack([D for D, _ in steps], dim=1).to(phi.dtype), _total([loss for _, loss in steps]))
     changes: list[Tensor] = []
     losses: list[Scalar] = []
-    for part in _few(kernel, phi):
-        minus_S, loss = _factor(kernel, part, lr, beta, penalty)
+    for which, part in _few(kernel, phi):
+        minus_S, loss = _factor(kernel, part, lr, beta, penalty.of_groups(which))
         changes.append(kernel.apply(part, minus_S).to(phi.dtype))
         losses.append(loss)
     return Step(changes[0] if len(changes) == 1 else torch.cat(changes, dim=1), _total(losses))
@@ -81,23 +81,24 @@ def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
             P.add_(D)
             losses.append(loss)
     else:
-        for part in _few(kernel, phi):
-            minus_S, loss = _factor(kernel, part, lr, beta, penalty)
+        for which, part in _few(kernel, phi):
+            minus_S, loss = _factor(kernel, part, lr, beta, penalty.of_groups(which))
             kernel.add_apply_(part, minus_S)
             losses.append(loss)
     return _total(losses)
 
 
-def _few(kernel: Kernel, phi: Phi) -> Iterator[Phi]:
+def _few(kernel: Kernel, phi: Phi) -> Iterator[tuple[slice, Phi]]:
     """Give as many groups at a time as there is room for their X."""
     length, m, n = phi.shape
     together = torch.compiler.is_compiling() or not kernels.is_plain(phi) or isinstance(kernel, Reduced)
     if together or m * n * n <= m * length * n + _ROOM:
-        yield phi
+        yield slice(m), phi
         return
     step = max(1, (m * length * n + _ROOM) // (n * n))
     for first in range(0, m, step):
-        yield phi[:, first : first + step]
+        which = slice(first, first + step)
+        yield which, phi[:, which]
 
 
 def _total(losses: list[Scalar]) -> Scalar:
@@ -115,10 +116,10 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     tau = _tau(lr, beta)
     sizes = torch.linalg.vector_norm(M, dim=(1, 2))
     look = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling()  # to look costs nothing here
-    if look and sizes.max().item() <= _NEAR:
+    if look and penalty.centred and sizes.max().item() <= _NEAR:
         # Training spends its time here: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no guard.
         return chunks.shrink_(M, penalty, M.new_tensor(tau)).mul_(-0.5), loss
-    near = (sizes <= _NEAR)[:, None, None]
+    near = (sizes <= (_NEAR if penalty.centred else -1))[:, None, None]
     diagonal = M.diagonal(dim1=-2, dim2=-1)
     diagonal.add_(1)
     w = torch.where(near, 1, norms.spectral_norm(M).clamp_min(1)[:, None, None])
