@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+EXAMPLE ?= exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
+	sparse_autoencoder penalty_comparison
 .DEFAULT_GOAL := help
 .PHONY: help learn test test-slow check format docs bench bench-quick examples clean
 
@@ -35,13 +37,14 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 	@$(BIN)/python benchmarks/kernels.py
 	@$(BIN)/python benchmarks/low_precision.py
 	@$(BIN)/python benchmarks/update_rules.py
+	@$(BIN)/python benchmarks/penalties.py
 	@$(BIN)/python benchmarks/learning_step.py
 
 bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes)
 	@$(BIN)/python benchmarks/kernels.py --quick
 
-examples: $(VENV)/.dev  ## compare penalties on natural images (about 15 minutes)
-	@$(BIN)/python examples/penalty_comparison.py $(ARGS)
+examples: $(VENV)/.dev  ## measure what the penalties are good for (about an hour); one by EXAMPLE=exact_penalty
+	@for each in $(EXAMPLE); do $(BIN)/python examples/$$each.py $(ARGS) || exit 1; done
 
 clean:  ## take away the virtual environment and everything that was built
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis

@@ -37,7 +37,7 @@ def symmetric(*shape: int, seed: int = 0) -> Tensor:
 
 
 def weights(*leading: int) -> Tensor:
-    W = symmetric(*leading, N, N, seed=1).abs()
+    W = 0.3 + symmetric(*leading, N, N, seed=1).abs()
     W[..., 0, 2] = W[..., 2, 0] = 0
     return W
 

@@ -97,8 +97,9 @@ class Sum(Penalty):
         >>> import torch
         >>> from gramian.penalties import L1, SquaredFrobenius
         >>> elastic = L1() + 0.5 * SquaredFrobenius()
-        >>> elastic.shrink(torch.tensor([[3.0]]), torch.tensor(1.0)).item()  # of 3 there stays (3 − 1)/(1 + 1)
-        2.0
+        >>> C = elastic.shrink(torch.tensor([[3.0]]), torch.tensor(1.0))
+        >>> round(3 - C.item(), 5)  # what stays of 3 is (3 − 1)/(1 + 1)
+        1.0
     """
 
     parts: tuple[Penalty, ...]
