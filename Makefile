@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-EXAMPLE ?= exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
-	sparse_autoencoder penalty_comparison
+EXAMPLE ?= kink exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
+	sparse_autoencoder planted_subspaces penalty_comparison
 .DEFAULT_GOAL := help
 .PHONY: help learn test test-slow check format docs bench bench-quick examples clean
 

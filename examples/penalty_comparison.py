@@ -1,24 +1,23 @@
 """What the penalty does to groups of atoms: the same learning with no penalty, and with five ways to keep it.
 
-    python examples/penalty_comparison.py --seeds 3
+    python examples/penalty_comparison.py
 
 learns 256 atoms from natural images, single and in groups of 2 and of 4, and writes penalty_comparison.md and
 penalty_comparison.png into docs/measured. About 15 s for a line and a seed on 2 cores.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 import torch
+from evidence import options, spread, write_table
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from gramian import __version__
 from gramian.coding import (
+    Control,
     GroupState,
     cosine_decay,
     debias,
@@ -35,7 +34,6 @@ from gramian.coding import (
     within_group_cosines,
 )
 from gramian.data import FourierWhitening, PatchSampler, image_to_patches, shipped_images, split_held_out
-from gramian.files import replace_file
 from gramian.kernels import dense
 from gramian.penalties import Penalty
 from gramian.report.pictures import atoms_picture
@@ -43,6 +41,7 @@ from gramian.rules import Rule, Step, subgradient
 from gramian.typing import Phi
 
 ATOMS, PATCH, LR, BATCH, ITERATIONS, ACTIVE, HELD_OUT = 256, 16, 0.5, 128, 20, 32, 1024
+SIZES, SHIFTS = (1, 2, 4), (1, 2)
 
 
 def polar(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:  # noqa: ARG001
@@ -99,15 +98,11 @@ class Data:
         held_out = [whitening.whiten(image.pixels) for image in split.held_out]
         sampler = PatchSampler(held_out, size=PATCH, scale=self.train.scale)
         self.held_out = sampler.sample(HELD_OUT, seed=1, step=0)
-        self.shifted = [self._grid(held_out, shift) for shift in (0, 1)]
+        self.shifted = [self._grid(held_out, shift) for shift in (0, *SHIFTS)]
 
     def _grid(self, pictures: Sequence[torch.Tensor], shift: int) -> torch.Tensor:
-        patches = torch.cat(
-            [
-                image_to_patches(w[:, shift : w.shape[1] - 1 + shift] / self.train.scale, size=PATCH, stride=PATCH)
-                for w in pictures
-            ]
-        )
+        windows = [w[:, shift : w.shape[1] - max(SHIFTS) + shift] / self.train.scale for w in pictures]
+        patches = torch.cat([image_to_patches(window, size=PATCH, stride=PATCH) for window in windows])
         return patches - patches.mean(dim=1, keepdim=True)
 
 
@@ -121,8 +116,8 @@ class Outcome:
     energy: float
     snr: float
     debiased: float
-    shift: tuple[float, float]
-    phase: tuple[float, float]
+    shifts: tuple[Control, ...]
+    phase: Control
 
 
 def learn(data: Data, variant: Variant, size: int, seed: int, steps: int) -> tuple[Phi, GroupState]:
@@ -149,8 +144,6 @@ def judge(data: Data, phi: Phi, halfway: GroupState) -> Outcome:
     x, lam = data.held_out, sparsity(phi.shape[2])
     codes = fista(x, phi, lam=lam, max_iter=1000, tol=1e-3).codes
     grid = [fista(patches, phi, lam=lam, max_iter=1000, tol=1e-3).codes for patches in data.shifted]
-    shift = shift_control(grid[0], grid[1])
-    phase = phase_response(phi, lam=lam).variation
     return Outcome(
         phi=phi,
         halfway=halfway,
@@ -158,15 +151,15 @@ def judge(data: Data, phi: Phi, halfway: GroupState) -> Outcome:
         energy=float(energy(x, phi, codes, lam).total.mean()),
         snr=snr(x, reconstruct(phi, strongest_groups(codes, ACTIVE))),
         debiased=snr(x, reconstruct(phi, debias(x, phi, codes, ACTIVE))),
-        shift=(shift.learned, shift.random_groups),
-        phase=(phase.learned, phase.random_groups),
+        shifts=tuple(shift_control(grid[0], moved) for moved in grid[1:]),
+        phase=phase_response(phi, lam=lam).variation,
     )
 
 
-def spread(values: Sequence[float], form: str) -> str:
-    """Give the mean, and the range where it does not round away."""
-    low, middle, high = (format(value, form) for value in (min(values), mean(values), max(values)))
-    return middle if low == high else f"{middle} ({low}–{high})"
+def beside_random(controls: Sequence[Control]) -> str:
+    """Give a measure of the groups, and of random groups of the same atoms."""
+    of_both = ([each.learned for each in controls], [each.random_groups for each in controls])
+    return " / ".join(spread(values, ".2f") for values in of_both)
 
 
 def row(size: int, variant: Variant, outcomes: Sequence[Outcome]) -> list[str]:
@@ -183,8 +176,8 @@ def row(size: int, variant: Variant, outcomes: Sequence[Outcome]) -> list[str]:
         spread([outcome.energy for outcome in outcomes], ".1f"),
         spread([outcome.snr for outcome in outcomes], ".2f"),
         spread([outcome.debiased for outcome in outcomes], ".2f"),
-        *(f"{mean(o.shift[which] for o in outcomes):.2f}" for which in (0, 1)),
-        *(f"{mean(o.phase[which] for o in outcomes):.2f}" for which in (0, 1)),
+        *(beside_random([outcome.shifts[place] for outcome in outcomes]) for place in range(len(SHIFTS))),
+        beside_random([outcome.phase for outcome in outcomes]),
     ]
 
 
@@ -198,10 +191,8 @@ HEADER = (
     "energy",
     f"SNR at {ACTIVE}, dB",
     "after least squares, dB",
-    "shift by 1 pixel: groups",
-    "random groups",
-    "variation over phase: groups",
-    "random groups",
+    *(f"shift by {shift} pixel{'s' * (shift > 1)}: groups / random groups" for shift in SHIFTS),
+    "variation over phase: groups / random groups",
 )
 
 
@@ -233,38 +224,25 @@ def figure(outcomes: dict[tuple[int, str], list[Outcome]]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "measured")
-    options = parser.parse_args()
-
+    chosen = options(__doc__, steps=1000)
     data = Data()
     outcomes: dict[tuple[int, str], list[Outcome]] = {}
-    lines = [(size, variant) for size in options.sizes for variant in variants(size)]
-    jobs = [(size, variant, seed) for size, variant in lines for seed in range(options.seeds)]
+    lines = [(size, variant) for size in SIZES for variant in variants(size)]
+    jobs = [(size, variant, seed) for size, variant in lines for seed in range(chosen.seeds)]
     for size, variant, seed in track(jobs, "learning"):
-        phi, halfway = learn(data, variant, size, seed, options.steps)
+        phi, halfway = learn(data, variant, size, seed, chosen.steps)
         outcomes.setdefault((size, variant.name), []).append(judge(data, phi, halfway))
 
     rows = [row(size, variant, outcomes[size, variant.name]) for size, variant in lines]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *rows)) + (
-        f"\n\n{ATOMS} atoms of {PATCH} × {PATCH} pixels, λ = √n, {options.steps} steps of {BATCH} patches, lr "
-        f"{LR:g} falling to 0 along half a cosine; mean (least–most) of {options.seeds} seeds, on {HELD_OUT} patches "
-        "of pictures that learning never saw. A cosine is the largest in its group. The subgradient rules scale atoms "
-        "to unit length after each step; without that, β = 3 goes to infinity within 20 steps.\n\n"
-        f"Measured by `python examples/penalty_comparison.py --seeds {options.seeds} --steps {options.steps}` with "
-        f"gramian {__version__} and torch {torch.__version__}.\n"
+    note = (
+        f"{ATOMS} atoms of {PATCH} × {PATCH} pixels, λ = √n, {chosen.steps} steps of {BATCH} patches, lr {LR:g} "
+        f"falling to 0 along half a cosine; mean ± standard deviation of {chosen.seeds} seeds, on {HELD_OUT} patches "
+        "of pictures that learning never saw. A cosine is the largest in its group: the median is the mean over seeds, "
+        "the largest that of all seeds. The subgradient rules scale atoms to unit length after each step; without "
+        "that, β = 3 goes to infinity within 20 steps."
     )
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out / "penalty_comparison.md", text.encode())
-    drawing = figure(outcomes)
-    partial = options.out / ".penalty_comparison.png"
-    drawing.savefig(partial)
-    replace_file(options.out / "penalty_comparison.png", partial.read_bytes())
-    partial.unlink()
+    write_table("penalty_comparison", chosen.out, HEADER, rows, note)
+    figure(outcomes).savefig(chosen.out / "penalty_comparison.png")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The loss L = β Σ_i Σ_jk |Φ_iᵀΦ_i − I|_jk over groups of weights Φ[l, m
 that end exactly orthogonal.
 """
 
-from gramian import foreach, kernels
+from gramian import calculus, foreach, kernels
 from gramian.errors import GramianError
 from gramian.layout import Layout
 from gramian.objective import grad_group, grad_slice, grad_vector, loss, residual, value_and_grad
@@ -20,6 +20,7 @@ __all__ = [
     "Layout",
     "Penalty",
     "attach",
+    "calculus",
     "foreach",
     "grad_group",
     "grad_slice",

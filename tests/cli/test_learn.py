@@ -132,14 +132,17 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--images", "nowhere"], r"images must be an existing folder; got .*nowhere, which does not exist"),
+            (
+                ["--images", "nowhere"],
+                r"images must be .* got .*nowhere, which does not exist",
+            ),
             (["--images", "empty"], r".*empty must hold at least one readable picture .*"),
             (["--images", "unreadable"], r".*unreadable must hold at least one readable picture .*got 1 that .*"),
             (
                 ["--images", "small"],
                 r"a single picture is cut in two, .* 64 pixels high; got 20 × 30 .* for a.png; try .*",
             ),
-            (["--size", "17", "--patch", "4"], r"a group can hold at most .* 4² = 16; got size 17; try .*"),
+            (["--size", "17", "--patch", "4"], r"a group can hold at most .* numbers, 16; got size 17; try .*"),
             (["--rule", "magic"], r"rule must be one of .*; got 'magic'"),
             (["--penalty", "magic"], r"penalty must be one of .*; got 'magic'"),
             (["--infer", "magic"], r"infer must be one of .*; got 'magic'"),

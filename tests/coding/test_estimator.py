@@ -1,21 +1,39 @@
 """The estimator keeps scikit-learn's contract."""
 
+import copy
+import math
+import pickle
+
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
+from sklearn.decomposition import sparse_encode
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gramian
 from gramian.coding import SubspaceSparseCoding
-from gramian.errors import DataError, OptionError
+from gramian.errors import DataError, OptionError, ShapeError
 
 SMALL = {"n_groups": 6, "group_size": 2, "lam": 0.4, "steps": 60, "batch_size": 32}
 
 
 def samples(count: int = 300) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, 12)).astype(np.float32)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks(
+    [
+        SubspaceSparseCoding(n_groups=3, group_size=1, lam=0.3, steps=10),
+        SubspaceSparseCoding(n_groups=3, group_size=2, lam=0.3, steps=10, update="online", infer="lca"),
+    ]
+)
+def test_the_contract(estimator, check, unchecked) -> None:
+    check(estimator)
 
 
 def test_the_verbs() -> None:
@@ -84,9 +102,120 @@ def test_samples_and_options_that_will_not_do() -> None:
         SubspaceSparseCoding(**SMALL).fit(np.zeros_like(X))
     with pytest.raises(ValueError, match="NaN"):
         SubspaceSparseCoding(**SMALL).fit(np.full_like(X, np.nan))
-    with pytest.raises(OptionError, match="infer must be one of 'fista', 'lca'; got 'magic'"):
+    with pytest.raises(OptionError, match="infer must be one of 'fista', 'lca' or a function; got 'magic'"):
         SubspaceSparseCoding(**SMALL, infer="magic").fit(X)
-    with pytest.raises(OptionError, match="cannot hold more orthonormal atoms than an atom has pixels"):
+    with pytest.raises(OptionError, match=r"a group of 13 .* got n_features = 12; try group_size=12"):
         SubspaceSparseCoding(n_groups=2, group_size=13).fit(X)
+    for wrong, message in (
+        ({"update": "newton"}, "update must be one of 'sgd', 'online'; got 'newton'"),
+        ({"prior": "gauss"}, "prior must be one of"),
+        ({"target_active": 7.0}, "target_active must lie between 0 and the 6 groups; got 7.0"),
+        ({"patience": 0}, "patience must be at least 1 step, or None; got 0"),
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"lr": 0.0}, "lr must be positive; got 0.0"),
+        ({"lam": 0.0}, "lam must be positive; got 0.0"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            SubspaceSparseCoding(**{**SMALL, **wrong}).fit(X)
+    with pytest.raises(ShapeError, match=r"codes must have shape \[samples, 12\]; got \[3, 5\]"):
+        SubspaceSparseCoding(**SMALL).fit(X).inverse_transform(np.zeros((3, 5)))
     with pytest.raises(ValueError, match="12 features"):
         SubspaceSparseCoding(**SMALL).fit(X).transform(X[:, :5])
+
+
+def test_groups_of_one_are_scikit_learns_codes() -> None:
+    X = samples().astype(np.float64)
+    model = SubspaceSparseCoding(n_groups=15, group_size=1, lam=0.4, steps=60, batch_size=32, tol=1e-10).fit(X)
+    lasso = sparse_encode(X / model.scale_, model.components_, algorithm="lasso_cd", alpha=0.4, max_iter=100_000)
+    np.testing.assert_allclose(model.transform(X), lasso, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tensors_come_back_as_tensors(dtype) -> None:
+    X = torch.from_numpy(samples()).to(dtype)
+    model = SubspaceSparseCoding(**SMALL).fit(X)
+    array = SubspaceSparseCoding(**SMALL).fit(X.numpy())
+    codes = model.transform(X)
+    assert isinstance(codes, torch.Tensor)
+    assert codes.dtype == model.phi_.dtype == dtype
+    for name in ("transform", "amplitudes", "directions", "log_prob"):
+        there, here = getattr(model, name)(X), getattr(array, name)(X.numpy())
+        assert isinstance(there, torch.Tensor)
+        assert isinstance(here, np.ndarray)
+        np.testing.assert_array_equal(there.numpy(), here)
+    back = model.inverse_transform(codes)
+    assert isinstance(back, torch.Tensor)
+    np.testing.assert_array_equal(back.numpy(), array.inverse_transform(codes.numpy()))
+    assert model.score(X) == array.score(X.numpy())
+
+
+def test_a_code_is_amplitude_and_direction() -> None:
+    X = samples()
+    model = SubspaceSparseCoding(**SMALL).fit(X)
+    amplitudes, directions = model.amplitudes(X), model.directions(X)
+    assert directions.shape == (300, 6, 2)
+    codes = (amplitudes[..., None] * directions).reshape(300, 12)
+    np.testing.assert_allclose(codes, model.transform(X), atol=1e-6)
+    lengths = np.linalg.norm(directions, axis=2)
+    np.testing.assert_allclose(lengths, amplitudes > 0, atol=1e-5)
+
+
+def test_the_density_of_samples_and_codes() -> None:
+    X = samples().astype(np.float64)
+    model = SubspaceSparseCoding(**SMALL).fit(3 * X)
+    codes = model.transform(3 * X)
+    s, lam = model.scale_, model.lam_
+    error = 3 * X / s - codes @ model.components_
+    expected = -0.5 * (error**2).sum(axis=1) - 6 * math.log(2 * math.pi) - 12 * math.log(s)
+    # In the plane ∫exp(−λ‖a‖) da = 2π/λ².
+    expected += -lam * np.linalg.norm(codes.reshape(-1, 6, 2), axis=2).sum(axis=1) - 6 * math.log(2 * math.pi / lam**2)
+    np.testing.assert_allclose(model.log_prob(3 * X), expected, rtol=1e-9)
+    np.testing.assert_allclose(model.log_prob(3 * X, codes), expected, rtol=1e-9)
+    assert (model.log_prob(3 * X, codes * 1.01) <= expected + 1e-6).all()
+    assert model.score(3 * X) == pytest.approx(expected.mean())
+
+
+def test_samples_of_the_model() -> None:
+    model = SubspaceSparseCoding(**SMALL).fit(2 * samples())
+    X, codes = model.sample(20_000, random_state=3)
+    assert X.shape == codes.shape == (20_000, 12)
+    noise = X / model.scale_ - codes @ model.components_
+    np.testing.assert_allclose(np.cov(noise.T), np.eye(12), atol=0.05)
+    # The mean length of a group of two is 2/λ.
+    lengths = np.linalg.norm(codes.reshape(-1, 6, 2), axis=2)
+    np.testing.assert_allclose(lengths.mean(axis=0), 2 / 0.4, rtol=0.05)
+    np.testing.assert_array_equal(X[:5], model.sample(20_000, random_state=3)[0][:5])
+
+
+def test_a_part_at_a_time() -> None:
+    X = samples(2000)
+    model = SubspaceSparseCoding(**{**SMALL, "lr": 0.2})
+    for part in np.split(X, 40):
+        assert model.partial_fit(part) is model
+    assert model.n_iter_ == 40
+    assert np.mean((model.inverse_transform(model.transform(X)) - X) ** 2) < 0.7 * np.mean(X**2)
+    again = pickle.loads(pickle.dumps(model))  # and it goes on after a rest
+    other = copy.deepcopy(model)
+    np.testing.assert_array_equal(again.partial_fit(X).components_, other.partial_fit(X).components_)
+    # To fit is to begin anew.
+    fresh = SubspaceSparseCoding(**{**SMALL, "lr": 0.2}).fit(X).components_
+    np.testing.assert_array_equal(model.fit(X).components_, fresh)
+
+
+@pytest.mark.parametrize("prior", ["nonnegative", "scale_mixture"])
+def test_other_priors(prior) -> None:
+    X = samples()
+    model = SubspaceSparseCoding(**SMALL, prior=prior).fit(X)
+    codes = model.transform(X)
+    assert np.isfinite(model.log_prob(X)).all()
+    if prior == "nonnegative":
+        assert (codes >= 0).all()
+    assert gramian.residual(model.phi_).abs().max() < 1e-4
+
+
+def test_a_number_of_active_groups() -> None:
+    X = samples(2000)
+    for target in (1.0, 3.0):
+        model = SubspaceSparseCoding(**{**SMALL, "steps": 300}, target_active=target).fit(X)
+        assert (model.amplitudes(X) > 0).sum(axis=1).mean() == pytest.approx(target, rel=0.1)
+    assert model.lam_ != 0.4

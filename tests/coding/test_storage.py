@@ -1,6 +1,7 @@
 """Dictionaries in files: whole, exact, and checked when read."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,15 @@ from safetensors.torch import save_file
 
 import gramian
 from gramian.coding import Dictionary, load_dictionary, save_dictionary
+from gramian.data import WHITENINGS, Preparation, shipped_images
 from gramian.errors import RunError
 
 
-def dictionary() -> Dictionary:
-    return Dictionary(torch.randn(16, 5, 2), torch.randn(16, 5, 2), step=7, patch_size=4, cutoff=0.4, scale=0.123456789)
+def dictionary(**changed) -> Dictionary:
+    preparation = Preparation(size=4, cutoff=0.4, scale=0.123456789)
+    state = {"steps": torch.tensor(7), "idle": torch.zeros(5, dtype=torch.int64)}
+    made = Dictionary(torch.randn(16, 5, 2), torch.randn(16, 5, 2), preparation, lam=1.7, state=state)
+    return replace(made, **changed)
 
 
 def test_there_and_back(tmp_path) -> None:
@@ -22,8 +27,24 @@ def test_there_and_back(tmp_path) -> None:
     read = load_dictionary(path)
     assert torch.equal(read.phi, stored.phi)
     assert torch.equal(read.initial_phi, stored.initial_phi)
-    assert (read.step, read.patch_size, read.cutoff, read.scale) == (7, 4, 0.4, 0.123456789)
+    assert (read.step, read.lam, read.prior, read.infer) == (7, 1.7, "group_laplace", "fista")
+    assert read.preparation == stored.preparation
+    assert set(read.state) == {"phi", "steps", "idle"}
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("whiten", WHITENINGS)
+def test_with_its_whitening_it_prepares_the_same_samples_elsewhere(tmp_path, whiten, colour) -> None:
+    pictures = [image.pixels[:80, :90] for image in shipped_images(colour=colour)[:3]]
+    preparation, _ = Preparation.fit(pictures, size=4, whiten=whiten)
+    length = 48 if colour else 16
+    stored = Dictionary(torch.randn(length, 5, 2), torch.randn(length, 5, 2), preparation, lam=2.0)
+    save_dictionary(tmp_path / "d.safetensors", stored)
+    read = load_dictionary(tmp_path / "d.safetensors").preparation
+    here, there = (each.samples(pictures[2], stride=3) for each in (preparation, read))
+    assert torch.equal(here.x, there.x)
+    assert torch.equal(preparation.picture(here.x, here), read.picture(there.x, there))
 
 
 def test_any_reader_of_safetensors_finds_the_layout(tmp_path) -> None:
@@ -32,7 +53,7 @@ def test_any_reader_of_safetensors_finds_the_layout(tmp_path) -> None:
     with safe_open(path, framework="pt") as file:
         layout = gramian.Layout(file.metadata()["layout"])
         assert torch.equal(layout.to_phi(file.get_tensor("phi")), stored.phi)
-        assert json.loads(file.metadata()["scale"]) == stored.scale
+        assert json.loads(file.metadata()["scale"]) == stored.preparation.scale
 
 
 def test_files_that_will_not_do(tmp_path) -> None:
@@ -46,16 +67,32 @@ def test_files_that_will_not_do(tmp_path) -> None:
         with pytest.raises(RunError, match="must be a whole dictionary file; it cannot be read"):
             load_dictionary(path)
     save_file({"phi": torch.ones(16, 5, 2)}, path)
-    with pytest.raises(RunError, match="must be a dictionary of format 'gramian-dictionary-1'; got None; try"):
+    with pytest.raises(RunError, match="must be a dictionary of format 'gramian-dictionary-2'; got None; try"):
         load_dictionary(path)
-    for damage in ({"step": "seven"}, {"scale": None}):
+    for damage in ({"size": '"seven"'}, {"scale": None}, {"lam": "{"}):
         tensors, metadata = parts(whole, tmp_path)
         save_file(tensors, path, {key: value for key, value in (metadata | damage).items() if value is not None})
         with pytest.raises(RunError, match="must be a whole dictionary file; it cannot be read"):
             load_dictionary(path)
-    save_dictionary(path, Dictionary(torch.ones(15, 5, 2), torch.ones(15, 5, 2), 7, 4, 0.4, 1.0))
-    with pytest.raises(RunError, match=r"must hold phi\[l, m, n\] with l = 4² pixels; got \[15, 5, 2\]"):
-        load_dictionary(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"phi": torch.ones(15, 5, 2)}, r"phi\[l, m, n\] with l = 4² pixels × 1 channels, .* got \[15, 5, 2\]"),
+        ({"initial_phi": torch.ones(16, 5, 3)}, r"initial_phi of the same shape; got .* \[16, 5, 3\]"),
+        ({"phi": torch.full((16, 5, 2), torch.nan)}, "must hold finite atoms"),
+        ({"lam": -1.0}, "a positive λ"),
+        ({"prior": "gauss"}, "must name one of 'group_laplace'.*; got 'gauss'"),
+        ({"infer": "magic"}, "cannot be used here: infer must be one of"),
+        ({"preparation": Preparation(size=4, whiten="pca")}, "must name one of 'fourier'.*; got 'pca'"),
+        ({"preparation": Preparation(size=4, whiten="zca")}, "must hold the whitening of its samples, of 16 numbers"),
+    ],
+)
+def test_dictionaries_that_do_not_hang_together(tmp_path, changed, message, unchecked) -> None:
+    save_dictionary(tmp_path / "d.safetensors", dictionary(**changed))
+    with pytest.raises(RunError, match=message):
+        load_dictionary(tmp_path / "d.safetensors")
 
 
 def parts(content: bytes, folder) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -134,5 +134,6 @@ if __name__ == "__main__":
     distributed.init_process_group("gloo")
     try:
         CASES[sys.argv[2]](Path(sys.argv[1]), distributed.get_rank(), distributed.get_world_size())
+        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
     finally:
         distributed.destroy_process_group()

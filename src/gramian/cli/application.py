@@ -6,10 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from gramian import __version__
-from gramian.cli.learn import continue_run, start_run
+from gramian.cli.compare import compare_dictionaries
+from gramian.cli.encode import decode_codes, encode_images
+from gramian.cli.explain import explain_derivation
+from gramian.cli.learn import continue_run, start_run, write_report
 from gramian.cli.weights import inspect_files, rewrite
-from gramian.coding.estimator import METHODS
+from gramian.coding.learner import UPDATES
 from gramian.coding.learning_run import RunSettings
+from gramian.coding.methods import METHODS
+from gramian.coding.prior import PRIORS
+from gramian.data import WHITENINGS
 from gramian.errors import OptionError
 from gramian.penalties import PENALTIES
 from gramian.rules import RULES
@@ -25,6 +31,7 @@ application = typer.Typer(
 )
 
 _DEFAULT = RunSettings()
+_TABLE = Path("compare.md")
 
 
 def _option(text: str, default: object) -> Any:
@@ -49,53 +56,157 @@ def _root(
 
 @application.command()
 def learn(
-    images: Annotated[Path | None, _option("Folder of pictures to learn from.", "12 that packages ship")] = None,
+    images: Annotated[
+        Path | None, _option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+    ] = None,
     out: Annotated[Path | None, _option("Folder for the result.", "the next free of runs/001, runs/002 …")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or with the latest in runs/.")
     ] = False,
-    groups: Annotated[int | None, _option("Number of groups.", _DEFAULT.groups)] = None,
+    groups: Annotated[
+        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{_DEFAULT.groups}x{_DEFAULT.size}")
+    ] = None,
     size: Annotated[int | None, _option("Atoms in a group.", _DEFAULT.size)] = None,
     patch: Annotated[int | None, _option("Side of a patch, pixels.", _DEFAULT.patch)] = None,
+    colour: Annotated[bool, typer.Option("--colour", help="Learn from colours, not from luminance.")] = False,
+    whiten: Annotated[str | None, _option(f"Whitening: {', '.join(WHITENINGS)}.", _DEFAULT.whiten)] = None,
     lam: Annotated[float | None, _option("Sparsity λ: larger, fewer active groups.", _DEFAULT.lam)] = None,
+    target_active: Annotated[
+        float | None, _option("Mean number of active groups, to which λ is moved.", "λ stays as it is")
+    ] = None,
     beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", _DEFAULT.beta)] = None,
     lr: Annotated[float | None, _option("Learning rate at the first step.", _DEFAULT.lr)] = None,
     steps: Annotated[int | None, _option("Learning steps.", _DEFAULT.steps)] = None,
+    seconds: Annotated[float | None, _option("As many steps as fit, instead of --steps.", "not used")] = None,
     batch: Annotated[int | None, _option("Patches in a step.", _DEFAULT.batch)] = None,
     rule: Annotated[str | None, _option(f"Update rule: {', '.join(RULES)}.", _DEFAULT.rule)] = None,
     penalty: Annotated[str | None, _option(f"Penalty: {', '.join(PENALTIES)}.", _DEFAULT.penalty)] = None,
+    update: Annotated[str | None, _option(f"How the dictionary moves: {', '.join(UPDATES)}.", _DEFAULT.update)] = None,
+    prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", _DEFAULT.prior)] = None,
     infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", _DEFAULT.infer)] = None,
+    device: Annotated[str | None, _option("Where to learn, as torch names it.", _DEFAULT.device)] = None,
+    spread: Annotated[
+        int | None, _option("Under torchrun: among how many processes groups are shared out.", _DEFAULT.spread)
+    ] = None,
     seed: Annotated[int | None, _option("Seed: the same seed gives the same dictionary.", _DEFAULT.seed)] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
 ) -> None:
     """Learn groups of atoms from natural images, and leave a report with pictures.
 
-    Ctrl-C stops cleanly and keeps what was learned; --resume goes on from there.
+    Ctrl-C stops cleanly and keeps what was learned; --resume goes on from there. Started by torchrun, several processes
+    make one run: torchrun --nproc-per-node=2 --no-python gramian learn.
     """
+    number, many = _parse_groups(groups)
+    if many is not None and size is not None:
+        raise OptionError(f"the size of groups must be given once; got --groups {groups} and --size {size}")
+    if seconds is not None and steps is not None:
+        raise OptionError(f"give --steps or --seconds; got {steps} and {seconds:g}")
     chosen: dict[str, Any] = {
         "images": None if images is None else str(images.resolve()),
-        "groups": groups,
-        "size": size,
+        "groups": number,
+        "size": many if size is None else size,
         "patch": patch,
+        "colour": colour or None,
+        "whiten": whiten,
         "lam": lam,
+        "target_active": target_active,
         "beta": beta,
         "lr": lr,
         "steps": steps,
         "batch": batch,
         "rule": rule,
         "penalty": penalty,
+        "update": update,
+        "prior": prior,
         "infer": infer,
+        "device": device,
+        "spread": spread,
         "seed": seed,
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if not resume:
-        start_run(RunSettings(**chosen), out)
-    elif chosen:
+        start_run(RunSettings(**chosen), out, seconds=seconds, tensorboard=tensorboard)
+    elif chosen or seconds is not None:
+        given = [name.replace("_", "-") for name in chosen] + (["seconds"] if seconds is not None else [])
         raise OptionError(
-            f"--resume goes on with the settings of the run; got --{', --'.join(chosen)} as well; leave them out, or "
+            f"--resume goes on with the settings of the run; got --{', --'.join(given)} as well; leave them out, or "
             "start a new run without --resume"
         )
     else:
-        continue_run(out)
+        continue_run(out, tensorboard=tensorboard)
+
+
+def _parse_groups(text: str | None) -> tuple[int | None, int | None]:
+    """Read 64, or 64x4."""
+    if text is None:
+        return None, None
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise OptionError(f"--groups must be a number, or two as in 64x4; got {text!r}")
+    return int(parts[0]), int(parts[1]) if len(parts) == 2 else None
+
+
+@application.command()
+def encode(
+    dictionary: Annotated[Path, typer.Argument(help="A dictionary, or the folder of a run.")],
+    images: Annotated[Path, typer.Argument(help="A picture, a folder of pictures, an array or a film.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, one file for each picture.")],
+    stride: Annotated[int | None, _option("Distance between patches, pixels.", "half a patch")] = None,
+    tol: Annotated[float, typer.Option(help="Relative gap at which a patch is done.")] = 1e-4,
+) -> None:
+    """Code pictures with a learned dictionary."""
+    encode_images(dictionary, images, out, stride=stride, tol=tol)
+
+
+@application.command()
+def decode(
+    dictionary: Annotated[Path, typer.Argument(help="The dictionary that made the codes, or the folder of its run.")],
+    codes: Annotated[list[Path], typer.Argument(help="Files that gramian encode has written, or a folder of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")],
+) -> None:
+    """Make pictures of codes."""
+    decode_codes(dictionary, codes, out)
+
+
+@application.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+) -> None:
+    """Make the report of a run anew."""
+    write_report(folder)
+
+
+@application.command()
+def compare(
+    images: Annotated[
+        Path | None, _option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = Path(
+        "compare.md"
+    ),
+    groups: Annotated[
+        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{_DEFAULT.groups}x{_DEFAULT.size}")
+    ] = None,
+    patch: Annotated[int | None, _option("Side of a patch, pixels.", _DEFAULT.patch)] = None,
+    lam: Annotated[float | None, _option("Sparsity λ.", _DEFAULT.lam)] = None,
+    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", _DEFAULT.beta)] = None,
+    steps: Annotated[int, typer.Option(help="Learning steps of each.")] = 1000,
+    seed: Annotated[int | None, _option("Seed.", _DEFAULT.seed)] = None,
+) -> None:
+    """Learn with and without the penalty, without groups, and with scikit-learn, and compare on held-out patches."""
+    number, many = _parse_groups(groups)
+    chosen: dict[str, Any] = {
+        "images": None if images is None else str(images.resolve()),
+        "groups": number,
+        "size": many,
+        "patch": patch,
+        "lam": lam,
+        "beta": beta,
+        "steps": steps,
+        "seed": seed,
+    }
+    settings = RunSettings(**{name: value for name, value in chosen.items() if value is not None})
+    compare_dictionaries(settings, out)
 
 
 @application.command()
@@ -127,3 +238,20 @@ def orthogonalize(
 ) -> None:
     """Make the weights in a file orthonormal, and keep everything else in it byte for byte."""
     rewrite(source, out, select or [], layout or [], rule=rule, penalty=penalty, max_steps=max_steps, force=force)
+
+
+@application.command()
+def explain(
+    length: Annotated[int, typer.Option("--l", help="Length of a vector.")] = 5,
+    m: Annotated[int, typer.Option("--m", help="Number of groups.")] = 2,
+    n: Annotated[int, typer.Option("--n", help="Vectors in a group.")] = 3,
+    penalty: Annotated[str, typer.Option(help=f"Penalty: {', '.join(PENALTIES)}.")] = "l1",
+    vector: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="A B", help="Also show ∂L/∂Φ_ab, group A and vector B from 0.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Derive the gradient step by step, and check every line on random numbers."""
+    explain_derivation(length, m, n, penalty, vector, seed=seed, latex=latex, markdown=markdown)

@@ -9,7 +9,10 @@ import gramian
 from gramian.coding import (
     Control,
     debias,
+    fit_gabor,
+    group_agreement,
     group_norms,
+    group_planes,
     group_state,
     phase_response,
     reconstruct,
@@ -18,7 +21,6 @@ from gramian.coding import (
     strongest_groups,
 )
 from gramian.coding.learning_run import LearningRun
-from gramian.data import image_to_patches, patches_to_image
 from gramian.report import HeldOutPicture, LearningRecord
 
 __all__ = ["learning_record"]
@@ -32,16 +34,19 @@ def learning_record(run: LearningRun) -> LearningRecord:
     """Measure what a run has learned: on held-out patches, on one held-out picture, and on gratings.
 
     Cost:
-        A few seconds: inference on some thousands of patches.
+        A few seconds: inference on some thousands of patches, and a Gabor fit of every atom.
     """
     m, n = run.phi.shape[1:]
     x = run.held_out_patches(_PATCHES)
     codes = run.encode(x).codes
+    channels = run.preparation.channels
+    gabor = fit_gabor(run.phi.unflatten(0, (run.settings.patch**2, channels)).mean(dim=1))
     active = n * min(m, max(1, _ACTIVE // n))
     return LearningRecord(
-        title="Groups of atoms learned from natural images",
+        title="Groups of atoms learned from images",
         settings={
-            name: "shipped with packages" if value is None else value for name, value in asdict(run.settings).items()
+            name: {"images": "shipped with packages", "target_active": "none"}.get(name) if value is None else value
+            for name, value in asdict(run.settings).items()
         },
         versions={
             "gramian": gramian.__version__,
@@ -51,6 +56,7 @@ def learning_record(run: LearningRun) -> LearningRecord:
         },
         steps=(run.step, run.settings.steps),
         patch=run.settings.patch,
+        channels=channels,
         initial_phi=run.initial_phi,
         phi=run.phi,
         usage=group_norms(codes).mean(dim=0),
@@ -61,30 +67,31 @@ def learning_record(run: LearningRun) -> LearningRecord:
         snr_debiased=snr(x, reconstruct(run.phi, debias(x, run.phi, codes, active))),
         held_out=_held_out_picture(run),
         shift=_shifts(run),
-        phase=phase_response(run.phi, lam=run.settings.lam),
+        phase=phase_response(run.phi, lam=run.learner.lam, channels=channels),
+        planes=group_planes(codes) if n > 1 else None,
+        gabor=gabor,
+        agreement=group_agreement(gabor),
     )
 
 
 def _held_out_picture(run: LearningRun) -> HeldOutPicture:
     image = run.split.held_out[0]
     pixels = image.pixels[:_LARGEST_SIDE, :_LARGEST_SIDE]
-    whitened = run.whitening.whiten(pixels) / run.train.scale
     size, stride = run.settings.patch, max(1, run.settings.patch // 2)
-    patches = image_to_patches(whitened, size=size, stride=stride)
-    means = patches.mean(dim=1, keepdim=True)
-    inference = run.encode(patches - means)
-    shape = (pixels.shape[0], pixels.shape[1])
-    restored = patches_to_image(reconstruct(run.phi, inference.codes) + means, shape=shape, size=size, stride=stride)
-    rows = -(-(shape[0] - size) // stride) + 1
-    amplitudes = group_norms(inference.codes)
-    directions = inference.codes / amplitudes[..., None].clamp_min(torch.finfo(amplitudes.dtype).tiny)
+    samples = run.preparation.samples(pixels, stride=stride)
+    codes = run.encode(samples.x).codes
+    reached = reconstruct(run.phi, codes)
+    whitened, restored = (run.preparation.join(x, samples) / run.preparation.scale for x in (samples.x, reached))
+    rows = -(-(pixels.shape[0] - size) // stride) + 1
+    amplitudes = group_norms(codes)
+    directions = codes / amplitudes[..., None].clamp_min(torch.finfo(amplitudes.dtype).tiny)
     return HeldOutPicture(
         name=image.name,
         original=pixels,
         whitened=whitened,
         whitened_reconstruction=restored,
-        reconstruction=run.whitening.unwhiten(restored * run.train.scale, mean=float(pixels.mean())),
-        snr=snr(whitened, restored),
+        reconstruction=run.preparation.picture(reached, samples),
+        snr=snr(samples.x, reached),
         active_groups=float((amplitudes > 0).sum(dim=1).double().mean()),
         amplitudes=amplitudes.unflatten(0, (rows, -1)).permute(2, 0, 1),
         directions=directions.unflatten(0, (rows, -1)).permute(2, 3, 0, 1),
@@ -93,11 +100,9 @@ def _held_out_picture(run: LearningRun) -> HeldOutPicture:
 
 def _shifts(run: LearningRun) -> dict[int, Control]:
     size = run.settings.patch
-    whitened = [run.whitening.whiten(image.pixels) / run.train.scale for image in run.split.held_out]
     codes = {}
     for pixels in (0, 1, 2):
-        patches = torch.cat(
-            [image_to_patches(w[:, pixels : w.shape[1] - 2 + pixels], size=size, stride=size) for w in whitened]
-        )
-        codes[pixels] = run.encode(patches - patches.mean(dim=1, keepdim=True)).codes
+        moved = [image.pixels[:, pixels : image.pixels.shape[1] - 2 + pixels] for image in run.split.held_out]
+        x = torch.cat([run.preparation.samples(picture, stride=size).x for picture in moved])
+        codes[pixels] = run.encode(x).codes
     return {pixels: shift_control(codes[0], codes[pixels]) for pixels in (1, 2)}

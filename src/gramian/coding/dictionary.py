@@ -1,7 +1,6 @@
-"""Dictionary learning: mini-batches, the dictionary's gradient, and the decoupled orthogonality step."""
+"""Dictionaries: the first one, one step, and how fast to go."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -9,32 +8,13 @@ from torch import Tensor
 
 from gramian.coding.fista import fista
 from gramian.coding.inference import InferenceMethod
-from gramian.coding.prior import dictionary_matrix, energy, group_norms, reconstruct
+from gramian.coding.learner import Learner, LearningStep
 from gramian.errors import OptionError
 from gramian.penalties import Penalty
-from gramian.rules import Rule, step_
+from gramian.rules import Rule
 from gramian.typing import Phi
 
-__all__ = ["LearningStep", "cosine_decay", "initial_dictionary", "learning_step"]
-
-
-@dataclass(frozen=True)
-class LearningStep:
-    """What one learning step did.
-
-    Attributes:
-        phi: The new dictionary.
-        reconstruction: Mean over the batch of ½‖x − Σ Φ_i a_i‖², before the step.
-        sparsity: Mean of λ Σ ‖a_i‖, before the step.
-        orthogonality: Σ_i μ(Φ_iᵀΦ_i − I) after the gradient, before the orthogonality step; 0 without a rule.
-        active_groups: Mean number of groups that are not zero.
-    """
-
-    phi: Phi
-    reconstruction: float
-    sparsity: float
-    orthogonality: float
-    active_groups: float
+__all__ = ["cosine_decay", "initial_dictionary", "learning_step"]
 
 
 def initial_dictionary(length: int, n_groups: int, group_size: int, *, seed: int) -> Phi:
@@ -76,10 +56,7 @@ def learning_step(
     method: InferenceMethod = fista,
     max_iter: int = 20,
 ) -> LearningStep:
-    r"""Infer the codes of a batch, move the dictionary down its gradient, then make its groups orthonormal.
-
-    Φ ← Φ + η·mean_x (x − Σ Φ_i a_i) aᵀ, then one step of the rule with the same η: the penalty is not part of the
-    gradient. Without a rule, atoms are only scaled to unit length, since else they would grow without bound.
+    r"""Make one step of a `Learner`: infer codes, move the dictionary down its gradient, make its groups orthonormal.
 
     Args:
         x: Samples [batch, l] of unit variance.
@@ -99,7 +76,7 @@ def learning_step(
         OptionError: If the energy is no longer finite: the rule has diverged.
 
     Cost:
-        Inference, 2·max_iter·batch·(m·n)² flops, dominates; the rule adds 4·m·l·n².
+        That of `Learner.step`.
 
     Examples:
         >>> import torch
@@ -107,31 +84,8 @@ def learning_step(
         >>> learning_step(torch.randn(8, 16), phi, lam=0.5, lr=0.1, beta=0.1).phi.shape
         torch.Size([16, 4, 2])
     """
-    with torch.no_grad():
-        codes = method(x, phi, lam=lam, max_iter=max_iter, tol=0.0).codes
-        terms = energy(x, phi, codes, lam)
-        error = x - reconstruct(phi, codes)
-        D = torch.addmm(dictionary_matrix(phi), error.mT, codes.flatten(1), alpha=lr / x.shape[0])
-        moved = D.view(phi.shape)
-        orthogonality = 0.0
-        if rule is None:
-            moved = moved / torch.linalg.vector_norm(moved, dim=0, keepdim=True)
-        else:
-            orthogonality = float(step_(moved, lr=lr, beta=beta, rule=rule, penalty=penalty))
-            orthogonality = orthogonality / beta if beta > 0 else 0.0
-        reconstruction, sparsity = float(terms.reconstruction.mean()), float(terms.sparsity.mean())
-        if not math.isfinite(reconstruction + sparsity + orthogonality):
-            raise OptionError(
-                f"learning must stay finite; it diverged with lr = {lr:.3g}, beta = {beta:g}, rule = {rule!r}; try a "
-                "smaller lr or beta, or rule='proximal'"
-            )
-        return LearningStep(
-            phi=moved,
-            reconstruction=reconstruction,
-            sparsity=sparsity,
-            orthogonality=orthogonality,
-            active_groups=float((group_norms(codes) > 0).sum(dim=1).double().mean()),
-        )
+    learner = Learner(phi, lam=lam, beta=beta, rule=rule, penalty=penalty, infer=method, max_iter=max_iter)
+    return learner.step(x, lr=lr)
 
 
 def cosine_decay(lr: float, step: int, steps: int) -> float:

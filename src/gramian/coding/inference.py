@@ -1,17 +1,25 @@
-r"""Inference: the codes that minimise ½‖x − Σ Φ_i a_i‖² + λ Σ ‖a_i‖₂, with a certificate."""
+r"""Inference: the codes that minimise ½‖x − Σ Φ_i a_i‖² − log p(a), with a certificate."""
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from gramian.coding.prior import Codes, dictionary_matrix, group_norms
-from gramian.errors import OptionError, ShapeError
+from gramian.coding.prior import PRIORS, Codes, GroupLaplace, Prior, as_prior
+from gramian.coding.synthesis import Samples, Synthesis, as_synthesis
+from gramian.errors import OptionError
 from gramian.typing import Phi
 
-__all__ = ["Inference", "InferenceMethod", "check_samples", "duality_gap", "largest_eigenvalue"]
+__all__ = ["Inference", "InferenceMethod", "Steps", "duality_gap", "in_rounds", "until_certified"]
+
+Steps = Generator[Codes, Int[Tensor, " kept"] | None, None]
+"""Codes after each step of a method. Sent the numbers of some samples, it keeps these alone, and gives their codes."""
+
+_CHECK_EVERY = 10
+_PLAIN = PRIORS["group_laplace"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,9 @@ class Inference:
     Attributes:
         codes: Coefficients [batch, m, n].
         iterations: How many iterations were made.
-        gap: For each sample, an upper bound on its energy above the smallest possible.
-        converged: Whether the sum of the gaps is at most the tolerance times the sum of the energies.
+        gap: For each sample, an upper bound on its energy above the smallest possible. With a prior that is not
+            log-concave, of the last round's energy.
+        converged: Whether the gap of every sample is at most the tolerance times its energy, or at the rounding of it.
     """
 
     codes: Codes
@@ -37,10 +46,11 @@ class InferenceMethod(Protocol):
 
     def __call__(
         self,
-        x: Float[Tensor, "batch l"],
-        phi: Phi,
+        x: Samples,
+        phi: Phi | Synthesis,
         *,
         lam: float,
+        prior: str | Prior = "group_laplace",
         max_iter: int = 500,
         tol: float = 1e-4,
         start: Codes | None = None,
@@ -50,11 +60,11 @@ class InferenceMethod(Protocol):
 
 
 def duality_gap(
-    x: Float[Tensor, "batch l"], phi: Phi, codes: Codes, lam: float
+    x: Samples, phi: Phi | Synthesis, codes: Codes, lam: float, prior: Prior = _PLAIN
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     r"""Bound how far the energy of codes is above its minimum.
 
-    The dual problem is max ½‖x‖² − ½‖x − u‖² over all u with ‖Φ_iᵀu‖₂ ≤ λ. The residual r = x − Σ Φ_i a_i, scaled
+    The dual problem is max ½‖x‖² − ½‖x − u‖² over all u with ‖Φ_iᵀu‖₂ ≤ λw_i. The residual r = x − Σ Φ_i a_i, scaled
     into that set, is such a u, and the difference between the two values bounds the error.
 
     Args:
@@ -62,6 +72,7 @@ def duality_gap(
         phi: Dictionary Φ[l, m, n].
         codes: Any codes.
         lam: Sparsity λ > 0.
+        prior: The prior; one that is not log-concave is taken as it looks from these codes.
 
     Returns:
         The gap, at least 0 up to rounding, and the energy, for each sample.
@@ -76,42 +87,106 @@ def duality_gap(
         >>> abs(gap.item()) < 1e-5, energy.item()
         (True, 8.0)
     """
-    D = dictionary_matrix(phi)
-    r = x - codes.flatten(1) @ D.mT
-    primal = 0.5 * r.square().sum(dim=-1) + lam * group_norms(codes).sum(dim=-1)
-    steepest = group_norms((r @ D).unflatten(-1, phi.shape[1:])).amax(dim=-1)
+    synthesis, bound = as_synthesis(phi), prior.around(codes, lam)
+    r = x - synthesis.synthesise(codes)
+    square, inner = r.square().flatten(1).sum(dim=1), (x * r).flatten(1).sum(dim=1)
+    primal = 0.5 * square + synthesis.total(bound.value(codes, lam))
+    steepest = synthesis.largest(bound.steepest(synthesis.analyse(r)))
     shrink = (lam / steepest.clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1)
-    dual = shrink * (x * r).sum(dim=-1) - 0.5 * shrink.square() * r.square().sum(dim=-1)
-    return primal - dual, primal
+    return primal - (shrink * inner - 0.5 * shrink.square() * square), primal
 
 
-def largest_eigenvalue(G: Float[Tensor, "atoms atoms"]) -> float:
-    """Bound the largest eigenvalue of a Gram matrix from above, to about five per cent, by power iteration.
+def until_certified(
+    steps: Steps,
+    x: Samples,
+    synthesis: Synthesis,
+    prior: GroupLaplace,
+    *,
+    lam: float,
+    max_iter: int,
+    tol: float,
+) -> Inference:
+    """Take codes from a method, one step after the other, until every sample's gap is small enough.
 
-    The start is random, from a fixed seed: a row of G would miss eigenvectors that are zero there.
+    The codes of a sample are those of the first look at which its own gap was small enough: they do not depend on the
+    other samples. When half of the samples are done, the method goes on with the rest alone.
+
+    Args:
+        steps: The codes after each step, without end; sent the numbers of some samples, it keeps these alone.
+        x: Samples.
+        synthesis: What they are synthesised by.
+        prior: A log-concave prior.
+        lam: Sparsity λ.
+        max_iter: Most steps.
+        tol: Relative gap at which to stop; 0 takes all steps.
+
+    Returns:
+        The codes, with their certificate.
     """
-    tiny = torch.finfo(G.dtype).tiny
-    size = G.abs().amax().clamp_min(tiny)
-    scaled = G / size
-    v = torch.randn(G.shape[0], generator=torch.Generator().manual_seed(0)).to(G)
-    estimate = 0.0
-    for _ in range(100):
-        norm = torch.linalg.vector_norm(v)
-        v = scaled @ (v / norm.clamp_min(tiny))
-        previous, estimate = estimate, float(torch.linalg.vector_norm(v))
-        if estimate <= previous * (1 + 1e-3):
+    codes = next(steps)
+    found, gaps = codes.clone(), x.new_zeros(len(x))
+    done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    rows = torch.arange(len(x), device=x.device)
+    # No gap is smaller than its rounding, which is that of ‖x‖².
+    floor = 8 * torch.finfo(x.dtype).eps * x.square().flatten(1).sum(dim=1)
+    iterations = 0
+    for iterations in range(1, max_iter + 1):
+        if iterations > 1:
+            codes = next(steps)
+        last = iterations == max_iter
+        if not (last or (tol > 0 and iterations % _CHECK_EVERY == 0)):
+            continue
+        gap, total = duality_gap(x[rows], synthesis, codes, lam, prior.take(rows))
+        enough = gap <= tol * total + (floor[rows] if tol > 0 else 0)
+        new = (enough | last) & ~done[rows]
+        found[rows[new]], gaps[rows[new]] = codes[new], gap[new]
+        done[rows] |= enough
+        if last or bool(done.all()):
             break
-    return max(1.05 * estimate * float(size), tiny)
+        left = ~done[rows]
+        if 2 * int(left.sum()) <= len(rows):
+            keep = left.nonzero()[:, 0]
+            rows = rows[keep]
+            codes = steps.send(keep)
+    return Inference(found, iterations, gaps, converged=bool(done.all()))
 
 
-def check_samples(x: Tensor, phi: Phi, lam: float) -> None:
-    """Check that samples and dictionary fit together.
+def in_rounds(
+    one: Callable[[GroupLaplace, Codes], Inference],
+    x: Samples,
+    synthesis: Synthesis,
+    *,
+    lam: float,
+    prior: str | Prior,
+    start: Codes | None,
+) -> Inference:
+    """Infer with any prior by a method for log-concave ones: round after round, each around the codes of the last.
+
+    Args:
+        one: A round: from a log-concave prior and codes to start from.
+        x: Samples.
+        synthesis: What they are synthesised by.
+        lam: Sparsity λ.
+        prior: Name or `Prior`.
+        start: Codes to start from; default 0.
+
+    Returns:
+        The inference of the last round, with the iterations of all.
 
     Raises:
-        ShapeError: If `x` is not [batch, l] with the l of `phi`.
+        ShapeError: If samples do not fit the dictionary.
         OptionError: If λ is not positive.
     """
-    if x.ndim != 2 or x.shape[1] != phi.shape[0]:
-        raise ShapeError(f"samples must have shape [batch, {phi.shape[0]}], the length of an atom; got {list(x.shape)}")
+    zeros = synthesis.zeros(x)
     if not lam > 0:
         raise OptionError(f"lam must be positive; got {lam!r}; try lam=1.0")
+    prior = as_prior(prior)
+    # The first round of several has the scale of the prior's mean, as where every group is of middling strength.
+    codes = zeros if start is None else start
+    bound = GroupLaplace() if prior.rounds > 1 and start is None else prior.around(codes, lam)
+    found = one(bound, codes)
+    iterations = found.iterations
+    for _ in range(prior.rounds - 1):
+        found = one(prior.around(found.codes, lam), found.codes)
+        iterations += found.iterations
+    return Inference(found.codes, iterations, found.gap, found.converged)

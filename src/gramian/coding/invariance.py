@@ -119,16 +119,17 @@ def gratings(
     return waves / waves.std(dim=1, keepdim=True)
 
 
-def phase_response(phi: Phi, *, lam: float, phases: int = 24, seed: int = 0) -> PhaseResponse:
+def phase_response(phi: Phi, *, lam: float, phases: int = 24, channels: int = 1, seed: int = 0) -> PhaseResponse:
     """Drift gratings past a dictionary of square patches: each group is shown its best frequency and orientation.
 
     A unit's best grating is the one of largest mean response over phase; its variation there is the standard deviation
     over phase divided by the mean. The example is the group whose variation is the median.
 
     Args:
-        phi: Dictionary Φ[l, m, n], l a square.
+        phi: Dictionary Φ[l, m, n], l a square times the channels.
         lam: Sparsity λ of inference.
         phases: How many phases.
+        channels: Numbers of a pixel; gratings are the same in all.
         seed: Seed of the random groups.
 
     Returns:
@@ -137,10 +138,11 @@ def phase_response(phi: Phi, *, lam: float, phases: int = 24, seed: int = 0) -> 
     Cost:
         Inference on 72·phases gratings.
     """
-    size = math.isqrt(phi.shape[0])
+    size = math.isqrt(phi.shape[0] // channels)
     angles = torch.arange(phases, dtype=phi.dtype, device=phi.device) * (2 * math.pi / phases)
     stimuli = [(f, math.pi * k / 12) for f in (0.06, 0.1, 0.14, 0.19, 0.25, 0.32) for k in range(12)]
     x = torch.cat([gratings(size, frequency, orientation, angles) for frequency, orientation in stimuli])
+    x = x.repeat_interleave(channels, dim=1)
     codes = fista(x, phi, lam=lam, max_iter=200, tol=1e-3).codes
     shape = (len(stimuli), phases)
     learned = group_norms(codes).unflatten(0, shape)

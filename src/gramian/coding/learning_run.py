@@ -2,25 +2,30 @@
 
 import json
 import math
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.coding.dictionary import LearningStep, cosine_decay, initial_dictionary, learning_step
-from gramian.coding.estimator import METHODS
+from gramian.coding.dictionary import cosine_decay, initial_dictionary
 from gramian.coding.evaluation import snr
 from gramian.coding.inference import Inference
-from gramian.coding.prior import energy, group_norms, reconstruct
+from gramian.coding.learner import UPDATES, Learner, LearningStep
+from gramian.coding.methods import METHODS
+from gramian.coding.parallel import Parallel
+from gramian.coding.prior import PRIORS, energy, group_norms, reconstruct
 from gramian.coding.storage import Dictionary, load_dictionary, save_dictionary
-from gramian.data import FourierWhitening, ImageSplit, PatchSampler, load_folder, shipped_images, split_held_out
+from gramian.data import WHITENINGS, ImageSplit, Preparation, load_images, shipped_images, split_held_out
 from gramian.errors import OptionError, RunError
 from gramian.files import replace_file
 from gramian.kernels import dense
 from gramian.penalties import as_penalty
 from gramian.rules import as_rule
+from gramian.typing import Phi
 
 __all__ = ["LearningRun", "RunSettings", "holds_run"]
 
@@ -29,6 +34,8 @@ _METRICS = "metrics.jsonl"
 _SETTINGS = "settings.json"
 _HELD_OUT_PATCHES = 512
 _SEED_OF_HELD_OUT = 1
+_MENDED = 0.75
+"""Up to which part of a run silent groups are made anew."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,9 @@ class RunSettings:
     """Everything that decides the result of a run.
 
     Attributes:
-        images: Folder of pictures; None for those that scikit-image and scikit-learn ship.
+        images: Folder of pictures, array of them or film; None for those that scikit-image and scikit-learn ship.
+        colour: Whether to learn from colours; else from luminance.
+        whiten: 'fourier', 'zca' or 'none'.
         groups: Number of groups m.
         size: Atoms in a group, n.
         patch: Side of a patch, pixels.
@@ -48,12 +57,20 @@ class RunSettings:
         iterations: Iterations of inference in a learning step.
         rule: Update rule of the orthogonality step.
         penalty: Penalty μ.
+        update: How the dictionary moves, 'sgd' or 'online'.
+        prior: Name of the prior.
+        target_active: Mean number of active groups towards which λ is moved; None keeps λ.
+        patience: After how many steps without use a group is made anew, up to the last quarter of the run.
         infer: Inference method.
+        device: Where to learn, as torch names it.
+        spread: Among how many processes groups are shared out, under torchrun.
         seed: Seed of the first dictionary and of all patches.
         report_every: Steps between two rows of metrics, each with a checkpoint.
     """
 
     images: str | None = None
+    colour: bool = False
+    whiten: str = "fourier"
     groups: int = 64
     size: int = 4
     patch: int = 16
@@ -65,12 +82,18 @@ class RunSettings:
     iterations: int = 20
     rule: str = "proximal"
     penalty: str = "l1"
+    update: str = "sgd"
+    prior: str = "group_laplace"
+    target_active: float | None = None
+    patience: int = 200
     infer: str = "fista"
+    device: str = "cpu"
+    spread: int = 1
     seed: int = 0
     report_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("groups", "size", "steps", "batch", "iterations", "report_every"):
+        for name in ("groups", "size", "steps", "batch", "iterations", "report_every", "patience", "spread"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.patch < 2:
@@ -79,13 +102,21 @@ class RunSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise OptionError(f"{name} must be a positive finite number; got {value}")
-        if self.size > self.patch**2:
+        length = self.patch**2 * (3 if self.colour else 1)
+        if self.size > length:
             raise OptionError(
-                f"a group can hold at most as many orthonormal atoms as a patch has pixels, {self.patch}² = "
-                f"{self.patch**2}; got size {self.size}; try smaller groups or larger patches"
+                f"a group can hold at most as many orthonormal atoms as a patch has numbers, {length}; got size "
+                f"{self.size}; try smaller groups or larger patches"
             )
-        if self.infer not in METHODS:
-            raise OptionError(f"infer must be one of {', '.join(METHODS)}; got {self.infer!r}")
+        for name, known in (("whiten", WHITENINGS), ("update", UPDATES), ("prior", PRIORS), ("infer", METHODS)):
+            if getattr(self, name) not in known:
+                raise OptionError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        if self.target_active is not None and not 0 < self.target_active <= self.groups:
+            raise OptionError(f"target_active must lie between 0 and the number of groups; got {self.target_active:g}")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise OptionError(f"device must be one that torch finds here; got {self.device!r}; try 'cpu'") from error
         as_rule(self.rule)
         as_penalty(self.penalty)
 
@@ -93,8 +124,9 @@ class RunSettings:
 class LearningRun:
     """A dictionary in the making: what it learns from, how far it is, and what was measured on the way.
 
-    The state is the dictionary and the number of the step; every batch is a function of the seed and the step. So a run
-    that was stopped and resumed ends with the same bits as one that was not.
+    The state is that of the learner; every batch is a function of the seed and the step. So a run that was stopped and
+    resumed ends with the same bits as one that was not. Started by torchrun, all processes make one run together: the
+    batch of a step is shared out among them, and groups too if the settings say so.
 
     Args:
         settings: What to do.
@@ -102,12 +134,12 @@ class LearningRun:
     Attributes:
         settings: What to do.
         split: The pictures.
-        whitening: The whitening of pictures.
+        preparation: How samples are made of pictures.
+        parallel: Which part of a step is this process's.
         train: Patches to learn from.
         held_out: Patches that learning never sees, in the scale of the others.
-        phi: The dictionary Φ[l, m, n].
+        learner: What learns.
         initial_phi: The dictionary before the first step.
-        step: How many steps were made.
         metrics: One row for each report.
         skipped: Files of the folder that could not be read.
 
@@ -120,18 +152,41 @@ class LearningRun:
         self.settings = settings
         self.skipped: tuple[str, ...] = ()
         self.split = self._pictures()
-        self.whitening = FourierWhitening()
-        pictures = {
-            image.name: self.whitening.whiten(image.pixels) for image in (*self.split.train, *self.split.held_out)
-        }
-        self.train = PatchSampler([pictures[image.name] for image in self.split.train], size=settings.patch)
-        self.held_out = PatchSampler(
-            [pictures[image.name] for image in self.split.held_out], size=settings.patch, scale=self.train.scale
+        self.preparation, self.train = Preparation.fit(
+            [image.pixels for image in self.split.train], size=settings.patch, whiten=settings.whiten
         )
-        self.initial_phi = initial_dictionary(settings.patch**2, settings.groups, settings.size, seed=settings.seed)
-        self.phi = self.initial_phi
-        self.step = 0
+        self.held_out = self.preparation.sampler([image.pixels for image in self.split.held_out])
+        length = settings.patch**2 * self.preparation.channels
+        self.initial_phi = initial_dictionary(length, settings.groups, settings.size, seed=settings.seed)
+        self.parallel = Parallel.grid(settings.spread)
+        self.learner = Learner(
+            self.initial_phi.to(settings.device),
+            lam=settings.lam,
+            beta=settings.beta,
+            rule=settings.rule,
+            penalty=settings.penalty,
+            update=settings.update,
+            prior=settings.prior,
+            infer=settings.infer,
+            max_iter=settings.iterations,
+            target_active=settings.target_active,
+            patience=settings.patience,
+            parallel=self.parallel,
+        )
         self.metrics: list[dict[str, float]] = []
+        self._whole: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def phi(self) -> Phi:
+        """The dictionary Φ[l, m, n], the groups of all processes, on the CPU."""
+        if self._whole is None or self._whole[0] is not self.learner.phi:
+            self._whole = self.learner.phi, self.parallel.whole(self.learner.phi).cpu()
+        return self._whole[1]
+
+    @property
+    def step(self) -> int:
+        """How many steps were made."""
+        return self.learner.steps
 
     @property
     def finished(self) -> bool:
@@ -143,23 +198,24 @@ class LearningRun:
         """Whether a row of metrics is due at this step."""
         return self.step % self.settings.report_every == 0 or self.finished
 
+    def seconds_per_step(self, trials: int = 10) -> float:
+        """Measure how long a step takes, on a learner that is thrown away; at the least of the trials."""
+        before = self.learner.state()
+        took: list[float] = []
+        for _ in range(trials):
+            began = time.perf_counter()
+            self.advance()
+            took.append(time.perf_counter() - began)
+        self.learner.load(before)
+        return min(took)
+
     def advance(self) -> LearningStep:
         """Make one learning step."""
-        settings = self.settings
-        result = learning_step(
-            self.train.sample(settings.batch, seed=settings.seed, step=self.step),
-            self.phi,
-            lam=settings.lam,
-            lr=cosine_decay(settings.lr, self.step, settings.steps),
-            beta=settings.beta,
-            rule=settings.rule,
-            penalty=settings.penalty,
-            method=METHODS[settings.infer],
-            max_iter=settings.iterations,
-        )
-        self.phi = result.phi
-        self.step += 1
-        return result
+        settings, step = self.settings, self.step
+        if step >= _MENDED * settings.steps:
+            self.learner.patience = None  # a group made anew would have no time to learn
+        batch = self.train.sample(settings.batch, seed=settings.seed, step=step).to(settings.device)
+        return self.learner.step(batch, lr=cosine_decay(settings.lr, step, settings.steps))
 
     def held_out_patches(self, count: int = _HELD_OUT_PATCHES) -> Float[Tensor, "count pixels"]:
         """Give patches of the pictures that learning never sees; always the same."""
@@ -167,7 +223,9 @@ class LearningRun:
 
     def encode(self, patches: Float[Tensor, "count pixels"]) -> Inference:
         """Infer the codes of patches of the run's scale, to a relative gap of 0.1 %."""
-        return METHODS[self.settings.infer](patches, self.phi, lam=self.settings.lam, max_iter=1000, tol=1e-3)
+        settings = self.settings
+        method = METHODS[settings.infer]
+        return method(patches, self.phi, lam=self.learner.lam, prior=settings.prior, max_iter=1000, tol=1e-3)
 
     def evaluate(self, *, seconds: float) -> dict[str, float]:
         """Measure the dictionary on held-out patches.
@@ -177,16 +235,20 @@ class LearningRun:
 
         Returns:
             A row of metrics: the terms of the energy per patch, L/β = Σ|X_jk| and the largest |X_jk| of the dictionary,
-            active groups, and SNR in dB.
+            active groups, and SNR in dB. Under torchrun every process takes part, and the first one has a row; the
+            others' are empty.
         """
+        if self.phi.numel() and not self.parallel.first:
+            return {}
         x = self.held_out_patches()
         codes = self.encode(x).codes
-        terms = energy(x, self.phi, codes, self.settings.lam)
+        terms = energy(x, self.phi, codes, self.learner.lam, PRIORS[self.settings.prior])
         X = dense.residual(self.phi)
         return {
             "step": self.step,
             "seconds": round(seconds, 2),
             "lr": cosine_decay(self.settings.lr, self.step, self.settings.steps),
+            "lam": self.learner.lam,
             "energy": float(terms.total.mean()),
             "reconstruction": float(terms.reconstruction.mean()),
             "sparsity": float(terms.sparsity.mean()),
@@ -196,25 +258,37 @@ class LearningRun:
             "snr": snr(x, reconstruct(self.phi, codes)),
         }
 
+    def note(self, *, seconds: float) -> None:
+        """Evaluate, and keep the row among the metrics."""
+        row = self.evaluate(seconds=seconds)
+        if row:
+            self.metrics.append(row)
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """What is kept in a file."""
+        state = {name: tensor.cpu() for name, tensor in self.learner.state().items()}
+        settings = self.settings
+        return Dictionary(
+            self.phi, self.initial_phi, self.preparation, self.learner.lam, settings.prior, settings.infer, state
+        )
+
     def save(self, folder: Path) -> None:
         """Write the settings, the metrics and, last, the dictionary; each file in one stroke.
+
+        Under torchrun every process takes part, and the first one writes.
 
         Raises:
             RunError: If a file cannot be written. A folder made for the purpose is then taken away again.
         """
+        dictionary = self.dictionary
+        if not self.parallel.first:
+            return
         made = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"the folder {folder} could not be made: {error.strerror or error}") from error
-        dictionary = Dictionary(
-            phi=self.phi,
-            initial_phi=self.initial_phi,
-            step=self.step,
-            patch_size=self.settings.patch,
-            cutoff=self.whitening.cutoff,
-            scale=self.train.scale,
-        )
         try:
             replace_file(folder / _SETTINGS, (json.dumps(asdict(self.settings), indent=2) + "\n").encode())
             replace_file(folder / _METRICS, "".join(json.dumps(row) + "\n" for row in self.metrics).encode())
@@ -250,20 +324,26 @@ class LearningRun:
                 f"the dictionary in {folder} must have the shape {list(run.phi.shape)} of its settings; "
                 f"got {list(dictionary.phi.shape)}"
             )
-        if not math.isclose(dictionary.scale, run.train.scale, rel_tol=1e-6):
+        if not math.isclose(dictionary.preparation.scale, run.preparation.scale, rel_tol=1e-6):
             raise RunError(f"the pictures of the run in {folder} have changed since it began; try a new run")
-        run.phi, run.initial_phi, run.step = dictionary.phi, dictionary.initial_phi, dictionary.step
+        run.initial_phi = dictionary.initial_phi
+        try:
+            run.learner.load(dictionary.state)
+        except OptionError as error:
+            raise RunError(f"the dictionary in {folder} does not fit its settings: {error}") from error
         # The metrics are written before the dictionary: after a kill between the two there is a row too many.
         run.metrics = [row for row in metrics if row["step"] <= run.step]
         return run
 
     def _pictures(self) -> ImageSplit:
-        if self.settings.images is None:
-            images = shipped_images()
+        settings = self.settings
+        sequence = False
+        if settings.images is None:
+            images = shipped_images(colour=settings.colour)
         else:
-            folder = load_folder(Path(self.settings.images))
-            images, self.skipped = folder.images, folder.skipped
-        return split_held_out(images, min_side=2 * self.settings.patch)
+            loaded = load_images(Path(settings.images), colour=settings.colour)
+            images, self.skipped, sequence = loaded.images, loaded.skipped, loaded.sequence
+        return split_held_out(images, min_side=2 * settings.patch, sequence=sequence)
 
 
 def holds_run(folder: Path) -> bool:

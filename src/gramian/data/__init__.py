@@ -2,26 +2,30 @@
 
 from gramian.data.images import (
     HELD_OUT_NAMES,
-    GrayImage,
-    ImageFolder,
     ImageSplit,
-    load_folder,
+    LoadedImages,
+    Picture,
+    load_images,
     shipped_images,
     split_held_out,
 )
 from gramian.data.patches import PatchSampler, image_to_patches, patches_to_image
+from gramian.data.preparation import WHITENINGS, Preparation, Samples
 from gramian.data.whitening import FourierWhitening, ZCAWhitening
 
 __all__ = [
     "HELD_OUT_NAMES",
+    "WHITENINGS",
     "FourierWhitening",
-    "GrayImage",
-    "ImageFolder",
     "ImageSplit",
+    "LoadedImages",
     "PatchSampler",
+    "Picture",
+    "Preparation",
+    "Samples",
     "ZCAWhitening",
     "image_to_patches",
-    "load_folder",
+    "load_images",
     "patches_to_image",
     "shipped_images",
     "split_held_out",

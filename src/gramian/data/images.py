@@ -1,6 +1,8 @@
-"""Natural images: those that installed packages ship, and the user's own."""
+"""Natural images: those that installed packages ship, and the user's own, in folders, arrays and moving pictures."""
 
 import warnings
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ from gramian.errors import DataError
 
 __all__ = [
     "HELD_OUT_NAMES",
-    "GrayImage",
-    "ImageFolder",
     "ImageSplit",
-    "load_folder",
+    "LoadedImages",
+    "Picture",
+    "load_images",
     "shipped_images",
     "split_held_out",
 ]
@@ -32,44 +34,49 @@ HELD_OUT_NAMES = ("camera", "flower")
 
 
 @dataclass(frozen=True)
-class GrayImage:
-    """A picture as grey values.
+class Picture:
+    """A picture as numbers.
 
     Attributes:
         name: Name of the picture.
-        pixels: Luminance [height, width] in [0, 1], float32.
+        pixels: Luminance [height, width], or red, green and blue [height, width, 3], in [0, 1], float32.
     """
 
     name: str
-    pixels: Float[Tensor, "height width"]
+    pixels: Float[Tensor, "height width *channels"]
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """What a folder of pictures holds.
+class LoadedImages:
+    """What a folder, an array or a moving picture holds.
 
     Attributes:
-        images: The pictures, sorted by name.
+        images: The pictures, in order; those of a folder sorted by name.
         skipped: Names of the files that look like pictures and cannot be read as such.
+        sequence: Whether they are the frames of one film, each much like the next.
     """
 
-    images: tuple[GrayImage, ...]
-    skipped: tuple[str, ...]
+    images: tuple[Picture, ...]
+    skipped: tuple[str, ...] = ()
+    sequence: bool = False
 
 
 @dataclass(frozen=True)
 class ImageSplit:
     """Pictures to learn from, and pictures that learning never sees."""
 
-    train: tuple[GrayImage, ...]
-    held_out: tuple[GrayImage, ...]
+    train: tuple[Picture, ...]
+    held_out: tuple[Picture, ...]
 
 
-def shipped_images() -> tuple[GrayImage, ...]:
+def shipped_images(*, colour: bool = False) -> tuple[Picture, ...]:
     """Load the natural images that scikit-image and scikit-learn ship, without any download.
 
+    Args:
+        colour: Whether to keep the colours, of those six that have any.
+
     Returns:
-        Twelve pictures, sorted by name.
+        Twelve pictures, or six, sorted by name.
 
     Examples:
         >>> images = shipped_images()
@@ -81,29 +88,54 @@ def shipped_images() -> tuple[GrayImage, ...]:
 
     raw = {name: np.asarray(getattr(skimage.data, name)()) for name in _SKIMAGE}
     raw.update({name: np.asarray(sklearn.datasets.load_sample_image(f"{name}.jpg")) for name in _SKLEARN})
-    return tuple(GrayImage(name, _luminance(raw[name])) for name in sorted(raw))
+    return tuple(
+        Picture(name, _pixels(raw[name], colour=colour)) for name in sorted(raw) if raw[name].ndim == 3 or not colour
+    )
 
 
-def load_folder(path: Path) -> ImageFolder:
-    """Load every picture of a folder; subfolders are not entered.
+def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
+    """Load pictures: every one of a folder, an array of them, or the frames of a moving picture.
 
     Args:
-        path: The folder. Files count as pictures by their suffix: bmp, gif, jpeg, jpg, png, tif, tiff or webp.
+        path: A folder, whose files count as pictures by their suffix (bmp, gif, jpeg, jpg, png, tif, tiff, webp;
+            subfolders are not entered); a file .npy or .npz with an array [height, width], [count, height, width] or
+            [count, height, width, 3], of bytes, or of numbers in [0, 1]; or one such picture, all frames of which are
+            taken.
+        colour: Whether to keep colours; else their luminance is taken.
 
     Returns:
         The pictures and the names of unreadable files. Transparent pixels are laid on white, a turn that a camera noted
-        is carried out, and of a moving picture the first frame is taken.
+        is carried out, and of a moving picture in a folder the first frame is taken.
 
     Raises:
-        DataError: If there is no such folder, or no readable picture in it.
+        DataError: If there is nothing there, or no readable picture in it.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "film.npy"
+        >>> np.save(path, np.zeros((5, 32, 48), dtype=np.uint8))
+        >>> film = load_images(path)
+        >>> len(film.images), film.images[0].pixels.shape, film.sequence
+        (5, torch.Size([32, 48]), True)
     """
+    if not path.exists():
+        raise DataError(f"images must be an existing folder or file; got {path}, which does not exist")
+    if path.is_dir():
+        return _folder(path, colour=colour)
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _array_file(path, colour=colour)
+    if path.suffix.lower() in _SUFFIXES:
+        return _frames(path, colour=colour)
+    raise DataError(
+        f"images must be a folder, an array (.npy, .npz) or a picture ({', '.join(_SUFFIXES)}); got {path}; of a film "
+        "in another format, try: mkdir frames; ffmpeg -i FILM frames/%05d.png"
+    )
+
+
+def _folder(path: Path, *, colour: bool) -> LoadedImages:
     from PIL import Image, ImageOps
 
-    if not path.exists():
-        raise DataError(f"images must be an existing folder; got {path}, which does not exist")
-    if not path.is_dir():
-        raise DataError(f"images must be a folder; got the file {path}; try its folder, {path.parent}")
-    images: list[GrayImage] = []
+    images: list[Picture] = []
     skipped: list[str] = []
     files = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES and entry.is_file())
     for file in files:
@@ -112,24 +144,75 @@ def load_folder(path: Path) -> ImageFolder:
                 # Pillow warns of a picture so large that it may be an attack; such a one is left out, and named.
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(file) as picture:
-                    images.append(GrayImage(file.name, _luminance(_as_array(ImageOps.exif_transpose(picture)))))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError):
+                    array = _as_array(ImageOps.exif_transpose(picture))
+                    images.append(Picture(file.name, _pixels(array, colour=colour)))
+        except _unreadable():
             skipped.append(file.name)
     if not images:
         found = f"{len(skipped)} that cannot be read" if skipped else "no file with such a suffix"
         raise DataError(f"{path} must hold at least one readable picture ({', '.join(_SUFFIXES)}); got {found}")
-    return ImageFolder(tuple(images), tuple(skipped))
+    return LoadedImages(tuple(images), tuple(skipped))
 
 
-def split_held_out(images: tuple[GrayImage, ...], *, min_side: int) -> ImageSplit:
+def _frames(path: Path, *, colour: bool) -> LoadedImages:
+    from PIL import Image, ImageOps, ImageSequence
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as film:
+                arrays = [_as_array(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(film)]
+    except _unreadable() as error:
+        raise DataError(f"{path} must be a picture that can be read; got {error}") from error
+    return _sequence(path.name, arrays, colour=colour)
+
+
+def _array_file(path: Path, *, colour: bool) -> LoadedImages:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} must be an array that can be read, without pickled objects; got {error}") from error
+    pictures: list[np.ndarray] = []
+    for array in arrays:
+        last = array.shape[-1] if array.ndim else 0
+        if (
+            array.dtype.kind not in "uif"
+            or not (array.ndim in (2, 3) or (array.ndim == 4 and last == 3))
+            or not array.size
+        ):
+            raise DataError(
+                f"{path} must hold numbers [height, width], [count, height, width] or [count, height, width, 3]; got "
+                f"{array.dtype} {list(array.shape)}"
+            )
+        if array.dtype != np.uint8 and not (array.min() >= 0 and array.max() <= 1):
+            raise DataError(
+                f"{path} must hold bytes, or finite numbers in [0, 1]; got {array.dtype} from {array.min():g} to "
+                f"{array.max():g}; try (x - x.min()) / (x.max() - x.min())"
+            )
+        # An array of three axes is a series of grey pictures, a colour picture by itself has four: [1, h, w, 3].
+        pictures += [array] if array.ndim == 2 else list(array)
+    if not pictures:
+        raise DataError(f"{path} must hold at least one array; got none")
+    return _sequence(path.name, pictures, colour=colour)
+
+
+def _sequence(name: str, arrays: Sequence[np.ndarray], *, colour: bool) -> LoadedImages:
+    named = [f"{name}[{index}]" for index in range(len(arrays))] if len(arrays) > 1 else [name]
+    images = tuple(Picture(each, _pixels(array, colour=colour)) for each, array in zip(named, arrays, strict=True))
+    return LoadedImages(images, sequence=len(images) > 1)
+
+
+def split_held_out(images: tuple[Picture, ...], *, min_side: int, sequence: bool = False) -> ImageSplit:
     """Set pictures aside that learning never sees.
 
-    Of the shipped images those of `HELD_OUT_NAMES` are set aside; of any others every fifth, at least one. A single
-    picture is cut: its lowest fifth is set aside.
+    Of the shipped images those of `HELD_OUT_NAMES` are set aside; of any others every fifth, at least one. Of a film it
+    is the last fifth, since a frame is much like the next. A single picture is cut: its lowest fifth is set aside.
 
     Args:
         images: All pictures.
         min_side: Smallest side that a picture may have, in pixels.
+        sequence: Whether they are the frames of one film.
 
     Returns:
         Both parts; they share no pixel.
@@ -150,27 +233,37 @@ def split_held_out(images: tuple[GrayImage, ...], *, min_side: int) -> ImageSpli
         train = tuple(image for image in images if image.name not in HELD_OUT_NAMES)
     elif len(images) == 1:
         (whole,) = images
-        height, width = whole.pixels.shape
+        height, width = whole.pixels.shape[:2]
         if height < 2 * min_side:
             raise DataError(
                 f"a single picture is cut in two, and must be at least {2 * min_side} pixels high; got {height} × "
                 f"{width} (height × width) for {whole.name}; try a larger picture, more of them, or smaller patches"
             )
         cut = height - max(height // 5, min_side)
-        train = (GrayImage(f"{whole.name} (upper part)", whole.pixels[:cut]),)
-        held_out = (GrayImage(f"{whole.name} (lower part)", whole.pixels[cut:]),)
+        train = (Picture(f"{whole.name} (upper part)", whole.pixels[:cut]),)
+        held_out = (Picture(f"{whole.name} (lower part)", whole.pixels[cut:]),)
+    elif sequence:
+        cut = len(images) - max(1, len(images) // 5)
+        train, held_out = images[:cut], images[cut:]
     else:
         chosen = set(range(4, len(images), 5)) or {len(images) - 1}
         held_out = tuple(image for index, image in enumerate(images) if index in chosen)
         train = tuple(image for index, image in enumerate(images) if index not in chosen)
     for image in (*train, *held_out):
-        height, width = image.pixels.shape
+        height, width = image.pixels.shape[:2]
         if min(height, width) < min_side:
             raise DataError(
                 f"a picture must measure at least {min_side} × {min_side} pixels; got {height} × {width} (height × "
                 f"width) for {image.name}; try larger pictures, more of them, or smaller patches"
             )
     return ImageSplit(train, held_out)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """Give what Pillow raises for a file that is no whole picture, or that is too large to be one."""
+    from PIL import Image
+
+    return OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError
 
 
 def _as_array(picture: Any) -> np.ndarray:
@@ -185,12 +278,14 @@ def _as_array(picture: Any) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def _luminance(array: np.ndarray) -> Float[Tensor, "height width"]:
+def _pixels(array: np.ndarray, *, colour: bool) -> Float[Tensor, "height width *channels"]:
     pixels = array.astype(np.float64)
     if array.dtype == np.uint8:
         pixels = pixels / 255
-    if pixels.ndim == 3:
-        pixels = pixels[..., :3] @ np.asarray(_LUMINANCE)
+    if pixels.ndim == 2 and colour:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    elif pixels.ndim == 3:
+        pixels = pixels[..., :3] if colour else pixels[..., :3] @ np.asarray(_LUMINANCE)
     if not np.isfinite(pixels).all():
         raise DataError("a picture must hold finite values; got NaN or infinite ones")
     return torch.from_numpy(np.clip(pixels, 0, 1).astype(np.float32))

@@ -7,14 +7,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from gramian.data.whitening import ZCAWhitening
 from gramian.errors import DataError
 
-__all__ = ["PatchSampler", "image_to_patches", "patches_to_image"]
+__all__ = ["PatchSampler", "Pictures", "image_to_patches", "patches_to_image"]
 
-Picture = Float[Tensor, "height width"]
+Pixels = Float[Tensor, "height width *channels"]
 
-Pictures = Sequence[Float[Tensor, "_ _"]]
-"""Pictures of any sizes."""
+Pictures = Sequence[Float[Tensor, "_ _ *channels"]]
+"""Pictures of any sizes, all grey or all with as many channels."""
+
+
+_TO_MEASURE = 10_000
+"""Patches of which the scale of whitened ones is measured."""
 
 
 class PatchSampler:
@@ -22,13 +27,15 @@ class PatchSampler:
 
     A place is flat if the standard deviation of its patch is below `flat` times the root mean square of the standard
     deviations of all patches: sky and walls, about a third of natural pictures, hold nothing to learn. Patches lose
-    their mean and are divided by one common scale, so that the patches kept have unit variance on average.
+    their mean, each channel its own, and are divided by one common scale, so that the patches kept have unit variance
+    on average.
 
     Args:
         pictures: Whitened pictures.
         size: Side of a patch, pixels.
         flat: Threshold of flatness.
         scale: Common divisor; default the one that gives unit variance. Give training's scale for held-out pictures.
+        whiten: What is done to each patch; default nothing.
 
     Attributes:
         scale: The common divisor.
@@ -47,13 +54,21 @@ class PatchSampler:
         torch.Size([5, 64])
     """
 
-    def __init__(self, pictures: Pictures, *, size: int, flat: float = 0.3, scale: float | None = None) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        *,
+        size: int,
+        flat: float = 0.3,
+        scale: float | None = None,
+        whiten: ZCAWhitening | None = None,
+    ) -> None:
         if size < 2:
             raise DataError(f"patches must have a side of at least 2 pixels; got {size}; try size=16")
         for picture in pictures:
-            if min(picture.shape) < size:
+            if min(picture.shape[:2]) < size:
                 raise DataError(
-                    f"pictures must be at least as large as a patch, {size} × {size}; got {tuple(picture.shape)}; "
+                    f"pictures must be at least as large as a patch, {size} × {size}; got {tuple(picture.shape[:2])}; "
                     "try smaller patches"
                 )
         if not pictures:
@@ -66,9 +81,16 @@ class PatchSampler:
             raise DataError("some patches must not be flat; got pictures of one grey value; try other pictures")
         self.size = size
         self.flat_fraction = 1 - float(kept.double().mean())
-        self.scale = float(everywhere[kept].mean().sqrt()) if scale is None else scale
-        self._pixels = torch.cat([picture.flatten() for picture in pictures]) / self.scale
+        self._pixels = torch.cat([picture.flatten(0, 1) for picture in pictures])
         self._corners, self._strides = _places(pictures, variances, threshold)
+        self._whiten = whiten
+        self.scale = 1.0
+        if scale is not None:
+            self.scale = scale
+        elif whiten is None:
+            self.scale = float(everywhere[kept].mean().sqrt())
+        else:
+            self.scale = float(self.sample(_TO_MEASURE, seed=0, step=0).square().mean().sqrt())
 
     def sample(self, count: int, *, seed: int, step: int) -> Float[Tensor, "count pixels"]:
         """Draw patches: a pure function of the seed and the step, so that a resumed run draws the same.
@@ -79,26 +101,27 @@ class PatchSampler:
             step: Number of the draw.
 
         Returns:
-            Patches [count, size²] of mean zero.
+            Patches [count, size²·channels] of mean zero; of a pixel, the channels stand beside each other.
         """
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
         chosen = torch.randint(len(self._corners), (count,), generator=generator)
         corner, stride = self._corners[chosen, None, None], self._strides[chosen, None, None]
         side = torch.arange(self.size)
-        patches = self._pixels[corner + side[:, None] * stride + side].flatten(1)
-        return patches - patches.mean(dim=1, keepdim=True)
+        patches = self._pixels[corner + side[:, None] * stride + side]
+        patches = (patches - patches.mean(dim=(1, 2), keepdim=True)).flatten(1)
+        return (patches if self._whiten is None else self._whiten.whiten(patches)) / self.scale
 
 
-def image_to_patches(picture: Picture, *, size: int, stride: int) -> Float[Tensor, "count pixels"]:
+def image_to_patches(picture: Pixels, *, size: int, stride: int) -> Float[Tensor, "count pixels"]:
     """Cut a picture into overlapping patches that cover it whole; the last row and column move in from the edge.
 
     Args:
-        picture: Picture [height, width], at least `size` on each side.
+        picture: Picture [height, width], or with channels [height, width, channels], at least `size` on each side.
         size: Side of a patch.
         stride: Distance between patches, 1 to `size`.
 
     Returns:
-        Patches [rows·columns, size²], row by row, with their means.
+        Patches [rows·columns, size²·channels], row by row, with their means.
 
     Raises:
         DataError: If the picture is smaller than a patch, or the stride leaves gaps.
@@ -108,15 +131,25 @@ def image_to_patches(picture: Picture, *, size: int, stride: int) -> Float[Tenso
         >>> image_to_patches(torch.zeros(20, 30), size=8, stride=4).shape
         torch.Size([28, 64])
     """
-    rows, columns = (_offsets(side, size, stride) for side in picture.shape)
-    windows = picture.unfold(0, size, 1).unfold(1, size, 1)
-    return windows[rows[:, None], columns[None, :]].reshape(-1, size * size)
+    rows, columns = (_offsets(side, size, stride) for side in picture.shape[:2])
+    windows = picture.unfold(0, size, 1).unfold(1, size, 1)  # of channels, if any, the axis stands before the patch
+    chosen = windows[rows[:, None], columns[None, :]]
+    if picture.ndim == 3:
+        chosen = chosen.movedim(2, -1)
+    return chosen.reshape(len(rows) * len(columns), -1)
 
 
-def patches_to_image(
-    patches: Float[Tensor, "count pixels"], *, shape: tuple[int, int], size: int, stride: int
-) -> Picture:
+def patches_to_image(patches: Float[Tensor, "count pixels"], *, shape: Sequence[int], size: int, stride: int) -> Pixels:
     """Put patches back, averaged where they overlap; the exact inverse of `image_to_patches`.
+
+    Args:
+        patches: Patches [rows·columns, size²·channels].
+        shape: Shape of the picture, [height, width] or [height, width, channels].
+        size: Side of a patch.
+        stride: Distance between patches.
+
+    Returns:
+        The picture.
 
     Examples:
         >>> import torch
@@ -125,15 +158,16 @@ def patches_to_image(
         >>> torch.allclose(patches_to_image(patches, shape=(20, 30), size=8, stride=3), picture)
         True
     """
-    rows, columns = (_offsets(side, size, stride) for side in shape)
+    rows, columns = (_offsets(side, size, stride) for side in shape[:2])
     side = torch.arange(size)
     down = (rows[:, None] + side)[:, None, :, None]
     across = (columns[:, None] + side)[None, :, None, :]
     index = (down * shape[1] + across).reshape(-1)
-    total = torch.zeros(shape[0] * shape[1], dtype=patches.dtype)
-    total.index_add_(0, index, patches.reshape(-1))
-    count = torch.zeros_like(total).index_add_(0, index, torch.ones_like(index, dtype=patches.dtype))
-    return (total / count).view(shape)
+    channels = shape[2] if len(shape) == 3 else 1
+    total = torch.zeros((shape[0] * shape[1], channels), dtype=patches.dtype)
+    total.index_add_(0, index, patches.reshape(-1, channels))
+    count = torch.zeros_like(total[:, :1]).index_add_(0, index, torch.ones_like(index, dtype=patches.dtype)[:, None])
+    return (total / count).view(*shape)
 
 
 def _offsets(side: int, size: int, stride: int) -> Int[Tensor, " places"]:
@@ -145,11 +179,13 @@ def _offsets(side: int, size: int, stride: int) -> Int[Tensor, " places"]:
     return regular if int(regular[-1]) == side - size else torch.cat([regular, torch.tensor([side - size])])
 
 
-def _local_variance(picture: Picture, size: int) -> Float[Tensor, "rows columns"]:
-    wide = picture.double()[None, None]
-    mean = functional.avg_pool2d(wide, size, stride=1)
-    square = functional.avg_pool2d(wide.square(), size, stride=1)
-    return (square - mean.square()).clamp_min(0)[0, 0]
+def _local_variance(picture: Pixels, size: int) -> Float[Tensor, "rows columns"]:
+    """Give the variance of the patch at every place, the mean over channels."""
+    wide = picture.double()
+    planes = wide[None, None] if wide.ndim == 2 else wide.movedim(2, 0)[:, None]
+    mean = functional.avg_pool2d(planes, size, stride=1)
+    square = functional.avg_pool2d(planes.square(), size, stride=1)
+    return (square - mean.square()).clamp_min(0).mean(dim=0)[0]
 
 
 def _places(
@@ -163,5 +199,5 @@ def _places(
         rows, columns = (variance > threshold).nonzero(as_tuple=True)
         corners.append(start + rows * width + columns)
         strides.append(torch.full_like(rows, width))
-        start += picture.numel()
+        start += picture.shape[0] * width
     return torch.cat(corners), torch.cat(strides)

@@ -10,7 +10,7 @@ from gramian.errors import DataError, OptionError
 
 __all__ = ["FourierWhitening", "ZCAWhitening"]
 
-Picture = Float[Tensor, "height width"]
+Pixels = Float[Tensor, "height width *channels"]
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,24 @@ class FourierWhitening:
         if not self.cutoff > 0:
             raise OptionError(f"cutoff must be positive, in cycles per pixel; got {self.cutoff!r}; try cutoff=0.4")
 
-    def whiten(self, pixels: Picture) -> Picture:
-        """Whiten a picture: a new tensor of the same shape with mean zero, in units of its grey values."""
+    def whiten(self, pixels: Pixels) -> Pixels:
+        """Whiten a picture, each channel by itself: a new tensor with means zero, in units of its grey values."""
         filtered = self._filtered(pixels, inverse=False)
-        return filtered - filtered.mean()
+        return filtered - filtered.mean(dim=(0, 1))
 
-    def unwhiten(self, whitened: Picture, *, mean: float) -> Picture:
+    def unwhiten(self, whitened: Pixels, *, mean: float | Tensor) -> Pixels:
         """Undo `whiten` for looking at: brightness that varies over more than half the picture is lost.
 
         Args:
             whitened: A whitened picture, or its reconstruction.
-            mean: Mean grey value of the result, which whitening took away.
+            mean: Mean grey value of the result, which whitening took away; for colours, of each.
         """
         restored = self._filtered(whitened, inverse=True)
-        return restored - restored.mean() + mean
+        return restored - restored.mean(dim=(0, 1)) + mean
 
-    def _filtered(self, pixels: Picture, *, inverse: bool) -> Picture:
+    def _filtered(self, pixels: Pixels, *, inverse: bool) -> Pixels:
+        if pixels.ndim == 3:
+            return torch.stack([self._filtered(channel, inverse=inverse) for channel in pixels.unbind(2)], dim=2)
         height, width = pixels.shape
         doubled = torch.cat([pixels, pixels.flip(0)], dim=0)
         doubled = torch.cat([doubled, doubled.flip(1)], dim=1)

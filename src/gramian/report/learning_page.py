@@ -8,8 +8,10 @@ from torch import Tensor
 
 from gramian.kernels import dense
 from gramian.report import curves, pictures
+from gramian.report.gabors import gabor_section
 from gramian.report.page import as_data, fill
 from gramian.report.record import LearningRecord
+from gramian.report.turning import turning_section
 
 __all__ = ["render_report"]
 
@@ -48,10 +50,12 @@ def render_report(record: LearningRecord) -> str:
         ),
         "m": m,
         "n": n,
-        "atoms": as_data(pictures.png(pictures.atoms_picture(record.phi, order))),
+        "atoms": as_data(pictures.png(pictures.atoms_picture(record.phi, order, channels=record.channels))),
         "dead": f"{silent} groups were silent on held-out patches; they stand last."
         if silent
         else "Every group is in use.",
+        "turning": turning_section(record, order),
+        "gabor": gabor_section(record, order),
         "residual_before": as_data(pictures.png(pictures.residual_picture(record.initial_phi, order))),
         "residual_after": as_data(pictures.png(pictures.residual_picture(record.phi, order))),
         "largest_before": f"{before:.2g}",
@@ -83,8 +87,8 @@ def _summary(record: LearningRecord) -> str:
     done, steps = record.steps
     stopped = "" if done >= steps else f" It was stopped at step {done} of {steps}, and can be resumed."
     return (
-        f"A dictionary of {m} groups of {n} atoms of {record.patch} × {record.patch} = {length} pixels, learned from "
-        f"whitened natural images with a prior that switches whole groups on and off, while every group is kept "
+        f"A dictionary of {m} groups of {n} atoms of {record.patch} × {record.patch} pixels ({length} numbers), "
+        f"learned from images with a prior that switches whole groups on and off, while every group is kept "
         f"orthonormal.{stopped}"
     )
 
@@ -102,7 +106,7 @@ def _maps(record: LearningRecord, order: Tensor) -> str:
     largest = float(torch.quantile(amplitudes[shown].flatten()[:: max(1, amplitudes[shown].numel() // 100_000)], 0.995))
     cells: list[str] = []
     for group in shown:
-        atoms = pictures.atoms_picture(record.phi[:, [group], :], columns=1)
+        atoms = pictures.atoms_picture(record.phi[:, [group], :], columns=1, channels=record.channels)
         size = pictures.amplitude_picture(amplitudes[group], largest=largest)
         cells += ["<figure>", _crisp(f"the atoms of group {group}", atoms), _crisp(f"amplitude of group {group}", size)]
         if record.phi.shape[2] > 1:

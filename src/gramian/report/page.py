@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from importlib.resources import files
 from string import Template
 
-__all__ = ["as_data", "fill"]
+__all__ = ["as_data", "fill", "text_of"]
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """Give the text of a page: a template of this folder, with the style of all pages in it."""
-    folder = files("gramian.report")
-    text, style = (folder.joinpath(name).read_text(encoding="utf-8") for name in (template, "style.css"))
-    return Template(text).substitute({**values, "style": style})
+    """Give the text of a page or of a section: a template of this folder, with the style of all pages where it asks."""
+    return Template(text_of(template)).substitute({**values, "style": text_of("style.css")})
+
+
+def text_of(name: str) -> str:
+    """Read a file of this folder."""
+    return files("gramian.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def as_data(content: bytes) -> str:

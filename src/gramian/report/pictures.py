@@ -20,6 +20,7 @@ __all__ = [
     "gray_picture",
     "png",
     "residual_picture",
+    "row_picture",
     "signed_picture",
 ]
 
@@ -38,31 +39,34 @@ def png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def gray_picture(picture: Float[Tensor, "height width"]) -> Pixels:
-    """Show grey values in [0, 1]."""
+def gray_picture(picture: Float[Tensor, "height width *channels"]) -> Pixels:
+    """Show grey values, or colours, in [0, 1]."""
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
-def signed_picture(picture: Float[Tensor, "height width"], *, limit: float | None = None) -> Pixels:
+def signed_picture(picture: Float[Tensor, "height width *channels"], *, limit: float | None = None) -> Pixels:
     """Show values around zero: zero is middle grey, ±limit (default: the largest size) white and black."""
     reach = float(picture.abs().max()) if limit is None else limit
     return gray_picture(0.5 + 0.5 * picture / (reach or 1.0))
 
 
-def atoms_picture(phi: Phi, order: Tensor | None = None, *, columns: int | None = None, gap: int = 1) -> Pixels:
+def atoms_picture(
+    phi: Phi, order: Tensor | None = None, *, columns: int | None = None, gap: int = 1, channels: int = 1
+) -> Pixels:
     """Show groups as rows of atoms, each atom scaled to its own largest size.
 
     Args:
-        phi: Dictionary Φ[l, m, n], l a square.
+        phi: Dictionary Φ[l, m, n], l a square times the channels.
         order: In which order to show the groups; default as they are.
         columns: How many groups stand side by side; default what makes the picture about as wide as high.
         gap: Pixels between atoms; three times as many between groups.
+        channels: Numbers of a pixel: 1, or 3 for colours.
 
     Returns:
         RGBA pixels, transparent between the atoms.
     """
     length, m, n = phi.shape
-    side = math.isqrt(length)
+    side = math.isqrt(length // channels)
     columns = columns or max(1, round(math.sqrt(m / n * 1.5)))
     rows = math.ceil(m / columns)
     pitch = side + gap
@@ -73,9 +77,20 @@ def atoms_picture(phi: Phi, order: Tensor | None = None, *, columns: int | None 
         left = place % columns * (n * pitch + 3 * gap)
         for member in range(n):
             x = left + member * pitch
-            atom = signed_picture(phi[:, group, member].reshape(side, side))
-            canvas[top : top + side, x : x + side, :3] = atom[..., None]
+            atom = signed_picture(phi[:, group, member].reshape(side, side, channels))
+            canvas[top : top + side, x : x + side, :3] = atom
             canvas[top : top + side, x : x + side, 3] = 255
+    return canvas
+
+
+def row_picture(atoms: Float[Tensor, "count side side"], *, limit: float, gap: int = 1) -> Pixels:
+    """Show atoms side by side, all in one scale: ±limit is white and black. RGBA, transparent between them."""
+    count, side, _ = atoms.shape
+    canvas = np.zeros((side, count * (side + gap) - gap, 4), dtype=np.uint8)
+    for place, atom in enumerate(atoms):
+        x = place * (side + gap)
+        canvas[:, x : x + side, :3] = signed_picture(atom, limit=limit)[..., None]
+        canvas[:, x : x + side, 3] = 255
     return canvas
 
 

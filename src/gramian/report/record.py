@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.coding import Control, GroupState, PhaseResponse
+from gramian.coding import Control, GaborAgreement, GaborFit, GroupPlanes, GroupState, PhaseResponse
 from gramian.typing import Phi
 
 __all__ = ["HeldOutPicture", "LearningRecord"]
 
-Picture = Float[Tensor, "height width"]
+Picture = Float[Tensor, "height width *channels"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class LearningRecord:
         versions: Names and versions of what it ran on.
         steps: How many steps were made, of how many.
         patch: Side of a patch, pixels.
+        channels: Numbers of a pixel: 1, or 3 for colours.
         initial_phi: The dictionary before the first step.
         phi: The learned dictionary.
         usage: Mean amplitude of every group on held-out patches.
@@ -62,6 +63,9 @@ class LearningRecord:
         held_out: A coded picture.
         shift: Correlations of responses under a shift, by the number of pixels.
         phase: Responses to gratings of every phase.
+        planes: The plane within each group that codes of held-out patches use most; None for single atoms.
+        gabor: The Gabor functions nearest to the atoms.
+        agreement: How alike those of a group are.
     """
 
     title: str
@@ -69,6 +73,7 @@ class LearningRecord:
     versions: Mapping[str, str]
     steps: tuple[int, int]
     patch: int
+    channels: int
     initial_phi: Phi
     phi: Phi
     usage: Float[Tensor, " m"]
@@ -80,3 +85,11 @@ class LearningRecord:
     held_out: HeldOutPicture
     shift: Mapping[int, Control]
     phase: PhaseResponse
+    planes: GroupPlanes | None
+    gabor: GaborFit
+    agreement: GaborAgreement
+
+    @property
+    def grey_phi(self) -> Phi:
+        """The dictionary with the mean of the channels of every pixel."""
+        return self.phi.unflatten(0, (self.patch**2, self.channels)).mean(dim=1)

@@ -1,0 +1,249 @@
+"""The derivative of a Gram penalty by several routes, each as the mathematics writes it; slow, and for small sizes.
+
+`gramian.value_and_grad` is the fast one. These are to be read, and to be compared with one another.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gramian.calculus.kronecker import LinearOperator, commutation_matrix, kronecker, unvec, vec
+from gramian.errors import ShapeError
+from gramian.penalties import Penalty, as_penalty
+from gramian.typing import GroupMatrix, Phi
+
+__all__ = [
+    "derivative_by_entry",
+    "derivative_by_vector",
+    "gradient_by_index",
+    "gradient_by_trace",
+    "gradient_by_vec",
+    "gram_jacobian",
+    "gram_jacobian_operator",
+    "hessian_vector_product",
+    "residual",
+]
+
+Group = Float[Tensor, "l n"]
+
+
+def residual(P: Float[Tensor, "... l n"]) -> GroupMatrix:
+    """Form X = PᵀP − I.
+
+    Args:
+        P: One group, its vectors as columns; or several.
+
+    Returns:
+        X, of shape [..., n, n].
+
+    Examples:
+        >>> import torch
+        >>> residual(torch.eye(3)[:, :2]).abs().sum().item()
+        0.0
+    """
+    return P.mT @ P - torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+
+
+def gram_jacobian(P: Group) -> Float[Tensor, "nn ln"]:
+    """Form ∂vec(PᵀP − I)/∂(vec P)ᵀ = (I + K_nn)(I_n ⊗ Pᵀ).
+
+    Args:
+        P: One group [l, n].
+
+    Returns:
+        A matrix of shape [n², l·n].
+
+    Cost:
+        n³·l numbers.
+
+    Examples:
+        >>> import torch
+        >>> P, V = torch.randn(2, 5, 3, dtype=torch.float64)
+        >>> torch.allclose(unvec(gram_jacobian(P) @ vec(V), 3), P.mT @ V + V.mT @ P)
+        True
+
+    References:
+        Magnus and Neudecker, "Matrix Differential Calculus", chapter 9.
+    """
+    n = P.shape[1]
+    eye = torch.eye(n, dtype=P.dtype)
+    return (torch.eye(n * n, dtype=P.dtype) + commutation_matrix(n, n, dtype=P.dtype)) @ kronecker(eye, P.mT)
+
+
+def gram_jacobian_operator(P: Group) -> LinearOperator:
+    """Give the Jacobian of the Gram residual as an operator: V ↦ PᵀV + VᵀP, and M ↦ P(M + Mᵀ).
+
+    Args:
+        P: One group [l, n].
+
+    Returns:
+        The operator between vec V and vec X.
+
+    Examples:
+        >>> import torch
+        >>> P = torch.randn(5, 3, dtype=torch.float64)
+        >>> torch.allclose(gram_jacobian_operator(P).dense(), gram_jacobian(P))
+        True
+    """
+    length, n = P.shape
+
+    def forward(v: Tensor) -> Tensor:
+        half = P.mT @ unvec(v, length)
+        return vec(half + half.mT)
+
+    def backward(u: Tensor) -> Tensor:
+        M = unvec(u, n)
+        return vec(P @ (M + M.mT))
+
+    return LinearOperator((n * n, length * n), forward, backward)
+
+
+def gradient_by_vec(P: Group, penalty: str | Penalty = "l1") -> Group:
+    """Compute ∂μ/∂P through vec: vec ∂μ/∂P = Jᵀ vec G.
+
+    Args:
+        P: One group [l, n].
+        penalty: Name or `Penalty`.
+
+    Returns:
+        The gradient [l, n].
+
+    Examples:
+        >>> import torch, gramian
+        >>> P = torch.randn(5, 3, dtype=torch.float64)
+        >>> torch.allclose(gradient_by_vec(P), gramian.value_and_grad(P)[1])
+        True
+    """
+    return unvec(gram_jacobian(P).mT @ vec(as_penalty(penalty).dual(residual(P))), P.shape[0])
+
+
+def gradient_by_trace(P: Group, penalty: str | Penalty = "l1") -> Group:
+    """Compute ∂μ/∂P through the trace: dμ = tr Gᵀ(PᵀdP + dPᵀP) = tr (P(G + Gᵀ))ᵀdP, so ∂μ/∂P = P(G + Gᵀ) = 2PG.
+
+    Args:
+        P: One group [l, n].
+        penalty: Name or `Penalty`.
+
+    Returns:
+        The gradient [l, n].
+
+    Examples:
+        >>> import torch, gramian
+        >>> P = torch.randn(5, 3, dtype=torch.float64)
+        >>> torch.allclose(gradient_by_trace(P), gramian.value_and_grad(P)[1])
+        True
+    """
+    G = as_penalty(penalty).dual(residual(P))
+    return P @ (G + G.mT)
+
+
+def gradient_by_index(phi: Phi, penalty: str | Penalty = "l1") -> Phi:
+    """Compute Γ_pil = 2 Σ_j Φ_pij G_ijl, index by index: ∂L/∂Φ for β = 1.
+
+    Args:
+        phi: Φ[l, m, n].
+        penalty: Name or `Penalty`.
+
+    Returns:
+        Γ, of the shape of Φ.
+
+    Cost:
+        A loop in Python over l·m·n².
+
+    Examples:
+        >>> import torch, gramian
+        >>> phi = torch.randn(4, 2, 3, dtype=torch.float64)
+        >>> torch.allclose(gradient_by_index(phi), gramian.value_and_grad(phi)[1])
+        True
+    """
+    length, m, n = phi.shape
+    gradient = torch.zeros_like(phi)
+    for i in range(m):
+        X = torch.zeros(n, n, dtype=phi.dtype)
+        for j in range(n):
+            for k in range(n):
+                X[j, k] = sum(phi[q, i, j] * phi[q, i, k] for q in range(length)) - (1 if j == k else 0)
+        G = as_penalty(penalty).dual(X)
+        for p in range(length):
+            for k in range(n):
+                gradient[p, i, k] = 2 * sum(phi[p, i, j] * G[j, k] for j in range(n))
+    return gradient
+
+
+def derivative_by_vector(phi: Phi, a: int, b: int, penalty: str | Penalty = "l1") -> Float[Tensor, " l"]:
+    """Compute ∂L/∂Φ_ab = 2 Σ_j Φ_aj G_jb for β = 1, term by term.
+
+    Args:
+        phi: Φ[l, m, n].
+        a: Which group.
+        b: Which vector of it.
+        penalty: Name or `Penalty`.
+
+    Returns:
+        A vector of length l.
+
+    Examples:
+        >>> import torch, gramian
+        >>> phi = torch.randn(4, 2, 3, dtype=torch.float64)
+        >>> torch.allclose(derivative_by_vector(phi, 1, 2), gramian.grad_vector(phi, 1, 2))
+        True
+    """
+    G = as_penalty(penalty).dual(residual(phi[:, a, :]))
+    terms = [2 * phi[:, a, j] * G[j, b] for j in range(phi.shape[2])]
+    return torch.stack(terms).sum(dim=0)
+
+
+def derivative_by_entry(phi: Phi, p: int, a: int, b: int, penalty: str | Penalty = "l1") -> Float[Tensor, ""]:
+    """Compute ∂L/∂Φ_pab = 2 Σ_j Φ_paj G_jb for β = 1.
+
+    Args:
+        phi: Φ[l, m, n].
+        p: Which coordinate.
+        a: Which group.
+        b: Which vector of it.
+        penalty: Name or `Penalty`.
+
+    Returns:
+        A number.
+
+    Examples:
+        >>> import torch, gramian
+        >>> phi = torch.randn(4, 2, 3, dtype=torch.float64)
+        >>> torch.allclose(derivative_by_entry(phi, 3, 1, 2), gramian.value_and_grad(phi)[1][3, 1, 2])
+        True
+    """
+    G = as_penalty(penalty).dual(residual(phi[:, a, :]))
+    return 2 * (phi[p, a, :] * G[:, b]).sum()
+
+
+def hessian_vector_product(P: Group, V: Group, penalty: str | Penalty = "l1") -> Group:
+    """Compute the derivative of 2PG(X) in the direction V: 2VG + 2P·dG[PᵀV + VᵀP], where it exists.
+
+    For l1 the second term is zero almost everywhere, since signs do not change.
+
+    Args:
+        P: One group [l, n].
+        V: A direction [l, n].
+        penalty: Name or `Penalty`.
+
+    Returns:
+        The product [l, n].
+
+    Raises:
+        ShapeError: If both are not of one shape.
+
+    Examples:
+        >>> import torch
+        >>> P, V = torch.randn(2, 5, 3, dtype=torch.float64)
+        >>> torch.allclose(hessian_vector_product(P, V), 2 * V @ torch.sign(residual(P)))
+        True
+    """
+    if P.shape != V.shape:
+        raise ShapeError(f"P and V must be of one shape; got {list(P.shape)} and {list(V.shape)}")
+    mu = as_penalty(penalty)
+    half = P.mT @ V
+    found: Any = torch.autograd.functional.jvp(mu.dual, residual(P), half + half.mT)
+    G, slope = found
+    return 2 * V @ G + 2 * P @ slope

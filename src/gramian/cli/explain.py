@@ -1,0 +1,167 @@
+"""The command that derives the gradient, and checks every line as it goes."""
+
+import re
+from collections.abc import Callable
+from textwrap import indent
+
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
+
+from gramian.calculus import Checked, Setting, derivative_by_vector, derive
+from gramian.calculus.derivation import ROUNDING
+from gramian.errors import GramianError, OptionError
+
+__all__ = ["as_latex", "as_markdown", "explain_derivation"]
+
+_ROWS, _COLUMNS = 8, 6
+"""Rows and columns of an array that are shown at most."""
+_NUMBER = 10
+"""Characters that a number takes."""
+_MATRIX = 2
+
+
+def explain_derivation(
+    length: int,
+    m: int,
+    n: int,
+    penalty: str,
+    vector: tuple[int, int] | None,
+    *,
+    seed: int,
+    latex: bool,
+    markdown: bool,
+) -> None:
+    """Print the derivation for these sizes.
+
+    Raises:
+        OptionError: If both LaTeX and Markdown are asked for.
+        GramianError: If a line does not hold: then this package, or torch, is broken.
+    """
+    if latex and markdown:
+        raise OptionError("the output must be LaTeX or Markdown; got both; try one of --latex and --markdown")
+    a, b = vector or (0, 0)
+    setting = Setting(length, m, n, penalty, a, b, seed)
+    lines = list(derive(setting))
+    if latex or markdown:
+        print(as_latex(setting, lines) if latex else as_markdown(setting, lines), end="")
+    else:
+        _print(setting, lines)
+    if vector is not None and not (latex or markdown):
+        found = derivative_by_vector(setting.phi, a, b, penalty)
+        print(f"∂L/∂Φ_{a},{b} =\n{_array(found[:, None])}")
+    broken = [checked.step.title for checked in lines if not checked.holds]
+    if broken:
+        raise GramianError(f"these lines must hold, and do not on this machine: {', '.join(broken)}")
+
+
+def _print(setting: Setting, lines: list[Checked]) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"Φ[{setting.length}, {setting.m}, {setting.n}] at random, seed {setting.seed}; penalty {setting.penalty}; "
+        f"group a = {setting.a}, vector b = {setting.b}; P = Φ_a, X = PᵀP − I, G = ∂μ(X)\n"
+    )
+    for number, checked in enumerate(lines, 1):
+        step = checked.step
+        mistake = step.relation == "≠"
+        console.print(Text(f"{number:2}  {step.title}", style="bold yellow" if mistake else "bold"))
+        console.print(Text(f"    {step.claim}", style="cyan"))
+        for line in Text(step.because).wrap(console, max(30, min(console.width, 110) - 4)):
+            console.print(Text("    ") + line, style="dim")
+        if _shows_numbers(checked):
+            most = min(_COLUMNS, (console.width - 14) // 2 // _NUMBER)
+            console.print(Text(indent(_sides(checked, max(1, most)), "    ")))
+        console.print(Text(f"    {_verdict(checked)}", style="green" if checked.holds else "bold red"))
+        console.print()
+
+
+def _verdict(checked: Checked) -> str:
+    mark = "✓" if checked.holds else "✗"
+    if checked.step.relation == "≤":
+        return f"{mark} {checked.left.max().item():.6g} ≤ {checked.right.min().item():.6g}, the least of the others"
+    if checked.step.relation == "≠":
+        return f"{mark} the two differ by up to {checked.difference:.3g}"
+    return f"{mark} the two sides differ by at most {checked.difference:.1e}"
+
+
+def _sentence(checked: Checked) -> str:
+    """Give the verdict without the digits that differ from machine to machine."""
+    if checked.step.relation != "=":
+        return f"{_verdict(checked)[2:].capitalize()}."
+    if not checked.holds:
+        return f"The two sides are not equal: they differ by {checked.difference:.3g}."
+    return "The two sides are equal" + (
+        " to rounding." if checked.step.tolerance <= ROUNDING else ", as nearly as a difference quotient tells."
+    )
+
+
+def _shows_numbers(checked: Checked) -> bool:
+    return checked.left.ndim <= _MATRIX and checked.step.relation != "≤"
+
+
+def _array(values: Tensor, columns: int = _COLUMNS) -> str:
+    """Write numbers in rows, as many as there is room for."""
+    shown = values.reshape(1, 1) if values.ndim == 0 else values[None] if values.ndim == 1 else values
+    rows = [
+        "  ".join(f"{x if abs(x) >= 5e-5 else 0.0:8.4f}" for x in row[:columns].tolist())
+        + (" …" if len(row) > columns else "")
+        for row in shown[:_ROWS]
+    ]
+    return "\n".join([*rows, *(["       …"] if len(shown) > _ROWS else [])])
+
+
+def _sides(checked: Checked, columns: int = _COLUMNS) -> str:
+    """Write both sides beside each other."""
+    first, second = _array(checked.left, columns).splitlines(), _array(checked.right, columns).splitlines()
+    width = max(map(len, first))
+    middle = len(first) // 2
+    return "\n".join(
+        f"{one.ljust(width)}  {checked.step.relation if row == middle else ' '}  {two}".rstrip()
+        for row, (one, two) in enumerate(zip(first, second, strict=True))
+    )
+
+
+def as_markdown(setting: Setting, lines: list[Checked]) -> str:
+    """Write the derivation in Markdown, with formulas in fences named math and the numbers of both sides."""
+
+    def item(number: int, checked: Checked) -> str:
+        numbers = f"```text\n{_sides(checked)}\n```\n\n" if _shows_numbers(checked) else ""
+        return (
+            f"### {number}. {checked.step.title}\n\n```math\n{checked.step.latex}\n```\n\n{checked.step.because}\n\n"
+            f"{numbers}*{_sentence(checked)}*\n\n"
+        )
+
+    return _document(setting, lines, "", item, "").rstrip("\n") + "\n"
+
+
+_IN_LATEX = {
+    "Γ": r"\Gamma", "Σ": r"\Sigma", "Φ": r"\Phi", "β": r"\beta", "η": r"\eta", "μ": r"\mu", "τ": r"\tau",
+    "·": r"\cdot", "∂": r"\partial", "‖": r"\|", "|": "|", "−": "-", "⊗": r"\otimes", "≤": r"\le", "≠": r"\neq",
+    "ᵀ": r"^\top", "⁻": "^-", "¹": "^1", "²": "^2",
+}  # fmt: skip
+
+
+def _in_latex(text: str) -> str:
+    """Write a sentence with symbols in it for any LaTeX engine."""
+    text = re.sub(r"_(\w+)", r"\\textsubscript{\1}", re.sub(r"`(\w+)`", r"\\texttt{\1}", text))
+    return "".join(rf"\ensuremath{{{_IN_LATEX[each]}}}" if each in _IN_LATEX else each for each in text)
+
+
+def as_latex(setting: Setting, lines: list[Checked]) -> str:
+    """Write the derivation in LaTeX, as an enumeration."""
+    return _document(
+        setting,
+        lines,
+        "% \\usepackage{amsmath}\n\\begin{enumerate}\n",
+        lambda _, checked: (
+            f"\\item \\textbf{{{_in_latex(checked.step.title)}.}}\n  \\[ {checked.step.latex} \\]\n"
+            f"  {_in_latex(checked.step.because)}\n  % {_in_latex(_verdict(checked)[2:])}\n"
+        ),
+        "\\end{enumerate}\n",
+    )
+
+
+def _document(setting: Setting, lines: list[Checked], head: str, item: Callable[[int, Checked], str], tail: str) -> str:
+    about = f"l = {setting.length}, m = {setting.m}, n = {setting.n}, penalty {setting.penalty}, seed {setting.seed}"
+    opening = f"% {about}\n" if tail else f"On random numbers, {about}.\n\n"
+    return head + opening + "".join(item(number, checked) for number, checked in enumerate(lines, 1)) + tail

@@ -1,0 +1,129 @@
+"""The same data, learned in several ways, and measured on held-out patches: what the penalty and the groups do."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.decomposition import MiniBatchDictionaryLearning
+
+from gramian.coding.evaluation import debias, group_state, snr, strongest_groups
+from gramian.coding.fista import fista
+from gramian.coding.invariance import shift_control
+from gramian.coding.learner import Learner
+from gramian.coding.learning_run import LearningRun, RunSettings
+from gramian.coding.prior import reconstruct
+from gramian.typing import Phi
+
+__all__ = ["Compared", "compare"]
+
+_ACTIVE = 32
+_PATCHES = 2048
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One way to learn, and what came of it.
+
+    Attributes:
+        name: Which way.
+        seconds: Time of learning.
+        cosine: Median over groups of the largest |cos| of two atoms of it.
+        collapsed: Fraction of groups with two atoms of |cos| > 0.5.
+        effective_rank: Mean effective rank of a group.
+        active: At how many coefficients the two ratios are taken.
+        snr: Held-out SNR there, dB.
+        debiased: The same after least squares on the support, dB.
+        shift: Correlation of amplitudes under a shift of a pixel.
+        random: The same for random groups of the same atoms.
+    """
+
+    name: str
+    seconds: float
+    cosine: float
+    collapsed: float
+    effective_rank: float
+    active: int
+    snr: float
+    debiased: float
+    shift: float
+    random: float
+
+
+def compare(settings: RunSettings) -> Iterator[Compared]:
+    """Learn groups with the penalty and without it, single atoms, and scikit-learn's dictionary, on the same patches.
+
+    Args:
+        settings: Of the groups with the penalty; the others have as many atoms and steps.
+
+    Returns:
+        One way after the other.
+
+    Raises:
+        DataError: If the pictures cannot be used.
+        OptionError: If the settings do not fit them.
+    """
+    n = settings.size
+    run = LearningRun(settings)
+    yield _measured(f"groups of {n}, with the penalty", run, *_learned(run))
+    yield _measured(f"groups of {n}, without", run, *_learned(run, rule=None))
+    single = LearningRun(replace(settings, groups=settings.groups * n, size=1, target_active=None))
+    yield _measured("single atoms", single, *_learned(single))
+    yield _measured("scikit-learn's MiniBatchDictionaryLearning", single, *_scikit_learn(single))
+
+
+def _learned(run: LearningRun, **changed: None) -> tuple[Phi, float]:
+    if changed:
+        run.learner = Learner(
+            run.initial_phi, lam=run.settings.lam, beta=run.settings.beta, rule=None, prior=run.settings.prior,
+            infer=run.settings.infer, max_iter=run.settings.iterations, patience=run.settings.patience,
+        )  # fmt: skip
+    began = time.perf_counter()
+    while not run.finished:
+        run.advance()
+    return run.phi, time.perf_counter() - began
+
+
+def _scikit_learn(run: LearningRun) -> tuple[Phi, float]:
+    settings = run.settings
+    make: Any = MiniBatchDictionaryLearning  # the stub takes alpha for a whole number
+    model = make(
+        n_components=settings.groups, alpha=settings.lam, batch_size=settings.batch, fit_algorithm="cd",
+        dict_init=run.initial_phi.flatten(1).mT.numpy().astype(np.float64), random_state=settings.seed,
+        transform_algorithm="lasso_cd",
+    )  # fmt: skip
+    began = time.perf_counter()
+    for step in range(settings.steps):
+        model.partial_fit(run.train.sample(settings.batch, seed=settings.seed, step=step).double().numpy())
+    seconds = time.perf_counter() - began
+    atoms = torch.from_numpy(model.components_).float()
+    return (atoms / atoms.norm(dim=1, keepdim=True).clamp_min(1e-12)).mT[:, :, None].contiguous(), seconds
+
+
+def _measured(name: str, run: LearningRun, phi: Phi, seconds: float) -> Compared:
+    lam, n = run.learner.lam, phi.shape[2]
+    active = n * max(1, min(phi.shape[1], _ACTIVE // n))
+    x = run.held_out_patches(_PATCHES)
+    codes = fista(x, phi, lam=lam, max_iter=1000, tol=1e-3).codes
+    state = group_state(phi)
+    size = run.settings.patch
+    moved = []
+    for shift in (0, 1):
+        pictures = [image.pixels[:, shift : image.pixels.shape[1] - 1 + shift] for image in run.split.held_out]
+        patches = torch.cat([run.preparation.samples(picture, stride=size).x for picture in pictures])
+        moved.append(fista(patches, phi, lam=lam, max_iter=1000, tol=1e-3).codes)
+    control = shift_control(*moved)
+    return Compared(
+        name=name,
+        seconds=seconds,
+        cosine=state.median_cosine,
+        collapsed=state.collapsed,
+        effective_rank=state.effective_rank,
+        active=active,
+        snr=snr(x, reconstruct(phi, strongest_groups(codes, active))),
+        debiased=snr(x, reconstruct(phi, debias(x, phi, codes, active))),
+        shift=control.learned,
+        random=control.random_groups,
+    )

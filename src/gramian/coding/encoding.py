@@ -1,0 +1,144 @@
+"""Pictures as codes, in files, and back."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from gramian.coding.methods import METHODS
+from gramian.coding.prior import Codes, group_norms, reconstruct
+from gramian.coding.storage import Dictionary
+from gramian.data import Picture, Samples
+from gramian.errors import RunError
+from gramian.files import replace_file
+
+__all__ = ["EncodedPicture", "decode_picture", "encode_picture", "load_codes", "save_codes"]
+
+_FORMAT = "gramian-codes-1"
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture as codes of overlapping patches.
+
+    Attributes:
+        name: Name of the picture.
+        codes: Codes of all patches, row by row, [count, m, n].
+        samples: The patches, without their numbers: means, shape, stride.
+        gap: Largest duality gap of a patch over its energy.
+        dictionary: Which dictionary it was coded with: a digest of its atoms.
+    """
+
+    name: str
+    codes: Codes
+    samples: Samples
+    gap: float
+    dictionary: str
+
+    @property
+    def active(self) -> float:
+        """Mean number of active groups of a patch."""
+        return float((group_norms(self.codes) > 0).sum(dim=1).double().mean())
+
+
+def encode_picture(
+    picture: Picture, dictionary: Dictionary, *, stride: int | None = None, tol: float = 1e-4, max_iter: int = 2000
+) -> EncodedPicture:
+    """Code a picture, patch by patch.
+
+    Args:
+        picture: A picture with the channels of the dictionary.
+        dictionary: A learned dictionary.
+        stride: Distance between patches, pixels; default half a patch.
+        tol: Relative duality gap at which a patch is done.
+        max_iter: Most iterations.
+
+    Returns:
+        The codes, with what is needed to decode them.
+
+    Raises:
+        DataError: If the picture is smaller than a patch, or has other channels.
+    """
+    samples = dictionary.preparation.samples(picture.pixels, stride=stride or max(1, dictionary.preparation.size // 2))
+    method = METHODS[dictionary.infer]
+    parts = [
+        method(x, dictionary.phi, lam=dictionary.lam, prior=dictionary.prior, tol=tol, max_iter=max_iter)
+        for x in samples.x.to(dictionary.phi).split(_AT_ONCE)
+    ]
+    codes = torch.cat([part.codes for part in parts])
+    energy = 0.5 * (samples.x - reconstruct(dictionary.phi, codes)).square().sum(dim=1)
+    energy = energy + dictionary.lam * group_norms(codes).sum(dim=1)
+    gap = torch.cat([part.gap for part in parts]) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    return EncodedPicture(picture.name, codes, samples, float(gap.clamp_min(0).max()), _digest(dictionary.phi))
+
+
+def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Tensor, "height width *channels"]:
+    """Give the picture that codes stand for, in [0, 1].
+
+    Raises:
+        RunError: If the codes were made with another dictionary.
+    """
+    if encoded.dictionary != _digest(dictionary.phi):
+        raise RunError(
+            f"the codes of {encoded.name} must be decoded with the dictionary that made them, {encoded.dictionary}; "
+            f"got {_digest(dictionary.phi)}"
+        )
+    return dictionary.preparation.picture(reconstruct(dictionary.phi, encoded.codes), encoded.samples)
+
+
+def save_codes(path: Path, encoded: EncodedPicture) -> None:
+    """Write codes in one stroke.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    metadata = {
+        "format": _FORMAT,
+        "name": encoded.name,
+        "dictionary": encoded.dictionary,
+        "shape": json.dumps(encoded.samples.shape),
+        "stride": json.dumps(encoded.samples.stride),
+        "gap": json.dumps(encoded.gap),
+    }
+    tensors = {"codes": encoded.codes, "means": encoded.samples.means, "mean": encoded.samples.mean}
+    replace_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def load_codes(path: Path) -> EncodedPicture:
+    """Read codes and check them.
+
+    Raises:
+        RunError: If there is no such file, or it does not hold whole codes.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise RunError(
+                    f"{path} must hold codes of format {_FORMAT!r}; got {metadata.get('format')!r}; try a file that "
+                    "gramian encode has written"
+                )
+            codes, means, mean = (file.get_tensor(name) for name in ("codes", "means", "mean"))
+        shape = tuple(int(side) for side in json.loads(metadata["shape"]))
+        samples = Samples(codes.new_zeros((len(codes), 0)), means, mean, shape, int(json.loads(metadata["stride"])))
+        encoded = EncodedPicture(
+            metadata["name"], codes, samples, float(json.loads(metadata["gap"])), metadata["dictionary"]
+        )
+    except FileNotFoundError as error:
+        raise RunError(f"there must be codes at {path}; got no such file") from error
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path} must hold whole codes; it cannot be read: {error}") from error
+    if codes.ndim != 3 or len(means) != len(codes) or len(shape) not in (2, 3):
+        raise RunError(f"{path} must hold codes [count, m, n] of one picture; got {list(codes.shape)} and {shape}")
+    return encoded
+
+
+def _digest(phi: Tensor) -> str:
+    return hashlib.sha256(phi.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
