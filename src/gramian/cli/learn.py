@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+import torch
 from torch import distributed
 
 from gramian.cli.board import Board
@@ -138,7 +139,11 @@ def _told_to_stop(run: LearningRun, stop: list[int]) -> bool:
 def _join_others() -> None:
     """Meet the other processes, if torchrun has started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and distributed.is_available() and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        if torch.cuda.is_available():  # gloo for what is on the CPU, NCCL for the rest; each process its own device
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+            distributed.init_process_group()
+        else:
+            distributed.init_process_group("gloo")
 
 
 def _part(run: LearningRun) -> None:

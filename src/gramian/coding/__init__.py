@@ -12,6 +12,7 @@ from gramian.coding.invariance import Control, PhaseResponse, gratings, phase_re
 from gramian.coding.lca import Trace, lca, trace_lca
 from gramian.coding.learner import Learner, LearningStep
 from gramian.coding.methods import METHODS, as_method
+from gramian.coding.overlap import Overlap
 from gramian.coding.parallel import Parallel
 from gramian.coding.planes import GroupPlanes, group_planes
 from gramian.coding.prior import (
@@ -49,6 +50,7 @@ __all__ = [
     "LaplacianScaleMixture",
     "Learner",
     "LearningStep",
+    "Overlap",
     "Parallel",
     "PhaseResponse",
     "Prior",

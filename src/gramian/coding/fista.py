@@ -80,7 +80,7 @@ def _steps(x: Samples, synthesis: Synthesis, prior: GroupLaplace, lam: float, L:
     while True:
         previous, codes = codes, prior.shrink(descent(ahead), lam / L)
         moved = codes - previous
-        uphill = torch.linalg.vecdot((ahead - codes).flatten(1), moved.flatten(1)) > 0
+        uphill = synthesis.total(torch.linalg.vecdot((ahead - codes).flatten(1), moved.flatten(1))) > 0
         age = age.masked_fill_(uphill, 0)
         ahead = torch.addcmul(codes, factors[age].view(-1, *[1] * (codes.ndim - 1)), moved)
         age = (age + 1).clamp_max_(len(factors) - 1)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gramian.coding.inference import InferenceMethod
 from gramian.coding.methods import as_method
+from gramian.coding.overlap import Overlap
 from gramian.coding.parallel import ALONE, Parallel
 from gramian.coding.prior import Codes, Prior, as_prior, dictionary_matrix, group_norms
-from gramian.coding.synthesis import Samples
+from gramian.coding.synthesis import Convolution, Dense, Samples, Synthesis
 from gramian.errors import OptionError
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule, step_
@@ -37,7 +39,7 @@ class LearningStep:
         reconstruction: Mean over the batch of ½‖x − Σ Φ_i a_i‖², before the step.
         sparsity: Mean of −log p(a), λ Σ ‖a_i‖ for the group Laplace prior, before the step.
         orthogonality: Σ_i μ(Φ_iᵀΦ_i − I) after the gradient, before the orthogonality step; 0 without a rule.
-        active_groups: Mean number of groups that are not zero.
+        active_groups: Mean number of groups that are not zero; of a convolution, in a part as large as an atom.
         replaced: How many silent groups were made anew.
     """
 
@@ -71,6 +73,10 @@ class Learner:
         target_active: Mean number of active groups towards which λ is moved; None leaves λ as it is.
         patience: After how many steps without use a group is made anew, from the samples that are coded worst; None
             leaves silent groups alone.
+        kernel: Shape (channels, height, width) of atoms that are placed everywhere in larger samples, in a convolution;
+            None for atoms as long as samples.
+        stride: Distance of such places, pixels.
+        overlap: Which atoms groups have in common; None for groups of their own.
         parallel: Which part of each step is this process's.
 
     Attributes:
@@ -108,6 +114,9 @@ class Learner:
         max_iter: int = 20,
         target_active: float | None = None,
         patience: int | None = None,
+        kernel: tuple[int, int, int] | None = None,
+        stride: int = 1,
+        overlap: Overlap | None = None,
         parallel: Parallel = ALONE,
     ) -> None:
         if update not in UPDATES:
@@ -116,9 +125,21 @@ class Learner:
             raise OptionError(f"target_active must lie between 0 and the {phi.shape[1]} groups; got {target_active!r}")
         if patience is not None and patience < 1:
             raise OptionError(f"patience must be at least 1 step, or None; got {patience!r}")
-        if update == "online" and parallel.over_groups is not None:
-            raise OptionError("the online update needs all groups on every process; try update='sgd'")
+        if update == "online" and not (parallel.over_groups is None and kernel is None and overlap is None):
+            raise OptionError(
+                "the online update keeps moments of whole samples and of all groups, each with atoms of its own; try "
+                "update='sgd' with a kernel, an overlap, or groups on several processes"
+            )
+        if overlap is not None:
+            if parallel.over_groups is not None:
+                raise OptionError("groups that overlap must be on one process; try to share out patches only")
+            phi = overlap.expand(overlap.mean(phi))
         self.phi = parallel.share_of_groups(phi)
+        self.kernel = kernel
+        self.stride = stride
+        self.overlap = overlap
+        if kernel is not None:
+            Convolution.of(phi, kernel, stride)
         self.lam = lam
         self.beta = beta
         self.rule = None if rule is None else as_rule(rule)
@@ -155,18 +176,21 @@ class Learner:
         """
         with torch.no_grad():
             x = self.parallel.share_of_patches(x)
-            synthesis = self.parallel.synthesis(self.phi)
+            synthesis = self.parallel.spread(self._synthesis())
             codes = self.infer(x, synthesis, lam=self.lam, prior=self.prior, max_iter=self.max_iter, tol=0.0).codes
             error = x - synthesis.synthesise(codes)
-            used = (group_norms(codes) > 0).to(x.dtype)
-            own = torch.stack([self.prior.value(codes, self.lam).mean(), used.sum(dim=1).mean()])
-            sparsity, active = self.parallel.sum_over_groups(own)
-            scalars = torch.stack([0.5 * error.square().sum(dim=1).mean(), sparsity, active])
+            active = group_norms(codes) > 0
+            # Of larger samples: as many parts as atoms would cover side by side.
+            parts = error.numel() / len(error) / len(self.phi)
+            own = torch.stack([self.prior.value(codes, self.lam).mean(), active.sum() / (parts * len(x))])
+            sparsity, count = self.parallel.sum_over_groups(own)
+            scalars = torch.stack([0.5 * error.square().sum() / len(error), sparsity, count])
+            used = active.transpose(0, 1).flatten(1).any(dim=1).to(x.dtype)
             if self.update == "sgd":
-                moved, (scalars, used) = self._down_the_gradient(error, codes, lr, scalars, used.amax(dim=0))
-                orthogonality = self._orthogonalize(moved, lr)
+                pull, scalars, used = self.parallel.mean_over_patches(synthesis.gradient(error, codes), scalars, used)
+                moved, orthogonality = self._down_the_gradient(pull, lr)
             else:
-                moved, orthogonality, (scalars, used) = self._to_the_minimum(x, codes, scalars, used.amax(dim=0))
+                moved, orthogonality, (scalars, used) = self._to_the_minimum(x, codes, scalars, used)
             reconstruction, sparsity, active = scalars.tolist()
             if not math.isfinite(reconstruction + sparsity + orthogonality):
                 raise OptionError(
@@ -207,14 +231,16 @@ class Learner:
         if self.update == "online":
             self._aa, self._xa = state["aa"].to(self._aa), state["xa"].to(self._xa)
 
-    def _down_the_gradient(
-        self, error: Samples, codes: Codes, lr: float, scalars: Tensor, used: Tensor
-    ) -> tuple[Phi, list[Tensor]]:
-        if self.parallel.over_patches is None:
-            D = torch.addmm(dictionary_matrix(self.phi), error.mT, codes.flatten(1), alpha=lr / len(error))
-            return D.view(self.phi.shape), [scalars, used]
-        gradient, *rest = self.parallel.mean_over_patches(error.mT @ codes.flatten(1) / len(error), scalars, used)
-        return torch.add(self.phi, gradient.view(self.phi.shape), alpha=lr), rest
+    def _synthesis(self) -> Synthesis:
+        return Dense(self.phi) if self.kernel is None else Convolution.of(self.phi, self.kernel, self.stride)
+
+    def _down_the_gradient(self, pull: Phi, lr: float) -> tuple[Phi, float]:
+        if self.overlap is None:
+            moved = torch.add(self.phi, pull, alpha=lr)
+            return moved, self._orthogonalize(moved, lr)
+        moved = torch.add(self.phi, self.overlap.expand(self.overlap.total(pull)), alpha=lr)
+        orthogonality = self._orthogonalize(moved, lr)
+        return self.overlap.expand(self.overlap.mean(moved)), orthogonality  # each group has moved its own copies
 
     def _to_the_minimum(
         self, x: Samples, codes: Codes, scalars: Tensor, used: Tensor
@@ -258,16 +284,28 @@ class Learner:
         silent = (self._idle >= self.patience).nonzero()[:, 0].tolist()
         if not silent:
             return 0
-        left = self.parallel.all_samples(error)
+        left = self._atom_sized(self.parallel.all_samples(error))
         n = self.phi.shape[2]
         worst = left.square().sum(dim=1).argsort(descending=True)
         replaced = silent[: len(left) // n]
         phi = self.parallel.whole(self.phi).clone()
         for place, group in enumerate(replaced):
-            phi[:, group] = torch.linalg.qr(left[worst[place * n : (place + 1) * n]].mT).Q
+            new = torch.linalg.qr(left[worst[place * n : (place + 1) * n]].mT).Q
+            phi[:, group] = new
+            if self.overlap is not None:
+                atoms = self.overlap.mean(phi)
+                atoms[:, self.overlap.index[group]] = new
+                phi = self.overlap.expand(atoms)
             self._idle[group] = 0
             if self.update == "online":
                 cut = slice(group * n, (group + 1) * n)
                 self._aa[cut], self._aa[:, cut], self._xa[:, cut] = 0, 0, 0
         self.phi = self.parallel.share_of_groups(phi)
         return len(replaced)
+
+    def _atom_sized(self, error: Samples) -> Samples:
+        """Cut samples into parts as large as atoms, side by side."""
+        if self.kernel is None:
+            return error
+        _, height, width = self.kernel
+        return functional.unfold(error, (height, width), stride=(height, width)).transpose(1, 2).flatten(0, 1)

@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 
 from gramian.coding.prior import Codes
-from gramian.coding.synthesis import Dense, Samples, Synthesis, largest_eigenvalue
+from gramian.coding.synthesis import Samples, Synthesis
 from gramian.errors import OptionError
 from gramian.typing import Phi
 
@@ -141,9 +141,9 @@ class Parallel:
         distributed.all_reduce(value, distributed.ReduceOp.MAX)
         return float(value)
 
-    def synthesis(self, phi: Phi) -> Synthesis:
-        """Give the map from codes to samples, of the groups of this process."""
-        return Dense(phi) if self.over_groups is None else Spread(phi, self)
+    def spread(self, own: Synthesis) -> Synthesis:
+        """Give the map from the codes of all processes to samples, from that of the groups of this process."""
+        return own if self.over_groups is None else Spread(own, self)
 
     def _summed(self, tensor: Tensor, group: Any, operation: Any = None) -> Tensor:
         self.sent += tensor.numel() * tensor.element_size()
@@ -164,30 +164,33 @@ ALONE = Parallel()
 """One process that does everything."""
 
 
-class Spread(Dense):
+class Spread(Synthesis):
     """Atoms whose groups are spread over processes: samples are summed over them, codes stay where their groups are.
 
     Args:
-        phi: The groups of this process, Φ[l, m/p, n].
+        own: The map of the groups of this process.
         parallel: The processes.
     """
 
-    def __init__(self, phi: Phi, parallel: Parallel) -> None:
-        super().__init__(phi)
+    def __init__(self, own: Synthesis, parallel: Parallel) -> None:
+        self.own = own
         self.parallel = parallel
+
+    def zeros(self, x: Samples) -> Codes:
+        """Give codes of zero, for the groups of this process."""
+        return self.own.zeros(x)
 
     def synthesise(self, codes: Codes) -> Samples:
         """Give Σ_i Φ_i a_i over the groups of all processes."""
-        return self.parallel.sum_over_groups(super().synthesise(codes))
+        return self.parallel.sum_over_groups(self.own.synthesise(codes))
 
-    def bound(self, x: Samples) -> float:
-        """Bound the largest eigenvalue of ΦΦᵀ, which is that of ΦᵀΦ, in the space of samples."""
-        start = torch.randn((1, x.shape[1]), generator=torch.Generator().manual_seed(0)).to(x)
-        return largest_eigenvalue(lambda v: self.synthesise(self.analyse(v)), start)
+    def analyse(self, x: Samples) -> Codes:
+        """Give the correlations with the groups of this process."""
+        return self.own.analyse(x)
 
-    def descent(self, x: Samples, rate: float) -> Any:
-        """Give the map a ↦ a + rate·Φᵀ(x − Φa), which sums samples over the processes."""
-        return Synthesis.descent(self, x, rate)
+    def gradient(self, error: Samples, codes: Codes) -> Phi:
+        """Give where the atoms of this process are pulled."""
+        return self.own.gradient(error, codes)
 
     def total(self, each: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Sum over the processes."""

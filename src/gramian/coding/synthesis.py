@@ -1,5 +1,6 @@
 """The linear map from codes to samples, x = Σ_i Φ_i a_i, for dictionaries of every kind."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from gramian.coding.prior import Codes, dictionary_matrix
 from gramian.errors import ShapeError
@@ -16,8 +18,6 @@ __all__ = ["Convolution", "Dense", "Synthesis", "as_synthesis"]
 
 Samples = Float[Tensor, "batch *shape"]
 
-_SMALL = 64
-"""Up to which size all eigenvalues are found at once."""
 _PRODUCTS, _MARGIN = 14, 1.05
 """How many products an estimate of an eigenvalue takes, and how much it, which is from below, is enlarged."""
 
@@ -42,14 +42,29 @@ class Synthesis(ABC):
         """Give the correlations Φᵀx."""
 
     def bound(self, x: Samples) -> float:
-        """Bound the largest eigenvalue of ΦᵀΦ from above, to about five per cent."""
-        one = x[:1]
-        start = torch.randn(self.zeros(one).shape, generator=torch.Generator().manual_seed(0)).to(one)
-        return largest_eigenvalue(lambda v: self.analyse(self.synthesise(v)), start)
+        """Bound the largest eigenvalue of ΦᵀΦ, which is that of ΦΦᵀ, from above, to about five per cent.
+
+        It is looked for in the space of samples, which is the same however groups are spread over processes.
+        """
+        start = torch.randn((1, *x.shape[1:]), generator=torch.Generator().manual_seed(0)).to(x)
+        return largest_eigenvalue(lambda v: self.synthesise(self.analyse(v)), start)
 
     def descent(self, x: Samples, rate: float) -> Callable[[Codes], Codes]:
         """Give the map a ↦ a + rate·Φᵀ(x − Φa): a gradient step on ½‖x − Φa‖²."""
         return lambda codes: codes + rate * self.analyse(x - self.synthesise(codes))
+
+    @abstractmethod
+    def gradient(self, error: Samples, codes: Codes) -> Phi:
+        """Give the mean of (x − Φa)aᵀ: where atoms are pulled, as Φ[l, m, n].
+
+        Args:
+            error: x − Φa.
+            codes: Codes a.
+
+        Returns:
+            The mean over samples; of larger samples, which atoms are placed in, over as many parts as atoms would cover
+            side by side.
+        """
 
     def total(self, each: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Sum what each holder of groups has, over the holders; here there is one."""
@@ -102,13 +117,8 @@ class Dense(Synthesis):
     def analyse(self, x: Samples) -> Codes:
         return (x @ self.D).unflatten(1, self.groups)
 
-    def bound(self, x: Samples) -> float:  # noqa: ARG002
-        # DᵀD and DDᵀ have the same largest eigenvalue.
-        G = self.gram if self.by_gram else self.D @ self.D.mT
-        if len(G) <= _SMALL:
-            return max(_MARGIN * float(torch.linalg.eigvalsh(G.double())[-1]), torch.finfo(G.dtype).tiny)
-        start = torch.randn(G.shape[0], generator=torch.Generator().manual_seed(0)).to(G)
-        return largest_eigenvalue(G.mv, start)
+    def gradient(self, error: Samples, codes: Codes) -> Phi:
+        return (error.mT @ codes.flatten(1)).div_(len(error)).view(self.phi.shape)
 
     def descent(self, x: Samples, rate: float) -> Callable[[Codes], Codes]:
         pull = rate * (x @ self.D)
@@ -147,9 +157,33 @@ class Convolution(Synthesis):
                 f"kernels must have shape [m·n, channels, height, width] with groups of {group_size}; got "
                 f"{list(weight.shape)}"
             )
+        if stride < 1:
+            raise ShapeError(f"stride must be at least 1 pixel; got {stride}")
         self.weight = weight
         self.groups = (weight.shape[0] // group_size, group_size)
         self.stride = stride
+
+    @classmethod
+    def of(cls, phi: Phi, kernel: tuple[int, int, int], stride: int = 1) -> "Convolution":
+        """Place the atoms of Φ[l, m, n] everywhere.
+
+        Args:
+            phi: The atoms, each a kernel as one vector.
+            kernel: Shape of an atom, (channels, height, width).
+            stride: Distance of places, pixels.
+
+        Raises:
+            ShapeError: If atoms do not have as many numbers as a kernel.
+
+        Examples:
+            >>> import torch
+            >>> Convolution.of(torch.randn(25, 4, 2), (1, 5, 5)).weight.shape
+            torch.Size([8, 1, 5, 5])
+        """
+        length, m, n = phi.shape
+        if math.prod(kernel) != length:
+            raise ShapeError(f"kernels of shape {list(kernel)} have {math.prod(kernel)} numbers; got atoms of {length}")
+        return cls(phi.permute(1, 2, 0).reshape(m * n, *kernel), n, stride)
 
     def zeros(self, x: Samples) -> Codes:
         channels, *kernel = self.weight.shape[1:]
@@ -171,6 +205,11 @@ class Convolution(Synthesis):
 
     def analyse(self, x: Samples) -> Codes:
         return functional.conv2d(x, self.weight, stride=self.stride).unflatten(1, self.groups)
+
+    def gradient(self, error: Samples, codes: Codes) -> Phi:
+        pull = conv2d_weight(error, list(self.weight.shape), codes.flatten(1, 2), stride=self.stride)
+        pull /= error.numel() / self.weight[0].numel()
+        return pull.view(*self.groups, -1).permute(2, 0, 1).contiguous()
 
 
 def as_synthesis(phi: Phi | Synthesis) -> Synthesis:

@@ -1,0 +1,94 @@
+"""One process of many: `torchrun tests/coding/spread.py GROUPS CASE`; beside the same learning in one process."""
+
+import sys
+import warnings
+
+import torch
+from torch import distributed
+
+from gramian.coding import Learner, Parallel, cosine_decay, fista, initial_dictionary, lca
+from gramian.coding.learner import LearningStep
+from gramian.coding.synthesis import Dense
+from tests.coding.test_dictionary import planted
+
+STEPS, BATCH = 40, 32
+CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+
+
+def learned(parallel: Parallel | None, images: bool = False, **options) -> tuple[Learner, list[LearningStep]]:
+    torch.manual_seed(3)
+    if images:
+        samples = torch.randn(400, 1, 10, 10).double()
+    else:
+        samples = planted(2000)[0].double()
+    phi = initial_dictionary(16, 8, 2, seed=0).double()
+    more = {} if parallel is None else {"parallel": parallel}
+    learner = Learner(phi, lam=0.3, beta=0.3, **options, **more)
+    steps = []
+    for step in range(STEPS):
+        chosen = torch.randint(len(samples), (BATCH,), generator=torch.Generator().manual_seed(step))
+        steps.append(learner.step(samples[chosen], lr=cosine_decay(0.5, step, STEPS)))
+    return learner, steps
+
+
+def same(parallel: Parallel, **options) -> None:
+    mine, steps = learned(parallel, **options)
+    alone, expected = learned(None, **options)
+    torch.testing.assert_close(parallel.whole(mine.phi), alone.phi, **CLOSE)
+    assert abs(mine.lam - alone.lam) < 1e-9
+    for one, two in zip(steps, expected, strict=True):
+        for name in ("reconstruction", "sparsity", "orthogonality", "active_groups", "replaced"):
+            torch.testing.assert_close(
+                torch.tensor(getattr(one, name)), torch.tensor(getattr(two, name)), rtol=1e-6, atol=1e-6
+            )
+    for name, tensor in mine.state().items():
+        torch.testing.assert_close(tensor, alone.state()[name], **CLOSE)
+
+
+def sgd(parallel: Parallel) -> None:
+    same(parallel, target_active=2.0, patience=5)
+    same(parallel, rule=None, prior="scale_mixture")
+    assert parallel.sent > 0
+
+
+def online(parallel: Parallel) -> None:
+    same(parallel, update="online", patience=5)
+
+
+def kernels(parallel: Parallel) -> None:
+    same(parallel, images=True, kernel=(1, 4, 4), patience=5)
+
+
+def inference(parallel: Parallel) -> None:
+    """Groups on several processes give the codes and the certificate of one."""
+    phi = initial_dictionary(16, 8, 2, seed=0).double()
+    torch.manual_seed(3)
+    x = planted(50)[0].double()
+    spread = parallel.spread(Dense(parallel.share_of_groups(phi)))
+    for method in (fista, lca):
+        mine = method(x, spread, lam=0.3, tol=1e-9, max_iter=5000)
+        alone = method(x, phi, lam=0.3, tol=1e-9, max_iter=5000)
+        torch.testing.assert_close(parallel.whole(mine.codes), alone.codes, rtol=0, atol=1e-4)
+        assert mine.converged
+        assert alone.converged
+
+
+def counted(parallel: Parallel) -> None:
+    """What is sent in a step: the gradient and a few scalars, once."""
+    learner, _ = learned(parallel)
+    if parallel.over_groups is None:
+        assert parallel.sent == STEPS * 8 * (learner.phi.numel() + 3 + 8)
+
+
+CASES = {case.__name__: case for case in (sgd, online, kernels, inference, counted)}
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    try:
+        for name in sys.argv[2:]:
+            CASES[name](Parallel.grid(int(sys.argv[1])))
+        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
+    finally:
+        distributed.destroy_process_group()
