@@ -57,9 +57,7 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("processes", "spread"), [(2, 1), (2, 2), pytest.param(4, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("processes", "spread"), [(2, 1), (2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_it_is_the_run_of_one_process(alone, tmp_path, processes, spread) -> None:
     done = run(tmp_path, processes, "--steps", "60", "--spread", str(spread))
     assert done.returncode == 0, done.stderr
@@ -88,7 +86,7 @@ def children(process: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 def test_a_worker_that_is_lost_costs_the_steps_since_the_last_checkpoint(tmp_path) -> None:
     shown, killed = "", False
-    with started(tmp_path, "--steps", "1500", restarts=2) as process:
+    with started(tmp_path, "--steps", "1500", restarts=1) as process:
         for line in process.stdout:
             shown += line
             if line.startswith("step    200") and not killed:
@@ -96,9 +94,8 @@ def test_a_worker_that_is_lost_costs_the_steps_since_the_last_checkpoint(tmp_pat
                 os.kill(max(children(process.pid)), signal.SIGKILL)
     assert killed, shown[-3000:]
     assert process.returncode == 0, shown[-3000:]
-    resumed = re.search(r"from step (\d+)", shown)
-    assert resumed, shown[-3000:]
-    assert int(resumed[1]) >= 100
+    printed = [int(step) for step in re.findall(r"^step +(\d+)", shown, re.MULTILINE)]
+    assert printed == list(range(100, 1501, 100))  # none twice: it went on from the checkpoint at step 200
     assert dictionary(tmp_path).step == 1500
     steps = [json.loads(row)["step"] for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(0, 1501, 100))

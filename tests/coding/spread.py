@@ -17,10 +17,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 
 def learned(parallel: Parallel | None, images: bool = False, **options) -> tuple[Learner, list[LearningStep]]:
     torch.manual_seed(3)
-    if images:
-        samples = torch.randn(400, 1, 10, 10).double()
-    else:
-        samples = planted(2000)[0].double()
+    samples = torch.randn(400, 1, 10, 10).double() if images else planted(2000)[0].double()
     phi = initial_dictionary(16, 8, 2, seed=0).double()
     more = {} if parallel is None else {"parallel": parallel}
     learner = Learner(phi, lam=0.3, beta=0.3, **options, **more)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import gramian
-from gramian.coding import Learner, cosine_decay, fista, initial_dictionary, reconstruct, snr
-from gramian.errors import OptionError
+from gramian.coding import Convolution, Learner, Overlap, cosine_decay, fista, initial_dictionary, reconstruct, snr
+from gramian.errors import OptionError, ShapeError
 from tests.coding.test_dictionary import planted
 
 updates = pytest.mark.parametrize("update", ["sgd", "online"])
@@ -123,3 +123,132 @@ def test_it_does_not_write_to_what_it_is_given() -> None:
     before = phi.clone()
     Learner(phi, lam=0.3, beta=0.3).step(batches(1)[0], lr=0.5)
     assert torch.equal(phi, before)
+
+
+class TestConvolution:
+    """Atoms that are placed everywhere in larger samples."""
+
+    KERNEL = (2, 4, 4)
+
+    def signals(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums of a few atoms of planted groups, at places of their own."""
+        truth = gramian.orthogonalize(torch.randn(32, 3, 2)).phi
+        shape = Convolution.of(truth, self.KERNEL).zeros(torch.zeros(count, 2, 12, 12)).shape
+        active = (torch.rand(count, 3, 1, *shape[3:]) < 0.01) * (1 + torch.rand(count, 3, 1, *shape[3:]))
+        return Convolution.of(truth, self.KERNEL).synthesise(3 * active * torch.randn(shape)), truth
+
+    def test_the_gradient_is_that_of_the_energy(self) -> None:
+        phi = initial_dictionary(32, 3, 2, seed=0).double().requires_grad_()
+        x, codes = torch.randn(5, 2, 10, 11).double(), torch.randn(5, 3, 2, 7, 8).double()
+        energy = 0.5 * (x - Convolution.of(phi, self.KERNEL).synthesise(codes)).square().sum()
+        (expected,) = torch.autograd.grad(energy, phi)
+        atoms = Convolution.of(phi.detach(), self.KERNEL)
+        pull = atoms.gradient(x - atoms.synthesise(codes), codes)
+        torch.testing.assert_close(pull, -expected / (5 * 10 * 11 / 16))
+
+    def test_of_samples_as_large_as_atoms_it_is_the_same_learning(self) -> None:
+        x = torch.randn(64, 32)
+        plain = learner_of(initial_dictionary(32, 3, 2, seed=0))
+        placed = learner_of(initial_dictionary(32, 3, 2, seed=0), kernel=self.KERNEL)
+        for _ in range(5):
+            one = plain.step(x, lr=0.3)
+            two = placed.step(x.view(64, *self.KERNEL), lr=0.3)
+        torch.testing.assert_close(two.phi, one.phi)
+        assert two.active_groups == pytest.approx(one.active_groups)
+        assert two.reconstruction == pytest.approx(one.reconstruction, rel=1e-4)
+
+    def test_planted_groups_are_found(self) -> None:
+        x, truth = self.signals(600)
+        scale = x.std()
+        one = learner_of(initial_dictionary(32, 4, 2, seed=1), kernel=self.KERNEL, lam=0.3 / scale.item(), patience=20)
+        for step in range(150):
+            row = one.step(x[torch.randint(600, (8,))] / scale, lr=cosine_decay(2.0, step, 150))
+        assert gramian.residual(one.phi).abs().max() < 1e-5
+        assert row.active_groups > 0
+        # A shifted copy explains as well, so what counts is how much of what was never seen is left.
+        fresh = self.signals_of(truth) / scale
+        found = Convolution.of(one.phi, self.KERNEL)
+        left = [fresh - atoms.synthesise(fista(fresh, atoms, lam=0.2).codes) for atoms in (found, self.first())]
+        assert left[0].square().mean() < 0.1 * left[1].square().mean()
+
+    def signals_of(self, truth: torch.Tensor) -> torch.Tensor:
+        atoms = Convolution.of(truth, self.KERNEL)
+        codes = torch.randn(atoms.zeros(torch.zeros(50, 2, 12, 12)).shape)
+        return atoms.synthesise(3 * (torch.rand(50, 3, 1, *codes.shape[3:]) < 0.01) * codes)
+
+    def first(self) -> Convolution:
+        return Convolution.of(initial_dictionary(32, 4, 2, seed=1), self.KERNEL)
+
+    def test_silent_groups_are_made_anew(self) -> None:
+        x, _ = self.signals(100)
+        phi = initial_dictionary(32, 4, 2, seed=1)
+        phi[:, 1] = 0
+        one = learner_of(phi, kernel=self.KERNEL, patience=3)
+        assert [one.step(x / x.std(), lr=0.3).replaced for _ in range(4)] == [0, 0, 1, 0]
+
+    def test_mistakes(self) -> None:
+        with pytest.raises(ShapeError, match=r"kernels of shape \[1, 4, 4\] have 16 numbers; got atoms of 32"):
+            learner_of(initial_dictionary(32, 4, 2, seed=1), kernel=(1, 4, 4))
+        with pytest.raises(OptionError, match="the online update keeps moments of whole samples"):
+            learner_of(initial_dictionary(32, 4, 2, seed=1), kernel=self.KERNEL, update="online")
+
+
+def learner_of(phi: torch.Tensor, **options) -> Learner:
+    return Learner(phi, **{"lam": 0.3, "beta": 0.3, **options})
+
+
+class TestOverlap:
+    """Groups that have atoms in common."""
+
+    RING = Overlap.ring(12, size=3, step=2)
+
+    def test_a_learned_atom_is_one_atom(self) -> None:
+        one = Learner(self.RING.expand(initial_dictionary(16, 12, 1, seed=0)[..., 0]), lam=0.3, beta=0.3,
+                      overlap=self.RING)  # fmt: skip
+        data = batches(200)
+        before = quality(data[0], one.phi)
+        for step, batch in enumerate(data):
+            one.step(batch, lr=cosine_decay(0.5, step, 200))
+        assert torch.equal(one.phi, self.RING.expand(self.RING.mean(one.phi)))
+        assert quality(data[0], one.phi) > before + 3
+        assert gramian.residual(one.phi).abs().max() < 0.01  # a consensus of groups: not at once exact
+
+    def test_its_gradient_is_that_of_the_atoms(self) -> None:
+        atoms = torch.randn(16, 12).double().requires_grad_()
+        codes, x = torch.randn(9, 6, 3).double(), torch.randn(9, 16).double()
+        energy = 0.5 * (x - reconstruct(self.RING.expand(atoms), codes)).square().sum() / 9
+        (expected,) = torch.autograd.grad(energy, atoms)
+        error = x - reconstruct(self.RING.expand(atoms), codes)
+        pull = torch.einsum("bl,bmn->lmn", error, codes) / 9
+        torch.testing.assert_close(-self.RING.total(pull), expected)
+        torch.testing.assert_close(reconstruct(self.RING.expand(atoms), codes), self.RING.fold(codes) @ atoms.mT)
+
+    def test_the_torus_is_a_map_of_neighbours(self) -> None:
+        torus = Overlap.torus(4, 5, side=3)
+        assert torus.index.shape == (20, 9)
+        assert torus.atoms == 20
+        assert (torch.bincount(torus.index.flatten()) == 9).all()
+        assert set(torus.index[0].tolist()) == {0, 1, 2, 5, 6, 7, 10, 11, 12}
+        assert set(torus.index[-1].tolist()) == {19, 15, 16, 4, 0, 1, 9, 5, 6}
+
+    def test_silent_groups_are_made_anew(self) -> None:
+        phi = self.RING.expand(initial_dictionary(16, 12, 1, seed=0)[..., 0])
+        phi[:, self.RING.index[2, 1]] = 0
+        one = Learner(phi * 0, lam=0.3, beta=0.3, overlap=self.RING, patience=1)
+        step = one.step(batches(1)[0], lr=0.3)
+        assert step.replaced == 6
+        assert torch.equal(step.phi, self.RING.expand(self.RING.mean(step.phi)))
+        assert one.phi.square().sum(dim=0).min() > 0.1
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: Overlap(torch.tensor([[0, 0]])), "an atom must stand once in a group; got one that stands"),
+            (lambda: Overlap(torch.tensor([[0, 2]])), "numbered from 0 and each be in a group; got 2 numbers"),
+            (lambda: Overlap.ring(10, size=4, step=3), "a step that divides atoms; got atoms = 10, size = 4, step = 3"),
+            (lambda: Overlap.torus(3, 4, side=4), "side must lie between 1 and the grid's 3; got 4"),
+        ],
+    )
+    def test_mistakes(self, make, message) -> None:
+        with pytest.raises(OptionError, match=message):
+            make()

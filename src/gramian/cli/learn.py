@@ -138,12 +138,19 @@ def _told_to_stop(run: LearningRun, stop: list[int]) -> bool:
 
 def _join_others() -> None:
     """Meet the other processes, if torchrun has started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and distributed.is_available() and not distributed.is_initialized():
-        if torch.cuda.is_available():  # gloo for what is on the CPU, NCCL for the rest; each process its own device
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-            distributed.init_process_group()
-        else:
-            distributed.init_process_group("gloo")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not distributed.is_available() or distributed.is_initialized():
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    backend = "gloo"
+    if torch.cuda.is_available():  # gloo for what is on the CPU, NCCL for the rest; each process its own device
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        backend = None
+    # Under torchrun the store outlives a restart: without a prefix, a process may be told where one that is dead was.
+    store, rank, world = next(rendezvous("env://"))
+    prefix = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    own = distributed.PrefixStore(prefix, store)  # pyright: ignore[reportPrivateImportUsage]
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=world)
 
 
 def _part(run: LearningRun) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -303,7 +304,7 @@ class Learner:
         self.phi = self.parallel.share_of_groups(phi)
         return len(replaced)
 
-    def _atom_sized(self, error: Samples) -> Samples:
+    def _atom_sized(self, error: Samples) -> Float[Tensor, "parts l"]:
         """Cut samples into parts as large as atoms, side by side."""
         if self.kernel is None:
             return error

@@ -159,6 +159,7 @@ class LearningRun:
         length = settings.patch**2 * self.preparation.channels
         self.initial_phi = initial_dictionary(length, settings.groups, settings.size, seed=settings.seed)
         self.parallel = Parallel.grid(settings.spread)
+        self.parallel.share_of_patches(torch.empty(settings.batch, 0))  # found now, not in the first step
         self.learner = Learner(
             self.initial_phi.to(settings.device),
             lam=settings.lam,
