@@ -33,12 +33,13 @@ format: $(VENV)/.dev  ## put the code into the house's format
 docs: $(VENV)/.docs  ## build the site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and a learning step (about 12 minutes)
+bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and learning (about half an hour)
 	@$(BIN)/python benchmarks/kernels.py
 	@$(BIN)/python benchmarks/low_precision.py
 	@$(BIN)/python benchmarks/update_rules.py
 	@$(BIN)/python benchmarks/penalties.py
 	@$(BIN)/python benchmarks/learning_step.py
+	@$(BIN)/python benchmarks/sparse_coding.py
 
 bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes)
 	@$(BIN)/python benchmarks/kernels.py --quick

@@ -18,7 +18,7 @@ from gramian.penalties import L1
 from gramian.rules import proximal
 
 SIZES = ((256, 128, 2), (256, 64, 4), (256, 192, 4), (256, 32, 8))
-BATCH, ITERATIONS, ROUNDS = 128, 20, 60
+BATCH, ITERATIONS, ROUNDS = 128, 10, 60
 LAM, LR, BETA = 2.0, 0.3, 0.3
 
 

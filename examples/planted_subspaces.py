@@ -119,9 +119,8 @@ def run(job: Job) -> Outcome:
     samples = draw(truth, job.condition, job.steps * BATCH, generator).split(BATCH)
     phi = initial_dictionary(LENGTH, GROUPS, SIZE, seed=job.seed)
     for step, x in enumerate(samples):
-        phi = learning_step(
-            x, phi, lam=job.lam, lr=cosine_decay(LR, step, job.steps), beta=job.way.beta, rule=job.way.rule
-        ).phi
+        lr = cosine_decay(LR, step, job.steps)
+        phi = learning_step(x, phi, lam=job.lam, lr=lr, beta=job.way.beta, rule=job.way.rule, max_iter=20).phi
     largest = principal_angles(truth, phi).amax(dim=1)
     return Outcome(
         recovered=(largest < NEAR).double().mean().item(),

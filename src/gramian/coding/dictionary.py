@@ -54,7 +54,7 @@ def learning_step(
     rule: str | Rule | None = "proximal",
     penalty: str | Penalty = "l1",
     method: InferenceMethod = fista,
-    max_iter: int = 20,
+    max_iter: int = 10,
 ) -> LearningStep:
     r"""Make one step of a `Learner`: infer codes, move the dictionary down its gradient, make its groups orthonormal.
 

@@ -21,7 +21,7 @@ def fista(
     lam: float,
     prior: str | Prior = "group_laplace",
     max_iter: int = 500,
-    tol: float = 1e-4,
+    tol: float | None = 1e-4,
     start: Codes | None = None,
 ) -> Inference:
     r"""Infer the codes of samples by accelerated proximal gradient descent.
@@ -36,7 +36,7 @@ def fista(
         prior: Name or `Prior`.
         max_iter: Most iterations.
         tol: A sample is done when its duality gap is at most this fraction of its energy, looked at every 10
-            iterations; 0 runs all iterations.
+            iterations; 0 runs all iterations, None too, and without a certificate.
         start: Codes to start from; default 0.
 
     Returns:

@@ -22,7 +22,7 @@ def lca(
     lam: float,
     prior: str | Prior = "group_laplace",
     max_iter: int = 2000,
-    tol: float = 1e-4,
+    tol: float | None = 1e-4,
     start: Codes | None = None,
 ) -> Inference:
     r"""Infer the codes of samples by the subspace LCA.
@@ -41,7 +41,7 @@ def lca(
         prior: Name or `Prior`.
         max_iter: Most iterations.
         tol: A sample is done when its duality gap is at most this fraction of its energy, looked at every 10
-            iterations; 0 runs all iterations.
+            iterations; 0 runs all iterations, None too, and without a certificate.
         start: Codes to start from; default 0.
 
     Returns:

@@ -57,8 +57,8 @@ class Learner:
 
     With `update="sgd"`, Φ ← Φ + η·mean_x (x − Σ Φ_i a_i) aᵀ, then a step of the rule with the same η: the penalty is
     not part of the gradient. With `update="online"`, one sweep over the groups on the mean of all batches so far, of
-    which the moments aaᵀ and xaᵀ are kept: each group goes to its minimum along a bound of the curvature, 1/η, and
-    takes a step of the rule with that η.
+    which the moments aaᵀ and xaᵀ are kept: each group goes to its minimum, among those of norm √n, along a bound of the
+    curvature; then all take a step of the rule, with η the inverse of the mean curvature.
     Without a rule, atoms are only scaled to unit length, since else they would grow without bound.
 
     Args:
@@ -112,7 +112,7 @@ class Learner:
         update: str = "sgd",
         prior: str | Prior = "group_laplace",
         infer: str | InferenceMethod = "fista",
-        max_iter: int = 20,
+        max_iter: int = 10,
         target_active: float | None = None,
         patience: int | None = None,
         kernel: tuple[int, int, int] | None = None,
@@ -178,7 +178,7 @@ class Learner:
         with torch.no_grad():
             x = self.parallel.share_of_patches(x)
             synthesis = self.parallel.spread(self._synthesis())
-            codes = self.infer(x, synthesis, lam=self.lam, prior=self.prior, max_iter=self.max_iter, tol=0.0).codes
+            codes = self.infer(x, synthesis, lam=self.lam, prior=self.prior, max_iter=self.max_iter, tol=None).codes
             error = x - synthesis.synthesise(codes)
             active = group_norms(codes) > 0
             # Of larger samples: as many parts as atoms would cover side by side.
@@ -255,25 +255,23 @@ class Learner:
         length, m, n = self.phi.shape
         blocks = self._aa.view(m, n, m, n).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         curvature = torch.linalg.matrix_norm(blocks, 2)
-        D = dictionary_matrix(self.phi).clone()
         floor = 1e-6 * float(curvature.max())
-        orthogonality = 0.0
+        D = dictionary_matrix(self.phi).clone()
         for i, each in enumerate(curvature.tolist()):
-            cut = slice(i * n, (i + 1) * n)
-            group = D[:, cut].contiguous()
             if each > floor:
-                group.add_(self._xa[:, cut] - D @ self._aa[:, cut], alpha=1 / each)
-            orthogonality += self._orthogonalize(group[:, None], 1 / max(each, floor, 1e-12))
-            D[:, cut] = group
-        return D.view(length, m, n), orthogonality, rest
+                cut = slice(i * n, (i + 1) * n)
+                group = torch.addmm(self._xa[:, cut], D, self._aa[:, cut], alpha=-1).mul_(1 / each).add_(D[:, cut])
+                group *= n**0.5 / torch.linalg.vector_norm(group).clamp_min(torch.finfo(group.dtype).tiny)
+                D[:, cut] = group
+        rate = 1 / max(float(curvature[curvature > floor].mean()), 1e-12) if float(curvature.max()) > 0 else 1.0
+        moved = D.view(length, m, n)
+        return moved, self._orthogonalize(moved, rate), rest
 
     def _orthogonalize(self, moved: Phi, rate: float) -> float:
         if self.rule is None:
             moved /= torch.linalg.vector_norm(moved, dim=0, keepdim=True)
             return 0.0
         before = step_(moved, lr=rate, beta=self.beta, rule=self.rule, penalty=self.penalty)
-        if self.update == "online":  # a sweep moves groups far, and a step does not take all of that away
-            step_(moved, lr=rate, beta=self.beta, rule=self.rule, penalty=self.penalty)
         return float(self.parallel.sum_over_groups(before)) / self.beta if self.beta > 0 else 0.0
 
     def _replace(self, error: Samples, used: Tensor) -> int:

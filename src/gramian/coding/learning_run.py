@@ -79,7 +79,7 @@ class RunSettings:
     lr: float = 0.5
     steps: int = 8000
     batch: int = 128
-    iterations: int = 20
+    iterations: int = 10
     rule: str = "proximal"
     penalty: str = "l1"
     update: str = "sgd"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from gramian.errors import OptionError
 from gramian.typing import Phi
@@ -160,6 +161,8 @@ class GroupLaplace(Prior):
         """Give the prox of threshold·Σ w_i‖a_i‖."""
         if self.nonnegative:
             codes = codes.clamp_min(0)
+        if codes.shape[2] == 1 and self.weights is None:
+            return functional.softshrink(codes, threshold)  # the same, in one pass
         return group_shrink(codes, threshold if self.weights is None else threshold * self._weights(codes))
 
     def take(self, samples: Int[Tensor, " kept"]) -> "GroupLaplace":
