@@ -190,7 +190,7 @@ def test_samples_and_options_that_will_not_do(method, unchecked) -> None:
 def test_the_largest_eigenvalue_is_bounded(gram) -> None:
     G = gram()
     true = torch.linalg.eigvalsh(G.double())[-1].item()
-    assert true <= largest_eigenvalue(G.mv, torch.randn(len(G))) <= 1.06 * true
+    assert true <= largest_eigenvalue(G.mv, torch.randn(len(G))) <= 1.09 * true
 
 
 def test_the_gap_of_anything_is_a_bound() -> None:

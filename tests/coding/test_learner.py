@@ -160,7 +160,9 @@ class TestConvolution:
     def test_planted_groups_are_found(self) -> None:
         x, truth = self.signals(600)
         scale = x.std()
-        one = learner_of(initial_dictionary(32, 4, 2, seed=1), kernel=self.KERNEL, lam=0.3 / scale.item(), patience=20)
+        one = learner_of(
+            initial_dictionary(32, 4, 2, seed=1), kernel=self.KERNEL, lam=0.3 / scale.item(), patience=20, max_iter=20
+        )
         for step in range(150):
             row = one.step(x[torch.randint(600, (8,))] / scale, lr=cosine_decay(2.0, step, 150))
         assert gramian.residual(one.phi).abs().max() < 1e-5
