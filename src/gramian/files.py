@@ -7,7 +7,23 @@ from pathlib import Path
 
 from gramian.errors import RunError
 
-__all__ = ["replace_file"]
+__all__ = ["must_be_new", "replace_file"]
+
+
+def must_be_new(path: Path, *, force: bool) -> None:
+    """Check, before any work is done for it, that a file can be written without the loss of another.
+
+    Args:
+        path: Where the file is to stand.
+        force: Whether it may replace what stands there.
+
+    Raises:
+        RunError: If something stands there already, or there is no such folder.
+    """
+    if path.exists() and not force:
+        raise RunError(f"{path} exists already; try another -o, or --force to replace it")
+    if not path.parent.is_dir():
+        raise RunError(f"the folder of {path} must exist; got none")
 
 
 def replace_file(path: Path, content: bytes) -> None:

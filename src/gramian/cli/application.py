@@ -153,9 +153,10 @@ def encode(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, one file for each picture.")],
     stride: Annotated[int | None, _option("Distance between patches, pixels.", "half a patch")] = None,
     tol: Annotated[float, typer.Option(help="Relative gap at which a patch is done.")] = 1e-4,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
 ) -> None:
     """Code pictures with a learned dictionary."""
-    encode_images(dictionary, images, out, stride=stride, tol=tol)
+    encode_images(dictionary, images, out, stride=stride, tol=tol, force=force)
 
 
 @application.command()
@@ -163,9 +164,10 @@ def decode(
     dictionary: Annotated[Path, typer.Argument(help="The dictionary that made the codes, or the folder of its run.")],
     codes: Annotated[list[Path], typer.Argument(help="Files that gramian encode has written, or a folder of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
 ) -> None:
     """Make pictures of codes."""
-    decode_codes(dictionary, codes, out)
+    decode_codes(dictionary, codes, out, force=force)
 
 
 @application.command()
@@ -181,9 +183,7 @@ def compare(
     images: Annotated[
         Path | None, _option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = Path(
-        "compare.md"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = _TABLE,
     groups: Annotated[
         str | None, _option("Number of groups, or with their size, as in 64x4.", f"{_DEFAULT.groups}x{_DEFAULT.size}")
     ] = None,
@@ -192,6 +192,7 @@ def compare(
     beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", _DEFAULT.beta)] = None,
     steps: Annotated[int, typer.Option(help="Learning steps of each.")] = 1000,
     seed: Annotated[int | None, _option("Seed.", _DEFAULT.seed)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the table if it is there already.")] = False,
 ) -> None:
     """Learn with and without the penalty, without groups, and with scikit-learn, and compare on held-out patches."""
     number, many = _parse_groups(groups)
@@ -206,7 +207,7 @@ def compare(
         "seed": seed,
     }
     settings = RunSettings(**{name: value for name, value in chosen.items() if value is not None})
-    compare_dictionaries(settings, out)
+    compare_dictionaries(settings, out, force=force)
 
 
 @application.command()

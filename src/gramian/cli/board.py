@@ -1,5 +1,6 @@
 """Metrics for TensorBoard, on request."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -7,7 +8,17 @@ from typing import Any
 from gramian.coding.learning_run import LearningRun
 from gramian.errors import OptionError
 
-__all__ = ["Board"]
+__all__ = ["Board", "require_tensorboard"]
+
+
+def require_tensorboard() -> None:
+    """Check that metrics can be written, before anything is learned.
+
+    Raises:
+        OptionError: If TensorBoard is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise OptionError("--tensorboard needs tensorboard; try pip install tensorboard, or leave --tensorboard out")
 
 
 class Board:
@@ -16,21 +27,14 @@ class Board:
     Args:
         folder: Folder of the run; the events stand in `tensorboard` within it.
         run: The run.
-
-    Raises:
-        OptionError: If TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path | None, run: LearningRun) -> None:
         self._run = run
         self._writer: Any = None
         if folder is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ModuleNotFoundError as error:
-                raise OptionError(
-                    f"--tensorboard needs {error.name}; try pip install tensorboard, or leave --tensorboard out"
-                ) from error
+            from torch.utils.tensorboard import SummaryWriter
+
             # What a run that was stopped later had written beyond its last checkpoint does not count.
             self._writer = SummaryWriter(folder / "tensorboard", purge_step=run.step)
             self.write()

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from gramian.coding.comparison import Compared, compare
 from gramian.coding.learning_run import RunSettings
-from gramian.files import replace_file
+from gramian.files import must_be_new, replace_file
 
 __all__ = ["compare_dictionaries"]
 
@@ -17,13 +17,14 @@ _HEADER = (
 )  # fmt: skip
 
 
-def compare_dictionaries(settings: RunSettings, out: Path) -> None:
+def compare_dictionaries(settings: RunSettings, out: Path, *, force: bool) -> None:
     """Learn in several ways, show the table, and keep it.
 
     Raises:
         DataError: If the pictures cannot be used.
-        RunError: If the table cannot be written.
+        RunError: If the table is there already or cannot be written.
     """
+    must_be_new(out, force=force)
     console = Console(highlight=False)
     rows: list[tuple[str, ...]] = []
     active = 0

@@ -7,7 +7,7 @@ from rich.console import Console
 from gramian.coding import Dictionary, decode_picture, encode_picture, load_codes, load_dictionary, save_codes
 from gramian.data import load_images
 from gramian.errors import RunError
-from gramian.files import replace_file
+from gramian.files import must_be_new, replace_file
 from gramian.report.pictures import gray_picture, png
 
 __all__ = ["decode_codes", "encode_images"]
@@ -15,22 +15,21 @@ __all__ = ["decode_codes", "encode_images"]
 _SUFFIX = ".codes.safetensors"
 
 
-def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | None, tol: float) -> None:
+def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | None, tol: float, force: bool) -> None:
     """Code every picture there is, each into a file of its own.
 
     Raises:
-        RunError: If the dictionary cannot be read, or a file cannot be written.
+        RunError: If the dictionary cannot be read, or a file is there already or cannot be written.
         DataError: If a picture cannot be used.
     """
     learned = _dictionary(dictionary)
     loaded = load_images(images, colour=learned.preparation.channels == 3)
-    folder = _folder(out)
+    targets = _targets(out, [f"{picture.name}{_SUFFIX}" for picture in loaded.images], force=force)
     console = Console(highlight=False)
     for name in loaded.skipped:
         console.print(f"[yellow]left out, not readable:[/] {name}")
-    for picture in loaded.images:
+    for path, picture in zip(targets, loaded.images, strict=True):
         encoded = encode_picture(picture, learned, stride=stride, tol=tol)
-        path = folder / f"{picture.name}{_SUFFIX}"
         save_codes(path, encoded)
         console.print(
             f"{path}: {len(encoded.codes)} patches, {encoded.active:.1f} of {encoded.codes.shape[1]} groups active, "
@@ -39,23 +38,21 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
         )
 
 
-def decode_codes(dictionary: Path, codes: list[Path], out: Path) -> None:
+def decode_codes(dictionary: Path, codes: list[Path], out: Path, *, force: bool) -> None:
     """Make a picture of every file of codes.
 
     Raises:
-        RunError: If a file cannot be read or written, or codes are of another dictionary.
+        RunError: If a file cannot be read, is there already or cannot be written, or codes are of another dictionary.
     """
     learned = _dictionary(dictionary)
     paths = [path for each in codes for path in (sorted(each.glob(f"*{_SUFFIX}")) if each.is_dir() else [each])]
     if not paths:
         raise RunError(f"there must be codes to decode; got no *{_SUFFIX} in {', '.join(map(str, codes))}")
     encoded = [load_codes(path) for path in paths]
-    folder = _folder(out)
-    for path, each in zip(paths, encoded, strict=True):
-        content = png(gray_picture(decode_picture(each, learned)))
-        name = path.name.removesuffix(_SUFFIX)
-        target = folder / f"{name.removesuffix('.png')}.png"
-        replace_file(target, content)
+    pictures = [png(gray_picture(decode_picture(each, learned))) for each in encoded]
+    names = [path.name.removesuffix(_SUFFIX).removesuffix(".png") for path in paths]
+    for target, picture in zip(_targets(out, [f"{name}.png" for name in names], force=force), pictures, strict=True):
+        replace_file(target, picture)
         print(target)
 
 
@@ -63,9 +60,16 @@ def _dictionary(path: Path) -> Dictionary:
     return load_dictionary(path / "dictionary.safetensors" if path.is_dir() else path)
 
 
-def _folder(path: Path) -> Path:
+def _targets(folder: Path, names: list[str], *, force: bool) -> list[Path]:
+    """Make the folder, and check that no file takes the place of another."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RunError(f"every file must have a name of its own in {folder}; got {', '.join(twice)} more than once")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"the folder {path} could not be made: {error.strerror or error}") from error
-    return path
+        raise RunError(f"the folder {folder} could not be made: {error.strerror or error}") from error
+    targets = [folder / name for name in names]
+    for target in targets:
+        must_be_new(target, force=force)
+    return targets

@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 from torch import distributed
 
-from gramian.cli.board import Board
+from gramian.cli.board import Board, require_tensorboard
 from gramian.cli.display import LearningDisplay
 from gramian.cli.record import learning_record
 from gramian.coding.learning_run import LearningRun, RunSettings, holds_run
@@ -44,6 +44,8 @@ def start_run(
         RunError: If the folder holds something already, or cannot be written.
         DataError: If the pictures cannot be used.
     """
+    if tensorboard:
+        require_tensorboard()
     _join_others()
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         folder = _latest() if out is None else out
@@ -79,6 +81,8 @@ def continue_run(out: Path | None, *, tensorboard: bool = False) -> None:
     Raises:
         RunError: If there is no run, or it cannot be read.
     """
+    if tensorboard:
+        require_tensorboard()
     _join_others()
     folder = _latest() if out is None else out
     run = LearningRun.resume(folder)

@@ -12,7 +12,6 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from gramian.coding.evaluation import debias, group_state, snr, strongest_groups
 from gramian.coding.fista import fista
 from gramian.coding.invariance import shift_control
-from gramian.coding.learner import Learner
 from gramian.coding.learning_run import LearningRun, RunSettings
 from gramian.coding.prior import reconstruct
 from gramian.typing import Phi
@@ -68,18 +67,16 @@ def compare(settings: RunSettings) -> Iterator[Compared]:
     n = settings.size
     run = LearningRun(settings)
     yield _measured(f"groups of {n}, with the penalty", run, *_learned(run))
-    yield _measured(f"groups of {n}, without", run, *_learned(run, rule=None))
-    single = LearningRun(replace(settings, groups=settings.groups * n, size=1, target_active=None))
+    without = LearningRun(settings)
+    without.learner.rule = None
+    yield _measured(f"groups of {n}, without", without, *_learned(without))
+    active = None if settings.target_active is None else n * settings.target_active
+    single = LearningRun(replace(settings, groups=settings.groups * n, size=1, target_active=active))
     yield _measured("single atoms", single, *_learned(single))
     yield _measured("scikit-learn's MiniBatchDictionaryLearning", single, *_scikit_learn(single))
 
 
-def _learned(run: LearningRun, **changed: None) -> tuple[Phi, float]:
-    if changed:
-        run.learner = Learner(
-            run.initial_phi, lam=run.settings.lam, beta=run.settings.beta, rule=None, prior=run.settings.prior,
-            infer=run.settings.infer, max_iter=run.settings.iterations, patience=run.settings.patience,
-        )  # fmt: skip
+def _learned(run: LearningRun) -> tuple[Phi, float]:
     began = time.perf_counter()
     while not run.finished:
         run.advance()
@@ -90,7 +87,7 @@ def _scikit_learn(run: LearningRun) -> tuple[Phi, float]:
     settings = run.settings
     make: Any = MiniBatchDictionaryLearning  # the stub takes alpha for a whole number
     model = make(
-        n_components=settings.groups, alpha=settings.lam, batch_size=settings.batch, fit_algorithm="cd",
+        n_components=settings.groups, alpha=run.learner.lam, batch_size=settings.batch, fit_algorithm="cd",
         dict_init=run.initial_phi.flatten(1).mT.numpy().astype(np.float64), random_state=settings.seed,
         transform_algorithm="lasso_cd",
     )  # fmt: skip
@@ -103,17 +100,17 @@ def _scikit_learn(run: LearningRun) -> tuple[Phi, float]:
 
 
 def _measured(name: str, run: LearningRun, phi: Phi, seconds: float) -> Compared:
-    lam, n = run.learner.lam, phi.shape[2]
+    lam, prior, n = run.learner.lam, run.settings.prior, phi.shape[2]
     active = n * max(1, min(phi.shape[1], _ACTIVE // n))
     x = run.held_out_patches(_PATCHES)
-    codes = fista(x, phi, lam=lam, max_iter=1000, tol=1e-3).codes
+    codes = fista(x, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes
     state = group_state(phi)
     size = run.settings.patch
     moved = []
     for shift in (0, 1):
         pictures = [image.pixels[:, shift : image.pixels.shape[1] - 1 + shift] for image in run.split.held_out]
         patches = torch.cat([run.preparation.samples(picture, stride=size).x for picture in pictures])
-        moved.append(fista(patches, phi, lam=lam, max_iter=1000, tol=1e-3).codes)
+        moved.append(fista(patches, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes)
     control = shift_control(*moved)
     return Compared(
         name=name,

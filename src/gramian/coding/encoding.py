@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gramian.coding.methods import METHODS
-from gramian.coding.prior import Codes, group_norms, reconstruct
+from gramian.coding.prior import PRIORS, Codes, energy, group_norms, reconstruct
 from gramian.coding.storage import Dictionary
 from gramian.data import Picture, Samples
 from gramian.errors import RunError
@@ -73,9 +73,8 @@ def encode_picture(
         for x in samples.x.to(dictionary.phi).split(_AT_ONCE)
     ]
     codes = torch.cat([part.codes for part in parts])
-    energy = 0.5 * (samples.x - reconstruct(dictionary.phi, codes)).square().sum(dim=1)
-    energy = energy + dictionary.lam * group_norms(codes).sum(dim=1)
-    gap = torch.cat([part.gap for part in parts]) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    total = energy(samples.x, dictionary.phi, codes, dictionary.lam, PRIORS[dictionary.prior]).total
+    gap = torch.cat([part.gap for part in parts]) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return EncodedPicture(picture.name, codes, samples, float(gap.clamp_min(0).max()), _digest(dictionary.phi))
 
 
@@ -83,14 +82,20 @@ def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Ten
     """Give the picture that codes stand for, in [0, 1].
 
     Raises:
-        RunError: If the codes were made with another dictionary.
+        RunError: If the codes were made with another dictionary, or are not those of a picture.
     """
     if encoded.dictionary != _digest(dictionary.phi):
         raise RunError(
             f"the codes of {encoded.name} must be decoded with the dictionary that made them, {encoded.dictionary}; "
             f"got {_digest(dictionary.phi)}"
         )
-    return dictionary.preparation.picture(reconstruct(dictionary.phi, encoded.codes), encoded.samples)
+    codes, samples, channels = encoded.codes, encoded.samples, dictionary.preparation.channels
+    if codes.shape[1:] != dictionary.phi.shape[1:] or {samples.means.shape[1:], samples.mean.shape} != {(channels,)}:
+        raise RunError(
+            f"the codes of {encoded.name} must be [count, m, n] with means of {channels} channels, as the dictionary "
+            f"is; got {list(codes.shape)} with {list(samples.means.shape)} and {list(samples.mean.shape)}"
+        )
+    return dictionary.preparation.picture(reconstruct(dictionary.phi, codes), samples)
 
 
 def save_codes(path: Path, encoded: EncodedPicture) -> None:

@@ -1,5 +1,6 @@
 """Patches: cut from whitened images, flat ones left out, scaled to unit variance."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -151,6 +152,9 @@ def patches_to_image(patches: Float[Tensor, "count pixels"], *, shape: Sequence[
     Returns:
         The picture.
 
+    Raises:
+        DataError: If a picture of that shape is not cut into as many patches.
+
     Examples:
         >>> import torch
         >>> picture = torch.rand(20, 30)
@@ -158,25 +162,36 @@ def patches_to_image(patches: Float[Tensor, "count pixels"], *, shape: Sequence[
         >>> torch.allclose(patches_to_image(patches, shape=(20, 30), size=8, stride=3), picture)
         True
     """
+    expected = math.prod(_places_along(side, size, stride) for side in shape[:2])
+    channels = shape[2] if len(shape) == 3 else 1
+    if patches.shape != (expected, size * size * channels):
+        raise DataError(
+            f"a picture of shape {list(shape)} is cut into {expected} patches of {size * size * channels} numbers at a "
+            f"stride of {stride}; got {list(patches.shape)}"
+        )
     rows, columns = (_offsets(side, size, stride) for side in shape[:2])
     side = torch.arange(size)
     down = (rows[:, None] + side)[:, None, :, None]
     across = (columns[:, None] + side)[None, :, None, :]
     index = (down * shape[1] + across).reshape(-1)
-    channels = shape[2] if len(shape) == 3 else 1
     total = torch.zeros((shape[0] * shape[1], channels), dtype=patches.dtype)
     total.index_add_(0, index, patches.reshape(-1, channels))
     count = torch.zeros_like(total[:, :1]).index_add_(0, index, torch.ones_like(index, dtype=patches.dtype)[:, None])
     return (total / count).view(*shape)
 
 
-def _offsets(side: int, size: int, stride: int) -> Int[Tensor, " places"]:
+def _places_along(side: int, size: int, stride: int) -> int:
+    """Count the places along a side."""
     if side < size:
         raise DataError(f"a picture must be at least as large as a patch of side {size}; got a side of {side}")
     if not 1 <= stride <= size:
         raise DataError(f"stride must lie between 1 and the patch's side {size}, to leave no gaps; got {stride}")
-    regular = torch.arange(0, side - size + 1, stride)
-    return regular if int(regular[-1]) == side - size else torch.cat([regular, torch.tensor([side - size])])
+    return -((size - side) // stride) + 1
+
+
+def _offsets(side: int, size: int, stride: int) -> Int[Tensor, " places"]:
+    count = _places_along(side, size, stride)
+    return (stride * torch.arange(count)).clamp_max(side - size)
 
 
 def _local_variance(picture: Pixels, size: int) -> Float[Tensor, "rows columns"]:

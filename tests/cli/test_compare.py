@@ -1,0 +1,58 @@
+"""`gramian compare`: what the penalty and the groups do, as a table on the screen and in a file."""
+
+import re
+
+import pytest
+
+from gramian.coding.comparison import compare
+from gramian.coding.learning_run import RunSettings
+
+TINY = ("--groups", "6x2", "--patch", "6", "--steps", "20")
+
+
+def test_the_table(command, tmp_path) -> None:
+    done = command("compare", *TINY)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.rstrip().endswith("written to compare.md")
+    lines = (tmp_path / "compare.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in lines if line.startswith("|")]
+    assert len({len(row) for row in rows}) == 1
+    assert [row[0].removeprefix("| ") for row in rows[2:]] == [
+        "groups of 2, with the penalty",
+        "groups of 2, without",
+        "single atoms",
+        "scikit-learn's MiniBatchDictionaryLearning",
+    ]
+    assert all(re.fullmatch(r"-?\d+\.\d\d", row[5]) for row in rows[2:])
+    assert "12 atoms of 6 × 6 pixels, 20 steps of 128 patches" in lines[-1]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"compare.md"}
+
+
+def test_it_says_what_is_there() -> None:
+    penalised, free, single, theirs = compare(RunSettings(groups=8, size=2, patch=6, steps=150, lr=1.0))
+    assert penalised.cosine < 1e-5 < free.cosine
+    assert penalised.collapsed == 0
+    assert penalised.effective_rank == pytest.approx(2, abs=1e-4)
+    assert free.effective_rank < penalised.effective_rank
+    assert penalised.active == free.active == single.active == theirs.active == 16
+    for each in (penalised, free, single, theirs):
+        assert each.debiased >= each.snr > 0.5
+        assert each.seconds > 0
+    assert abs(single.snr - theirs.snr) < 1.0
+
+
+def test_mistakes_cost_nothing(command, tmp_path) -> None:
+    (tmp_path / "compare.md").write_text("mine")
+    for options, message in (
+        (TINY, "compare.md exists already; try another -o, or --force to replace it"),
+        ((*TINY, "-o", "nowhere/table.md"), "the folder of nowhere/table.md must exist; got none"),
+        ((*TINY, "-o", "new.md", "--images", "nowhere"), "which does not exist"),
+        ((*TINY, "-o", "new.md", "--groups", "many"), "--groups must be a number"),
+    ):
+        done = command("compare", *options)
+        assert (done.code, done.out) == (2, "")
+        assert message in done.err
+    assert (tmp_path / "compare.md").read_text() == "mine"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"compare.md"}
+    assert command("compare", *TINY, "--force").code == 0
+    assert (tmp_path / "compare.md").read_text() != "mine"
