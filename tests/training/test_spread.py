@@ -1,12 +1,11 @@
 """Parameters that are spread over processes are stepped as whole ones are: FSDP2, tensor parallelism, DDP, restarts."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from torch import distributed
+
+from tests.torchrun import torchrun
 
 pytestmark = [
     pytest.mark.dist,
@@ -16,15 +15,6 @@ pytestmark = [
 SCRIPT = Path(__file__).with_name("spread.py")
 
 
-def torchrun(processes: int, folder: Path, case: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(folder), case], capture_output=True, text=True, check=False, timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
 slow = pytest.mark.slow
 
 
@@ -32,17 +22,17 @@ slow = pytest.mark.slow
     "case", ["fsdp", "every_way", pytest.param("ddp", marks=slow), pytest.param("tensor_parallel", marks=slow)]
 )
 def test_with_two_processes(case, tmp_path) -> None:
-    torchrun(2, tmp_path, case)
+    torchrun(2, SCRIPT, tmp_path, case)
 
 
 @slow
 @pytest.mark.parametrize("case", ["fsdp", "every_way"])
 def test_with_four_processes(case, tmp_path) -> None:
-    torchrun(4, tmp_path, case)
+    torchrun(4, SCRIPT, tmp_path, case)
 
 
 @slow
 def test_a_job_that_died_goes_on_to_the_same_weights(tmp_path) -> None:
-    torchrun(2, tmp_path, "restart")
+    torchrun(2, SCRIPT, tmp_path, "restart")
     assert (tmp_path / "checkpoint").exists()
-    torchrun(2, tmp_path, "restart")
+    torchrun(2, SCRIPT, tmp_path, "restart")
