@@ -30,7 +30,7 @@ SPARSITY = 0.5
 """λ of learning for single atoms, √n times that for groups of n."""
 NOISES = (0.05, 0.1, 0.2)
 SIDE, TUNED_ON = 256, "chelsea"
-GRID = tuple(0.5 * 2 ** (step / 2) for step in range(8))
+GRID = tuple(0.7 * 2 ** (step / 4) for step in range(12))
 
 Image = torch.Tensor
 Denoiser = Callable[[Image, float, float], Image]
