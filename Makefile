@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 EXAMPLE ?= kink exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
-	sparse_autoencoder planted_subspaces penalty_comparison
+	sparse_autoencoder planted_subspaces penalty_comparison denoising
 .DEFAULT_GOAL := help
 .PHONY: help learn test test-slow check format docs bench bench-quick examples clean
 
@@ -40,6 +40,7 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 	@$(BIN)/python benchmarks/penalties.py
 	@$(BIN)/python benchmarks/learning_step.py
 	@$(BIN)/python benchmarks/sparse_coding.py
+	@$(BIN)/python benchmarks/processes.py
 
 bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes)
 	@$(BIN)/python benchmarks/kernels.py --quick

@@ -3,7 +3,7 @@
     python examples/denoising.py
 
 learns dictionaries from clean pictures, takes noise from parts of two others, and writes denoising.md and denoising.png
-into docs/measured; about 15 minutes on 2 cores. Every method has one parameter, chosen on a picture of the training
+into docs/measured; about 10 minutes on 2 cores. Every method has one parameter, chosen on a picture of the training
 set; λ is in units of the noise.
 """
 
