@@ -12,7 +12,7 @@ EXAMPLE ?= kink exact_penalty correlated_dictionary digits_classifier deep_plain
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 90 s); more by ARGS="--groups 96"
+learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 75 s); more by ARGS="--groups 96"
 	@$(BIN)/gramian learn $(ARGS)
 
 test: $(VENV)/.dev  ## run the test suite

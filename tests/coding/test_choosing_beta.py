@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gramian
-from gramian.coding import Learner, cosine_decay, fista, group_norms, initial_dictionary
+from gramian.coding import Learner, cosine_decay, fista, group_norms, initial_dictionary, smallest_beta
 
 LAM, LR = 0.5, 0.3
 
@@ -44,7 +44,8 @@ def test_the_bound_is_where_groups_let_go(ended) -> None:
     # Each is positive semidefinite, so its largest entry stands on its diagonal.
     assert (shares.abs().amax((1, 2)) == shares.diagonal(dim1=1, dim2=2).amax(1)).all()
     assert (shares.diagonal(dim1=1, dim2=2).sum(1) - norms.mean(0)).abs().max() < 1e-9
-    bound = 0.5 * LAM * shares.amax().item()
+    bound = smallest_beta(codes, LAM)
+    assert bound == pytest.approx(0.5 * LAM * shares.amax().item())
     assert gramian.residual(learned(x, phi, beta=1.15 * bound, steps=150)).abs().max() < 1e-9
     let_go = gramian.residual(learned(x, phi, beta=0.8 * bound, steps=150))
     assert let_go.abs().max() > 1e-3

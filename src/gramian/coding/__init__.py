@@ -3,7 +3,15 @@
 from gramian.coding.dictionary import cosine_decay, initial_dictionary, learning_step
 from gramian.coding.encoding import EncodedPicture, decode_picture, encode_picture, load_codes, save_codes
 from gramian.coding.estimator import SubspaceSparseCoding
-from gramian.coding.evaluation import GroupState, debias, group_state, snr, strongest_groups, within_group_cosines
+from gramian.coding.evaluation import (
+    GroupState,
+    debias,
+    group_state,
+    smallest_beta,
+    snr,
+    strongest_groups,
+    within_group_cosines,
+)
 from gramian.coding.fista import fista
 from gramian.coding.gabor import GaborFit, fit_gabor
 from gramian.coding.gabor_agreement import GaborAgreement, GaborSpread, group_agreement
@@ -85,6 +93,7 @@ __all__ = [
     "save_codes",
     "save_dictionary",
     "shift_control",
+    "smallest_beta",
     "snr",
     "strongest_groups",
     "trace_lca",

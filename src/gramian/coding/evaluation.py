@@ -11,7 +11,7 @@ from gramian.errors import OptionError
 from gramian.kernels import dense
 from gramian.typing import GroupScalars, Phi
 
-__all__ = ["GroupState", "debias", "group_state", "snr", "strongest_groups", "within_group_cosines"]
+__all__ = ["GroupState", "debias", "group_state", "smallest_beta", "snr", "strongest_groups", "within_group_cosines"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +120,25 @@ def group_state(phi: Phi) -> GroupState:
         collapsed=float((largest > 0.5).double().mean()),
         effective_rank=float(rank.mean()),
     )
+
+
+def smallest_beta(codes: Codes, lam: float) -> float:
+    r"""Give the β from which on the groups that made these codes stay orthonormal while they learn.
+
+    Where learning with exactly orthonormal groups ends, the data pull on Φ_i with λΦ_i E[a_i a_iᵀ/‖a_i‖], and the l1
+    penalty holds against as much as 2β on every pair: β = ½λ max_ij E[a_ij²/‖a_i‖].
+
+    Args:
+        codes: Codes of many samples, inferred with the group Laplace prior, [count, m, n].
+        lam: Sparsity λ.
+
+    Returns:
+        The bound. Below it atoms grow longer than 1, the one that is used most first.
+
+    Examples:
+        >>> import torch
+        >>> smallest_beta(torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]]), lam=2.0)  # half the samples use it: ½·16/5
+        1.600000023841858
+    """
+    lengths = group_norms(codes).clamp_min(torch.finfo(codes.dtype).tiny)
+    return 0.5 * lam * float((codes.square() / lengths[..., None]).mean(dim=0).max())
