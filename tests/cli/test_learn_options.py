@@ -61,16 +61,12 @@ def test_colours(command, tmp_path) -> None:
         assert back.mode == "RGB"
 
 
-def test_lambda_goes_to_the_number_of_active_groups(command, tmp_path) -> None:
-    ended = []
-    for target in ("2", "5"):
-        options = ("--groups", "12x2", "--patch", "6", "--batch", "64", "--steps", "150", "--out", target)
-        assert command("learn", *options, "--target-active", target).code == 0
-        row = json.loads((tmp_path / target / "metrics.jsonl").read_text().splitlines()[-1])
-        assert row["lam"] == load_dictionary(tmp_path / target / "dictionary.safetensors").lam
-        ended.append(row)
-    assert ended[0]["active_groups"] < ended[1]["active_groups"]
-    assert ended[0]["lam"] > ended[1]["lam"]
+def test_lambda_goes_where_as_many_groups_are_active(command, tmp_path) -> None:
+    assert command("learn", *TINY, "--lam", "0.5", "--target-active", "1.5").code == 0
+    first, last = metrics(tmp_path)
+    assert first["lam"] == settings(tmp_path)["lam"] == 0.5
+    assert last["lam"] == dictionary(tmp_path).lam > 0.5
+    assert last["active_groups"] < first["active_groups"]
 
 
 def test_as_many_steps_as_fit(command, tmp_path) -> None:

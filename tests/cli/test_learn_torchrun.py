@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.skipif(not distributed.is_available(), reason="this torch has no torch.distributed"),
 ]
 
+slow = pytest.mark.slow
+
 COMMAND = [sys.executable, "-c", "from gramian.cli import main; main()", "learn"]
 TINY = ["--groups", "8x2", "--patch", "8", "--batch", "16", "--out", "run"]
 FILES = {"dictionary.safetensors", "metrics.jsonl", "report.html", "settings.json"}
@@ -57,7 +59,9 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("processes", "spread"), [(2, 1), (2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("processes", "spread"), [pytest.param(2, 1, marks=slow), (2, 2), pytest.param(4, 2, marks=slow)]
+)
 def test_it_is_the_run_of_one_process(alone, tmp_path, processes, spread) -> None:
     done = run(tmp_path, processes, "--steps", "60", "--spread", str(spread))
     assert done.returncode == 0, done.stderr
@@ -101,6 +105,7 @@ def test_a_worker_that_is_lost_costs_the_steps_since_the_last_checkpoint(tmp_pat
     assert steps == list(range(0, 1501, 100))
 
 
+@slow
 def test_told_to_stop_all_stop_at_the_same_step_and_one_process_goes_on(tmp_path) -> None:
     shown = ""
     with started(tmp_path, "--steps", "3000") as process:
