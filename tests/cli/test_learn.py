@@ -107,6 +107,7 @@ def test_stopped_it_keeps_what_was_learned_and_goes_on(whole, tmp_path, number) 
     finish(folder, whole)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_from_the_last_report(whole, tmp_path) -> None:
     code, _ = interrupted(tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL
