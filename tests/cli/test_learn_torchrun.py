@@ -59,6 +59,7 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
+@slow
 @pytest.mark.parametrize(("processes", "spread"), [(2, 1), (2, 2), (4, 2)])
 def test_it_is_the_run_of_one_process(alone, tmp_path, processes, spread) -> None:
     done = run(tmp_path, processes, "--steps", "60", "--spread", str(spread))
