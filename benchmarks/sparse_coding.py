@@ -108,7 +108,7 @@ def beside_scikit_learn(steps: int) -> str:
         ])  # fmt: skip
     header = ["learner", "ms a step, median", "times the speed of lars", "SNR at 32, dB", "after least squares, dB"]
     return (
-        "## 256 single atoms beside scikit-learn\n\n" + table(header, shown) +
+        "### 256 single atoms beside scikit-learn\n\n" + table(header, shown) +
         f"\n16 × 16 patches of the images that packages ship, {steps} steps of {BATCH}, λ = {LAM:g}, the same batches "
         f"in turn; SNR on 2048 patches of held-out images, mean ± standard deviation of {len(SEEDS)} seeds. "
         "scikit-learn's learner is MiniBatchDictionaryLearning, with lars, its default, and with coordinate descent; "
@@ -180,7 +180,7 @@ def to_a_gap(steps: int) -> str:
     ]
     header = ["method", "iterations", "ms", "times the speed of η = 1/30"]
     return (
-        "## Inference to within 1e-3 of the least energy\n\n" + table(header, rows) +
+        "### Inference to within 1e-3 of the least energy\n\n" + table(header, rows) +
         f"\n64 groups of 4 learned atoms of 16 × 16, 256 held-out patches, λ = {LAM:g}, float32; medians of 31 "
         "interleaved rounds. Within 1e-3: mean energy of the batch, at a number of iterations found "
         "beforehand; certified: each patch by its own duality gap, the cost of looking at it included.\n"
@@ -202,7 +202,7 @@ def growth() -> str:
     slope_batch = float(np.polyfit(np.log(batches), np.log(by_batch), 1)[0])
     slope_groups = float(np.polyfit(np.log(groups), np.log(by_groups), 1)[0])
     return (
-        "## How a learning step grows\n\n"
+        "### How a learning step grows\n\n"
         + table(["batch, at 64 groups of 4", *map(str, batches)], [["ms", *(f"{1e3 * t:.1f}" for t in by_batch)]])
         + "\n"
         + table(["groups of 4, at a batch of 128", *map(str, groups)], [["ms", *(f"{1e3 * t:.1f}" for t in by_groups)]])
@@ -243,7 +243,7 @@ def of_a_million() -> str:
         f"{active:.1f} of 192", f"{residual:.1e}",
     ]  # fmt: skip
     return (
-        "## A million patches, 768 atoms in 192 groups\n\n" + table(header, [row]) +
+        "### A million patches, 768 atoms in 192 groups\n\n" + table(header, [row]) +
         f"\n{int(steps)} steps of {BATCH} patches of 16 × 16, drawn as they are needed; one process, whitening and the "
         "whole of torch counted into its memory.\n"
     )  # fmt: skip
