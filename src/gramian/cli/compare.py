@@ -32,21 +32,30 @@ def compare_dictionaries(settings: RunSettings, out: Path, *, force: bool) -> No
         console.print(f"{each.name}: {each.seconds:.0f} s, {each.snr:.2f} dB")
         active = each.active
         rows.append(_row(each))
-    table = Table(*_HEADER)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    console.print(_on_screen(rows))
     note = (
         f"{settings.groups * settings.size} atoms of {settings.patch} × {settings.patch} pixels, {settings.steps} "
         f"steps of {settings.batch} patches, λ = {settings.lam:g}, β = {settings.beta:g}, seed {settings.seed}. SNR of "
-        f"held-out patches at {active} coefficients; the last two columns are correlations of amplitudes under a shift "
-        "of a pixel, of the groups that were learned and of random groups of the same atoms."
+        f"held-out patches at {active} coefficients; the last two are correlations of amplitudes under a shift "
+        "of a pixel, of the groups that were learned and of random groups of the same atoms. "
+        "scikit-learn is its MiniBatchDictionaryLearning, by coordinate descent."
     )
     console.print(note)
     lines = [f"| {' | '.join(cells)} |" for cells in (_HEADER, ["---"] * len(_HEADER), *rows)]
     text = "\n".join(line.replace("|cos|", r"\|cos\|") for line in lines)
     replace_file(out, f"{text}\n\n{note}\n".encode())
     print(f"written to {out}")
+
+
+def _on_screen(rows: list[tuple[str, ...]]) -> Table:
+    """Lay the table on its side, which fits a terminal of 80 characters."""
+    table = Table(box=None, header_style="bold")
+    table.add_column(_HEADER[0], no_wrap=True)
+    for name, *_ in rows:
+        table.add_column(name, justify="right", overflow="fold", ratio=1)
+    for measure, *values in list(zip(_HEADER, *rows, strict=True))[1:]:
+        table.add_row(measure, *values)
+    return table
 
 
 def _row(each: Compared) -> tuple[str, ...]:

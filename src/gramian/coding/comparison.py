@@ -73,7 +73,7 @@ def compare(settings: RunSettings) -> Iterator[Compared]:
     active = None if settings.target_active is None else n * settings.target_active
     single = LearningRun(replace(settings, groups=settings.groups * n, size=1, target_active=active))
     yield _measured("single atoms", single, *_learned(single))
-    yield _measured("scikit-learn's MiniBatchDictionaryLearning", single, *_scikit_learn(single))
+    yield _measured("scikit-learn", single, *_scikit_learn(single))
 
 
 def _learned(run: LearningRun) -> tuple[Phi, float]:
