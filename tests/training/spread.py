@@ -1,5 +1,6 @@
 """One process of many: `torchrun tests/training/spread.py FOLDER CASE`; beside the same training in one process."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -117,8 +118,7 @@ def restart(folder: Path, rank: int, world: int) -> None:
         train(model, range(STEPS // 2), optimizer, rank=rank, world=world)
         state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
         distributed.checkpoint.save(state, checkpoint_id=path)
-        distributed.barrier()
-        sys.exit(0)
+        return
     state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
     distributed.checkpoint.load(state, checkpoint_id=path)
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
@@ -137,3 +137,5 @@ if __name__ == "__main__":
         distributed.barrier()  # a process that leaves while another still talks to it may take that one down
     finally:
         distributed.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # all was checked; at exit torch now and then ends a thread of gloo's that still runs, and aborts
