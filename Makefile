@@ -1,5 +1,6 @@
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -7,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 EXAMPLE ?= kink exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
 	sparse_autoencoder planted_subspaces penalty_comparison denoising
 .DEFAULT_GOAL := help
-.PHONY: help learn test test-slow check format docs bench bench-quick examples clean
+.PHONY: help learn test test-slow fuzz check format docs bench bench-quick examples clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -20,6 +21,9 @@ test: $(VENV)/.dev  ## run the test suite
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m "slow" $(ARGS)
+
+fuzz: $(VENV)/.dev  ## feed hostile files, tensors and command lines for SECONDS=60; ARGS="--seed N" repeats a run
+	@$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types, without changing anything
 	@$(BIN)/ruff format --check
