@@ -21,7 +21,15 @@ try:
 except ImportError:  # no flock on this system: nothing is locked, and nothing is swept
     fcntl = None
 
-__all__ = ["atomic_path", "check_output", "lock_folder", "must_be_new", "replace_file", "sweep_temporaries"]
+__all__ = [
+    "atomic_path",
+    "check_folder",
+    "check_output",
+    "lock_folder",
+    "must_be_new",
+    "replace_file",
+    "sweep_temporaries",
+]
 
 _TEMPORARY = re.compile(r"\.gramian-[0-9a-f]{12}\.tmp")
 """Short, and without the name of the target, which may have all of the 255 bytes that a name may have."""
@@ -86,6 +94,30 @@ def check_output(
         raise error(f"the folder of {path} must exist; got none")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise error(f"the folder of {path} must be one to write in; got one without the permission; try another")
+
+
+def check_folder(path: Path, *, error: type[GramianError] = RunError) -> None:
+    """Check, before any work is done for it, that files may be written into a folder, which need not exist yet.
+
+    Args:
+        path: The folder; it or the folder around it exists.
+        error: The kind of error to raise.
+
+    Raises:
+        RunError: Or `error`: if something stands there that is no folder, or it can neither be written in nor made.
+
+    Examples:
+        >>> import tempfile
+        >>> check_folder(Path(tempfile.mkdtemp()) / "new")
+    """
+    status = _status(path, error)
+    if status is not None and not stat.S_ISDIR(status.st_mode):
+        raise error(f"{path} must be the name of a folder; got a file")
+    folder = path if status is not None else Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise error(f"the folder of {path} must exist; got none")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise error(f"{folder} must be a folder to write in; got one without the permission; try another")
 
 
 @contextlib.contextmanager
