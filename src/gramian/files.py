@@ -92,7 +92,7 @@ def check_output(
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise error(f"the folder of {path} must exist; got none")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _writable(folder):
         raise error(f"the folder of {path} must be one to write in; got one without the permission; try another")
 
 
@@ -116,7 +116,7 @@ def check_folder(path: Path, *, error: type[GramianError] = RunError) -> None:
     folder = path if status is not None else Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise error(f"the folder of {path} must exist; got none")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _writable(folder):
         raise error(f"{folder} must be a folder to write in; got one without the permission; try another")
 
 
@@ -202,7 +202,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Generator[None]:
+def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Generator[None]:
     """Hold a folder for this process alone, until the block ends or the process dies, however it dies.
 
     It is a lock among processes that ask for it (`flock` on the folder itself, so no file is left behind), and one of a
@@ -211,12 +211,13 @@ def lock_folder(folder: Path) -> Generator[None]:
 
     Args:
         folder: An existing folder.
+        error: The kind of error to raise.
 
     Yields:
         Nothing.
 
     Raises:
-        RunError: If another holds it, or there is no such folder.
+        RunError: Or `error`: if another holds it, or there is no such folder.
 
     Examples:
         >>> import tempfile
@@ -227,17 +228,17 @@ def lock_folder(folder: Path) -> Generator[None]:
         gramian.errors.RunError: ... must be in use by one process alone; got one that uses it now; ...
     """
     if not folder.is_dir():
-        raise RunError(f"the folder {folder} must exist; got none")
+        raise error(f"the folder {folder} must exist; got none")
     if fcntl is None:
         yield
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as failure:
-        raise RunError(f"the folder {folder} could not be opened: {failure.strerror or failure}") from failure
+        raise error(f"the folder {folder} could not be opened: {failure.strerror or failure}") from failure
     try:
         if not _locked(descriptor):
-            raise RunError(
+            raise error(
                 f"{folder} must be in use by one process alone; got one that uses it now; try again when it has ended"
             )
         yield
@@ -295,6 +296,10 @@ def _status(path: Path, error: type[GramianError]) -> os.stat_result | None:
     ) as failure:  # too long a name, a loop of links, a folder closed to the user, a zero byte
         reason = failure.strerror if isinstance(failure, OSError) else failure
         raise error(f"{str(path)!r} must be the name of a file that can be written: {reason}; try another") from failure
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _ends_in(path: Path, suffix: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -118,8 +119,12 @@ def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequenc
     if room < min(_NAME, max(map(len, names), default=0)):
         for name, row in zip(names, rows, strict=True):
             console.print(Text(name, overflow="fold"))
-            numbers = (f"{title} {cell}" for title, cell in zip(header[1:], row[1:], strict=True))
-            console.print(Text("  " + ",  ".join(each.replace(" ", "\N{NO-BREAK SPACE}") for each in numbers)))
+            # A number stays with its title: only between them may a line end.
+            numbers = (f"{title} {cell}".replace(" ", "\0") for title, cell in zip(header[1:], row[1:], strict=True))
+            for line in textwrap.wrap(
+                ",  ".join(numbers), console.width - 2, break_long_words=False, break_on_hyphens=False
+            ):
+                console.print(Text(f"  {line}".replace("\0", " "), overflow="fold"))
         return
     table = Table(box=None, header_style="bold")
     for place, title in enumerate(titles):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gramian.errors import WeightsError
-from gramian.files import atomic_path, check_folder, check_output, sweep_temporaries
+from gramian.files import atomic_path, check_folder, check_output, lock_folder, sweep_temporaries
 from gramian.weights.entries import Weights, printable
 from gramian.weights.files import SUFFIXES, UNFINISHED
 
@@ -94,8 +94,9 @@ def rewrite_shards(
     except OSError as error:
         raise WeightsError(f"the folder {target} could not be made: {error.strerror or error}") from error
     try:
-        sweep_temporaries(target)
-        _write(weights, target, names, make, progress)
+        with lock_folder(target, error=WeightsError):
+            sweep_temporaries(target)
+            _write(weights, target, names, make, progress)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
