@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import gramian
 from gramian.cli import main
 from gramian.errors import LayoutError, OptionError, WeightsError
-from gramian.weights import open_weights, orthogonalize_file, rewriting
+from gramian.weights import open_weights, orthogonalize_file
 
 FIRST = {"a.weight": (4, 12), "conv": (6, 3, 3, 3), "bias": (7,), "embed.weight": (20, 4)}
 
@@ -101,8 +101,8 @@ def test_safetensors_keep_every_other_byte(tmp_path) -> None:
     source, target = write(tmp_path, "safetensors"), tmp_path / "out.safetensors"
     orthogonalize_file(source, target, select="a.weight")
     old, new = source.read_bytes(), target.read_bytes()
-    places = rewriting._places(source)
-    begin, end = places["a.weight"]
+    length = int.from_bytes(old[:8], "little")
+    begin, end = (8 + length + each for each in json.loads(old[8 : 8 + length])["a.weight"]["data_offsets"])
     assert old[:begin] == new[:begin]
     assert old[end:] == new[end:]
     assert old[begin:end] != new[begin:end]
@@ -159,7 +159,7 @@ class TestRefused:
         with pytest.raises(WeightsError, match="got 0 in"):
             open_weights(tmp_path)
         (tmp_path / "a.onnx").touch()
-        with pytest.raises(WeightsError, match=r"one of .safetensors, .json, .npz"):
+        with pytest.raises(WeightsError, match=r"one of .safetensors, .safetensors.index.json, .npz"):
             open_weights(tmp_path / "a.onnx")
         with pytest.raises(WeightsError, match=r"folder of .* must exist"):
             orthogonalize_file(write(tmp_path, "npz"), tmp_path / "nowhere" / "out.npz")
@@ -170,7 +170,9 @@ class TestRefused:
             orthogonalize_file(source, tmp_path / "out.safetensors", select="nothing")
         with pytest.raises(LayoutError, match="bias of shape"):
             orthogonalize_file(source, tmp_path / "out.safetensors", select="bias")
-        with pytest.raises(OptionError, match=r"count must be of a floating-point dtype"):
+        with pytest.raises(
+            OptionError, match=r"of a floating-point dtype to be orthogonalized; got count of dtype torch.int64"
+        ):
             orthogonalize_file(source, tmp_path / "out.safetensors", select="count", layouts="a -> a () ()")
         assert not (tmp_path / "out.safetensors").exists()
         assert [path.name for path in tmp_path.iterdir()] == [source.name]
@@ -205,6 +207,7 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch) -> None:
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # in three steps nothing converges
 @over_kinds
 def test_damaged_files(kind, tmp_path) -> None:
     """Cut off anywhere, and with bytes changed anywhere: a clear error or a whole result, and nothing beside it."""

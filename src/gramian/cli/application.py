@@ -218,10 +218,13 @@ def inspect(
         list[str] | None, typer.Option(help="GLOB=PATTERN; sizes follow: '*.q.weight=(h d) i -> i h d; h=8'.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with histograms and Gram pictures.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with histograms and Gram pictures, NAME.html.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the page if it is there already.")] = False,
 ) -> None:
     """Show how far the weights in files are from orthonormal."""
-    inspect_files(files, select or [], layout or [], as_json=json, page=html)
+    inspect_files(files, select or [], layout or [], as_json=json, page=html, force=force)
 
 
 @application.command()
@@ -235,7 +238,9 @@ def orthogonalize(
     rule: Annotated[str, typer.Option(help=f"Update rule: {', '.join(RULES)}.")] = "proximal",
     penalty: Annotated[str, typer.Option(help=f"Penalty: {', '.join(PENALTIES)}.")] = "l1",
     max_steps: Annotated[int, typer.Option(help="Stop after as many steps in any case.")] = 1000,
-    force: Annotated[bool, typer.Option("--force", help="Replace what --out names.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the files that are written, and nothing else.")
+    ] = False,
 ) -> None:
     """Make the weights in a file orthonormal, and keep everything else in it byte for byte."""
     rewrite(source, out, select or [], layout or [], rule=rule, penalty=penalty, max_steps=max_steps, force=force)

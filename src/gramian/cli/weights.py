@@ -2,33 +2,46 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+import sys
+import textwrap
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
-from gramian.errors import OptionError
-from gramian.files import replace_file
+from gramian.errors import GramianError, OptionError
+from gramian.files import check_output, replace_file, sweep_temporaries
 from gramian.layout import Layout
 from gramian.report import Portrait, portrait, render_weights
 from gramian.training.inspection import HEADER, Inspection, cells_of, inspect_each
-from gramian.training.policy import propose_by_shape
 from gramian.training.selection import Layouts
 from gramian.typing import Phi
-from gramian.weights import open_weights, orthogonalize_file
+from gramian.weights import open_weights, orthogonalize_file, printable, proposals_of
 
 __all__ = ["inspect_files", "rewrite"]
 
 _WIDE = 100
 """Columns of a terminal that the layouts are shown on."""
 
+_NAME = 16
+"""Columns that a name needs beside its numbers; where there are fewer, it stands above them."""
+
 
 def inspect_files(
-    files: list[Path], select: list[str], layouts: list[str], *, as_json: bool, page: Path | None = None
-) -> None:
+    files: list[Path], select: list[str], layouts: list[str], *, as_json: bool, page: Path | None = None,
+    force: bool = False,
+) -> None:  # fmt: skip
     """Show how orthogonal the tensors of files are."""
+    if page is not None:
+        check_output(page, force=force, suffixes=(".html",), inputs=_all_files(files))
+        sweep_temporaries(page.parent)
     drawn: dict[str, dict[str, Portrait]] = {str(path): {} for path in files}
     found: dict[str, Inspection] = {}
     for path in files:
@@ -40,62 +53,108 @@ def inspect_files(
     if as_json:
         print(json.dumps({path: each.as_dict() for path, each in found.items()}, indent=1))
         return
-    console = Console()
+    console = Console(highlight=False, markup=False)
+    shown = [place for place, name in enumerate(HEADER) if name != "layout" or console.width >= _WIDE]
     for path, each in found.items():
-        table = Table(title=path, title_justify="left", box=None, header_style="bold")
-        shown = [place for place, name in enumerate(HEADER) if name != "layout" or console.width >= _WIDE]
-        for name in (HEADER[place] for place in shown):
-            if name == "parameter":
-                table.add_column(name, overflow="fold")
-            elif name in ("layout", "l × m × n"):
-                table.add_column(name, no_wrap=True)
-            else:
-                table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-        for cells in map(cells_of, each.rows):
-            table.add_row(*(cells[place] for place in shown))
-        console.print(table)
+        rows = [[cells[place] for place in shown] for cells in map(cells_of, each.rows)]
+        console.print(Text(printable(path), style="italic"))
+        _print_table(console, [HEADER[place] for place in shown], rows)
         if each.left:
-            console.print(f"left out: {_summed(each.left)}\n", style="dim", highlight=False)
+            console.print(f"left out: {_summed(each.left)}\n", style="dim")
     if page is not None:
-        console.print(f"histograms and Gram pictures are in {page}", highlight=False)
+        console.print(f"histograms and Gram pictures are in {printable(str(page))}", soft_wrap=True)
 
 
 def rewrite(
     source: Path, target: Path, select: list[str], layouts: list[str], *, rule: str, penalty: str, max_steps: int,
     force: bool,
 ) -> None:  # fmt: skip
-    """Make the tensors of a file orthonormal."""
-    console = Console()
-    done, left = orthogonalize_file(
-        source, target, select=select or None, layouts=_layouts(layouts), rule=rule, penalty=penalty,
-        max_steps=max_steps, force=force, progress=_progress("orthogonalizing"),
-    )  # fmt: skip
-    table = Table(box=None, header_style="bold")
-    table.add_column("parameter", overflow="fold")
-    for column in ("l × m × n", "steps", "max |X| left", "moved by"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for each in done:
-        sizes = " × ".join(map(str, each.shape))
-        left_over = f"{each.residual:.1e}" + ("" if each.converged else " (not to rounding)")
-        table.add_row(each.name, sizes, str(each.steps), left_over, f"{each.distance:.3g}")
-    console.print(table)
+    """Make the tensors of a file orthonormal; leave with exit status 1 if one of them did not converge.
+
+    What was reached is written in any case: with few steps asked for, that is what was asked for.
+    """
+    console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        done, left = orthogonalize_file(
+            source, target, select=select or None, layouts=_layouts(layouts), rule=rule, penalty=penalty,
+            max_steps=max_steps, force=force, progress=_progress("orthogonalizing"),
+        )  # fmt: skip
+    rows = [
+        [
+            each.name,
+            " × ".join(map(str, each.shape)),
+            str(each.steps),
+            f"{each.residual:.1e}" + ("" if each.converged else " (not to rounding)"),
+            f"{each.distance:.3g}",
+        ]
+        for each in done
+    ]
+    _print_table(console, ["parameter", "l × m × n", "steps", "max |X| left", "moved by"], rows)
     if left:
-        console.print(f"kept as they are: {_summed(left)}", style="dim", highlight=False)
-    console.print(f"written to {target}", highlight=False)
+        console.print(f"kept as they are: {_summed(left)}", style="dim")
+    console.print(f"written to {printable(str(target))}", soft_wrap=True)
+    for warning in caught:
+        errors.print(f"gramian: warning: {printable(str(warning.message))}", soft_wrap=True)
+    if not all(each.converged for each in done):
+        sys.exit(1)
+
+
+def _all_files(files: list[Path]) -> list[Path]:
+    """Give what is read, and what lies beside it by an index or in a folder."""
+    folders = {path if path.is_dir() else path.parent for path in files if path.is_dir() or path.suffix == ".json"}
+    return [*files, *(each for folder in folders for each in folder.glob("*.safetensors*"))]
+
+
+def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; on a narrow terminal each name above its numbers, so that no name and no number is cut."""
+    names = [printable(row[0]) for row in rows]
+    # Numbers stand below titles of several short lines; layouts and sizes below their own.
+    titles = [name if name in ("layout", "l × m × n") else name.replace(" ", "\n") for name in header]
+    widths = [
+        max(len(part) for part in (*title.split("\n"), *(row[place] for row in rows)))
+        for place, title in enumerate(titles)
+    ][1:]
+    room = console.width - sum(width + 2 for width in widths)
+    if room < min(_NAME, max(map(len, names), default=0)):
+        for name, row in zip(names, rows, strict=True):
+            console.print(Text(name, overflow="fold"))
+            # A number stays with its title: only between them may a line end.
+            numbers = (f"{title} {cell}".replace(" ", "\0") for title, cell in zip(header[1:], row[1:], strict=True))
+            for line in textwrap.wrap(
+                ",  ".join(numbers), console.width - 2, break_long_words=False, break_on_hyphens=False
+            ):
+                console.print(Text(f"  {line}".replace("\0", " "), overflow="fold"))
+        return
+    table = Table(box=None, header_style="bold")
+    for place, title in enumerate(titles):
+        if place == 0:
+            table.add_column(Text(title), overflow="fold")
+        else:
+            left = title in ("layout", "l × m × n")
+            table.add_column(Text(title), justify="left" if left else "right", no_wrap=True)
+    for name, row in zip(names, rows, strict=True):
+        table.add_row(Text(name), *map(Text, row[1:]))
+    console.print(table)
 
 
 def _inspect(path: Path, select: list[str], layouts: list[str], look: Callable[[str, Phi], None] | None) -> Inspection:
     weights = open_weights(path)
     shapes = {name: entry.shape for name, entry in weights.entries.items()}
-    proposals = {name: propose_by_shape(name, shape) for name, shape in shapes.items()}
-    return inspect_each(
-        shapes, weights.read, proposals, select or None, _layouts(layouts), progress=_progress(path.name), look=look
-    )
+    try:
+        found = inspect_each(
+            shapes, weights.read, proposals_of(weights), select or None, _layouts(layouts),
+            progress=_progress(path.name), look=look,
+        )  # fmt: skip
+    except GramianError as error:
+        raise type(error)(f"{path}: {error}") from error
+    return replace(found, left={**found.left, **weights.left})
 
 
 def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
     errors = Console(stderr=True)
-    return lambda names: track(list(names), what, console=errors, transient=True, disable=not errors.is_terminal)
+    shown = escape(printable(what))
+    return lambda names: track(list(names), shown, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def _layouts(texts: list[str]) -> Layouts | None:
@@ -118,7 +177,4 @@ def _layouts(texts: list[str]) -> Layouts | None:
 
 def _summed(left: dict[str, str]) -> str:
     """Count the tensors that are left out for the same reason."""
-    counts: dict[str, int] = {}
-    for reason in left.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    return "; ".join(f"{count} {reason}" for reason, count in counts.items())
+    return "; ".join(f"{count} {printable(reason)}" for reason, count in Counter(left.values()).items())

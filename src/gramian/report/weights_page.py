@@ -1,6 +1,7 @@
 """How orthogonal the weights of files are, as one page: a table, and for each parameter a histogram and pictures."""
 
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from gramian.report import curves, pictures
 from gramian.report.page import as_data, fill
 from gramian.training.inspection import HEADER, Inspection, Row, cells_of
 from gramian.typing import Phi
+from gramian.weights import printable
 
 __all__ = ["Portrait", "portrait", "render_weights"]
 
@@ -77,44 +79,57 @@ def render_weights(found: Mapping[str, tuple[Inspection, Mapping[str, Portrait]]
     Returns:
         The text of the page, UTF-8. The same files give the same text.
     """
-    sections = "".join(_file(path, inspection, portraits) for path, (inspection, portraits) in found.items())
-    return fill("weights.html", {"title": html.escape(", ".join(found)), "files": sections})
+    used: set[str] = set()
+    sections = "".join(_file(path, inspection, portraits, used) for path, (inspection, portraits) in found.items())
+    return fill("weights.html", {"title": _shown(", ".join(found)), "files": sections})
 
 
-def _file(path: str, found: Inspection, portraits: Mapping[str, Portrait]) -> str:
+def _file(path: str, found: Inspection, portraits: Mapping[str, Portrait], used: set[str]) -> str:
+    anchors = {row.name: _anchor(row.name, used) for row in found.rows}
     head = "".join(f'<th class="{_side(place)}">{html.escape(name)}</th>' for place, name in enumerate(HEADER))
-    rows = "".join(f"<tr>{_cells(row)}</tr>" for row in found.rows)
-    left = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(why)}</td></tr>" for name, why in found.left.items()
-    )
+    rows = "".join(f"<tr>{_cells(row, anchors[row.name])}</tr>" for row in found.rows)
+    left = "".join(f"<tr><td>{_shown(name)}</td><td>{_shown(why)}</td></tr>" for name, why in found.left.items())
     kept = f"<details><summary>{len(found.left)} left out</summary><table>{left}</table></details>" if left else ""
-    drawn = "".join(_parameter(row, portraits[row.name]) for row in found.rows)
+    drawn = "".join(_parameter(row, portraits[row.name], anchors[row.name]) for row in found.rows)
     return (
-        f'<section><h2>{html.escape(path)}</h2><div class="card wide"><table><tr>{head}</tr>{rows}</table>{kept}</div>'
+        f'<section><h2>{_shown(path)}</h2><div class="card wide"><table><tr>{head}</tr>{rows}</table>{kept}</div>'
         f"{drawn}</section>"
     )
 
 
-def _cells(row: Row) -> str:
-    return "".join(f'<td class="{_side(place)}">{_cell(place, cell)}</td>' for place, cell in enumerate(cells_of(row)))
+def _shown(text: str) -> str:
+    """Give a name as a page shows it: markup as text, and what cannot be printed or encoded as its code."""
+    return html.escape(printable(text))
+
+
+def _anchor(name: str, used: set[str]) -> str:
+    """Give a place in the page to link to, its own for each tensor of each file."""
+    plain = re.sub(r"[^\w.-]", "_", printable(name)) or "_"
+    anchor, number = plain, 1
+    while anchor in used:
+        number += 1
+        anchor = f"{plain}_{number}"
+    used.add(anchor)
+    return anchor
+
+
+def _cells(row: Row, anchor: str) -> str:
+    cells = [_shown(cell) for cell in cells_of(row)]
+    cells[0] = f'<a href="#{anchor}">{cells[0]}</a>'
+    return "".join(f'<td class="{_side(place)}">{cell}</td>' for place, cell in enumerate(cells))
 
 
 def _side(place: int) -> str:
     return "n" if place > 2 else ""
 
 
-def _cell(place: int, cell: str) -> str:
-    text = html.escape(cell)
-    return f'<a href="#{text}">{text}</a>' if place == 0 else text
-
-
-def _parameter(row: Row, drawn: Portrait) -> str:
+def _parameter(row: Row, drawn: Portrait, anchor: str) -> str:
     _, m, n = row.groups
-    name = html.escape(row.name)
+    name = _shown(row.name)
     groups = "the group" if m == 1 else f"the {drawn.shown} of {m} groups with the largest |X|, the worst first"
     pooled = f"; a pixel shows the largest of some {(n / _SIDE) ** 2:.0f}" if n > _SIDE else ""
     return (
-        f'<h3 id="{name}">{name}</h3><div class="card row">'
+        f'<h3 id="{anchor}">{name}</h3><div class="card row">'
         f"<figure>{curves.residual_histogram(drawn.lengths, drawn.angles)}"
         f"<figcaption>every |X_jk| of {m} group{'s' if m > 1 else ''} of {n}</figcaption></figure>"
         f'<figure class="narrow"><img class="crisp" alt="Gram residuals of {name}" '

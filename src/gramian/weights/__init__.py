@@ -1,6 +1,7 @@
 """Weights in files: read one at a time, and made orthonormal with the rest of the file kept."""
 
-from gramian.weights.files import Weights, open_weights
+from gramian.weights.entries import Weights, printable, proposals_of
+from gramian.weights.files import open_weights
 from gramian.weights.rewriting import Rewritten, orthogonalize_file
 
-__all__ = ["Rewritten", "Weights", "open_weights", "orthogonalize_file"]
+__all__ = ["Rewritten", "Weights", "open_weights", "orthogonalize_file", "printable", "proposals_of"]
