@@ -25,8 +25,20 @@ def test_with_two_processes(case, tmp_path) -> None:
     torchrun(2, SCRIPT, tmp_path, case)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a_matrix_for_each_group",
+        pytest.param("a_matrix_for_each_group_in_fsdp", marks=slow),
+        pytest.param("rules_and_restorations", marks=slow),
+    ],
+)
+def test_parts_of_what_belongs_to_groups(case, tmp_path) -> None:
+    torchrun(2, SCRIPT, tmp_path, case)
+
+
 @slow
-@pytest.mark.parametrize("case", ["fsdp", "every_way"])
+@pytest.mark.parametrize("case", ["fsdp", "every_way", "a_matrix_for_each_group"])
 def test_with_four_processes(case, tmp_path) -> None:
     torchrun(4, SCRIPT, tmp_path, case)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from gramian import kernels
 from gramian.kernels import Kernel, Panel, Reduced, chunks, dense, norms, panel
 from gramian.penalties import Penalty
-from gramian.rules.base import Step
+from gramian.rules.base import Step, coordinatewise, groupwise
 from gramian.typing import GroupMatrices, Phi, Scalar
 
 __all__ = ["proximal", "proximal_"]
@@ -20,6 +20,8 @@ _ROOM = 1 << 24
 """By how many numbers the X held at a time may surpass Φ: 64 MiB in float32."""
 
 
+@groupwise
+@coordinatewise
 def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     r"""Step by the prox of the penalty along P(I − S): P ← P − PC/2w with C = C_τw(X) and τ = 4ηβ.
 
@@ -115,7 +117,8 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     loss = beta * chunks.value(M, penalty).sum()
     tau = _tau(lr, beta)
     sizes = torch.linalg.vector_norm(M, dim=(1, 2))
-    look = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling()  # to look costs nothing here
+    # To look costs nothing here.
+    look = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling() and kernels.is_plain(M)
     if look and penalty.centred and sizes.max().item() <= _NEAR:
         # Training spends its time here: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no guard.
         return chunks.shrink_(M, penalty, M.new_tensor(tau)).mul_(-0.5), loss
