@@ -5,31 +5,29 @@ A network has hundreds of small weights, and a call for each costs more than its
 not meet. Large tensors go one by one: to copy them would cost more than a call.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gramian import kernels
 from gramian.errors import GramianError, OptionError
-from gramian.kernels import dense
 from gramian.layout import Layout, as_phi, from_phi
 from gramian.objective import check_beta
 from gramian.objective import value_and_grad as one_value_and_grad
 from gramian.penalties import Penalty, as_penalty
-from gramian.rules import Rule, as_rule, check_lr, check_tall, polyak
-from gramian.rules import step_ as one_step_
-from gramian.typing import Phi, Scalar
+from gramian.rules import Rule, as_rule, check_lr, is_groupwise
+from gramian.rules.apply import admit, apply_
+from gramian.rules.batches import batches, side_by_side
+from gramian.rules.writable import check_disjoint
+from gramian.typing import Scalar
 
 __all__ = ["step_", "value_and_grad"]
 
-_TOGETHER = 1 << 17
-"""Numbers of a tensor up to which a copy costs less than a call."""
-
-_BATCH = 1 << 19
-"""Numbers that are laid side by side."""
-
 Layouts = Sequence[Layout | str | None]
+
+_Admitted = TypeVar("_Admitted")
 
 
 def value_and_grad(
@@ -68,17 +66,19 @@ def value_and_grad(
     beta, rule = check_beta(beta), as_penalty(penalty)
     with torch.no_grad():
         each = _layouts(tensors, layouts)
-        phis = _as_phis(tensors, each)
+        phis = _for_each(tensors, each, as_phi)
+        for phi in phis:
+            rule.check_sizes(phi.shape[1], phi.shape[2])
         grads: list[Tensor] = list(tensors)
         losses: list[Scalar] = []
-        for batch in _batches(phis, rule):
+        for batch in batches(phis, rule):
             if len(batch) == 1:
                 (i,) = batch
                 loss, grads[i] = one_value_and_grad(phis[i], beta=beta, penalty=rule)
                 grads[i] = from_phi(grads[i], tensors[i], each[i])
                 losses.append(loss)
                 continue
-            together = _side_by_side([phis[i] for i in batch])
+            together = side_by_side([phis[i] for i in batch])
             values, grad = kernels.choose(together, rule).value_and_grad(together, rule, beta)
             losses.append(values.sum())
             for i, part in zip(batch, grad.split(phis[batch[0]].shape[1], dim=1), strict=True):
@@ -131,23 +131,15 @@ def step_(
     lr, beta = check_lr(lr), check_beta(beta)
     with torch.no_grad():
         each = _layouts(tensors, layouts)
-        phis = _as_phis(tensors, each, check_tall if update is polyak else None)
-        losses: list[Scalar] = []
-        for batch in _batches(phis, mu):
-            if len(batch) == 1:
-                (i,) = batch
-                losses.append(one_step_(tensors[i], lr=lr, beta=beta, rule=update, penalty=mu, layout=each[i]))
-                continue
-            together = _side_by_side([phis[i] for i in batch])
-            wide = together.to(dense.compute_dtype(together.dtype))
-            step = update(wide, lr=lr, beta=beta, penalty=mu)
-            losses.append(step.loss)
-            exact = together.dtype == wide.dtype
-            parts = (step.change if exact else wide + step.change).split(phis[batch[0]].shape[1], dim=1)
-            for i, part in zip(batch, parts, strict=True):
-                made = from_phi(part, tensors[i], each[i])
-                tensors[i].add_(made) if exact else tensors[i].copy_(made)
-        return _total(losses)
+        operands = _for_each(tensors, each, lambda *pair: admit(*pair, rule=update, penalty=mu, lr=lr))
+        check_disjoint(tensors)
+        together = (
+            batches([operand.phi for operand in operands], mu)
+            if is_groupwise(update)
+            else ([i] for i in range(len(operands)))
+        )
+        chosen = [[operands[i] for i in batch] for batch in together]
+        return _total(apply_(chosen, lr=lr, beta=beta, rule=update, penalty=mu))
 
 
 def _layouts(tensors: Sequence[Tensor], layouts: Layouts | Layout | str | None) -> Layouts:
@@ -163,42 +155,19 @@ def _layouts(tensors: Sequence[Tensor], layouts: Layouts | Layout | str | None) 
     return layouts
 
 
-def _as_phis(tensors: Sequence[Tensor], layouts: Layouts, check: Callable[[Phi], None] | None = None) -> list[Tensor]:
-    phis: list[Tensor] = []
-    for i, (tensor, layout) in enumerate(zip(tensors, layouts, strict=True)):
+def _for_each(tensors: Sequence[Tensor], layouts: Layouts, door: Callable[[Tensor, Any], _Admitted]) -> list[_Admitted]:
+    """Lead each tensor through a door, whose errors then say which."""
+    admitted: list[_Admitted] = []
+    for i, pair in enumerate(zip(tensors, layouts, strict=True)):
         try:
-            phis.append(as_phi(tensor, layout))
-            if check is not None:
-                check(phis[-1])
+            admitted.append(door(*pair))
         except GramianError as error:
             raise type(error)(f"tensor {i}: {error}") from None
-    return phis
-
-
-def _batches(phis: list[Tensor], penalty: Penalty) -> Iterator[list[int]]:
-    """Give the indices of the tensors that are laid side by side."""
-    alike: dict[object, list[int]] = {}
-    for i, phi in enumerate(phis):
-        if phi.numel() > _TOGETHER or penalty.groups is not None or not kernels.is_plain(phi):
-            yield [i]
-        else:
-            alike.setdefault((phi.shape, phi.dtype, phi.device), []).append(i)
-    for batch in alike.values():
-        most = max(1, _BATCH // max(1, phis[batch[0]].numel()))
-        for first in range(0, len(batch), most):
-            yield batch[first : first + most]
-
-
-def _side_by_side(phis: list[Tensor]) -> Phi:
-    """Copy along the group axis, each group in the order in which it lies: to transpose costs more than to copy."""
-    strides = phis[0].stride()
-    if strides[0] < strides[2]:
-        return torch.cat([phi.permute(1, 2, 0) for phi in phis]).permute(2, 0, 1)
-    return torch.cat([phi.permute(1, 0, 2) for phi in phis]).permute(1, 0, 2)
+    return admitted
 
 
 def _total(losses: list[Scalar]) -> Scalar:
     if not losses:
         return torch.zeros(())
     dtype = torch.float64 if any(loss.dtype == torch.float64 for loss in losses) else torch.float32
-    return torch.stack([loss.to(dtype) for loss in losses]).sum()
+    return torch.stack([loss.to(losses[0].device, dtype) for loss in losses]).sum()

@@ -10,7 +10,7 @@ in place of n × n matrices. `fused` and `tiled`: the last two in Triton, on a G
 
 from gramian.kernels import chunks, dense, norms, panel
 from gramian.kernels.base import Kernel, is_plain
-from gramian.kernels.dispatch import Explanation, choose, explain, reduce_over, use, watch
+from gramian.kernels.dispatch import Explanation, choose, explain, is_forced, reduce_over, use, watch
 from gramian.kernels.panel import Panel
 from gramian.kernels.reduced import Reduced
 
@@ -23,6 +23,7 @@ __all__ = [
     "chunks",
     "dense",
     "explain",
+    "is_forced",
     "is_plain",
     "norms",
     "panel",

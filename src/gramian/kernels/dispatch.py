@@ -21,7 +21,7 @@ from gramian.kernels.whole import Whole
 from gramian.penalties import Penalty, as_penalty
 from gramian.typing import Phi
 
-__all__ = ["LADDER", "Explanation", "choose", "explain", "reduce_over", "use", "watch"]
+__all__ = ["LADDER", "Explanation", "choose", "explain", "is_forced", "reduce_over", "use", "watch"]
 
 _DENSE = Dense()
 
@@ -40,7 +40,9 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
 
     Raises:
         OptionError: If a kernel is forced that cannot take them.
+        ShapeError: If the penalty has parameters for groups of other sizes.
     """
+    penalty.check_sizes(phi.shape[1], phi.shape[2])
     if torch.compiler.is_compiling():
         return _DENSE
     reduced = _reduced.get()
@@ -86,6 +88,11 @@ def use(name: str) -> Generator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def is_forced() -> bool:
+    """Tell whether a kernel is forced, which may then refuse a tensor."""
+    return _forced.get() is not None
 
 
 @contextmanager

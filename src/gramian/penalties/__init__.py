@@ -56,6 +56,10 @@ def as_penalty(penalty: str | Penalty) -> Penalty:
     if isinstance(penalty, str) and penalty in PENALTIES:
         return PENALTIES[penalty]
     if not isinstance(penalty, Penalty):
+        if isinstance(penalty, type) and issubclass(penalty, Penalty):
+            raise OptionError(
+                f"penalty must be an object; got the class {penalty.__name__}; try penalty={penalty.__name__}(...)"
+            )
         raise OptionError(
             f"penalty must be one of {', '.join(map(repr, PENALTIES))} or a gramian.Penalty; got {penalty!r}"
         )

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gramian.errors import ShapeError
 from gramian.typing import Entries, GroupMatrix
 
 __all__ = ["ElementwisePenalty", "Penalty", "off_diagonal"]
@@ -45,13 +46,30 @@ class Penalty(ABC):
         return True
 
     @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known, which the proximal rule needs."""
+        return True
+
+    @property
     def groups(self) -> int | None:
         """How many groups it has parameters for; None if they are the same for any number."""
         return None
 
-    def of_groups(self, which: slice) -> "Penalty":  # noqa: ARG002
-        """Give the penalty of some of the groups."""
+    def of_groups(self, which: slice | Tensor) -> "Penalty":  # noqa: ARG002
+        """Give the penalty of some of the groups: of a slice, or of the indices in a tensor."""
         return self
+
+    def check_sizes(self, m: int, n: int) -> None:  # noqa: ARG002
+        """Refuse m groups of n vectors if it has parameters for others.
+
+        Raises:
+            ShapeError: If so.
+        """
+        if self.groups is not None and self.groups != m:
+            raise ShapeError(
+                f"the penalty must have parameters for each of the {m} groups of the tensor; got them for "
+                f"{self.groups} groups; try the same for all groups, or penalty.of_groups"
+            )
 
     def __add__(self, other: "Penalty") -> "Penalty":
         """Give the sum of both."""

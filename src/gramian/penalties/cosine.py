@@ -47,13 +47,22 @@ class Cosine(Penalty):
         return False
 
     @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known: it is not."""
+        return False
+
+    @property
     def groups(self) -> int | None:
         """How many groups it has parameters for."""
         return self.penalty.groups
 
-    def of_groups(self, which: slice) -> Penalty:
+    def of_groups(self, which: slice | Tensor) -> Penalty:
         """Give the penalty of some of the groups."""
         return self if self.groups is None else Cosine(self.penalty.of_groups(which))
+
+    def check_sizes(self, m: int, n: int) -> None:
+        """Refuse m groups of n vectors if it has parameters for others."""
+        self.penalty.check_sizes(m, n)
 
     def seen(self, X: Entries) -> Entries:
         """Give the cosines."""

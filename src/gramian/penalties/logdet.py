@@ -35,6 +35,11 @@ class LogDet(Penalty):
 
     diagonal: bool = True
 
+    @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known: only with lengths."""
+        return self.diagonal
+
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
         values, _ = decompose(self.seen(X))
         # λ − log(1 + λ) by its series near 0, where the difference would lose its digits.

@@ -8,7 +8,7 @@ from torch import Tensor
 from gramian.errors import OptionError, ShapeError
 from gramian.typing import Entries
 
-__all__ = ["check_pairs", "for_groups", "of_groups"]
+__all__ = ["check_pairs", "check_sizes", "for_groups", "of_groups"]
 
 _MATRIX, _MATRICES = 2, 3
 
@@ -39,6 +39,19 @@ def for_groups(pairs: Tensor) -> int | None:
     return len(pairs) if pairs.ndim == _MATRICES else None
 
 
+def check_sizes(pairs: Tensor, m: int, n: int, name: str) -> None:
+    """Refuse m groups of n vectors if the numbers are for others.
+
+    Raises:
+        ShapeError: If so.
+    """
+    if n != pairs.shape[-1] or (pairs.ndim == _MATRICES and m != len(pairs)):
+        raise ShapeError(
+            f"{name} of shape {list(pairs.shape)} must be for the groups of the parameter; got {m} of {n} vectors; try "
+            f"{name} of shape [{n}, {n}], or [{m}, {n}, {n}] for each group its own"
+        )
+
+
 def of_groups(pairs: Tensor, X: Entries, name: str) -> Tensor:
     """Give the numbers for X, in its dtype and on its device.
 
@@ -46,9 +59,5 @@ def of_groups(pairs: Tensor, X: Entries, name: str) -> Tensor:
         ShapeError: If they are for other sizes.
     """
     m = X.shape[-3] if X.ndim >= _MATRICES else 1
-    if X.shape[-2:] != pairs.shape[-2:] or (pairs.ndim == _MATRICES and m != len(pairs)):
-        raise ShapeError(
-            f"{name} of shape {list(pairs.shape)} must be for the groups of the parameter; got {m} of "
-            f"{X.shape[-1]} vectors"
-        )
+    check_sizes(pairs, m, X.shape[-1], name)
     return pairs.to(X)

@@ -34,6 +34,11 @@ class Spectral(Penalty):
 
     diagonal: bool = True
 
+    @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known: only with lengths."""
+        return self.diagonal
+
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
         return largest(decompose(self.seen(X))[0].abs())
 

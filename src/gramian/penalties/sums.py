@@ -61,13 +61,22 @@ class Scaled(Penalty):
         return self.penalty.centred
 
     @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known."""
+        return self.penalty.has_shrink
+
+    @property
     def groups(self) -> int | None:
         """How many groups it has parameters for."""
         return self.penalty.groups
 
-    def of_groups(self, which: slice) -> Penalty:
+    def of_groups(self, which: slice | Tensor) -> Penalty:
         """Give the penalty of some of the groups."""
         return self if self.groups is None else Scaled(self.factor, self.penalty.of_groups(which))
+
+    def check_sizes(self, m: int, n: int) -> None:
+        """Refuse m groups of n vectors if it has parameters for others."""
+        self.penalty.check_sizes(m, n)
 
     def seen(self, X: Entries) -> Entries:
         """Give X as the penalty sees it."""
@@ -93,6 +102,9 @@ class Sum(Penalty):
     Args:
         parts: The penalties.
 
+    Raises:
+        OptionError: If there are none, or if their parameters are for different numbers of groups.
+
     Examples:
         >>> import torch
         >>> from gramian.penalties import L1, SquaredFrobenius
@@ -103,6 +115,14 @@ class Sum(Penalty):
     """
 
     parts: tuple[Penalty, ...]
+
+    def __post_init__(self) -> None:
+        counts = sorted({part.groups for part in self.parts if part.groups is not None})
+        if not self.parts or len(counts) > 1:
+            raise OptionError(
+                "the parts of a sum must be for the same groups, and at least one; got "
+                + (f"parameters for {' and '.join(map(str, counts))} groups" if counts else "none")
+            )
 
     @property
     def diagonal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -125,13 +145,23 @@ class Sum(Penalty):
         return all(part.centred for part in self.parts)
 
     @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known: where it is a sum over the entries of X."""
+        return self.separable
+
+    @property
     def groups(self) -> int | None:
         """How many groups it has parameters for."""
         return next((part.groups for part in self.parts if part.groups is not None), None)
 
-    def of_groups(self, which: slice) -> Penalty:
+    def of_groups(self, which: slice | Tensor) -> Penalty:
         """Give the penalty of some of the groups."""
         return self if self.groups is None else Sum(tuple(part.of_groups(which) for part in self.parts))
+
+    def check_sizes(self, m: int, n: int) -> None:
+        """Refuse m groups of n vectors if a part has parameters for others."""
+        for part in self.parts:
+            part.check_sizes(m, n)
 
     def seen(self, X: Entries) -> Entries:
         """Give, of each entry, the largest that a part sees."""

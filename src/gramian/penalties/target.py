@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gramian.errors import OptionError
 from gramian.penalties.base import Penalty
-from gramian.penalties.pairs import check_pairs, for_groups, of_groups
+from gramian.penalties.pairs import check_pairs, check_sizes, for_groups, of_groups
 from gramian.typing import Entries, GroupMatrix
 
 __all__ = ["Target"]
@@ -51,6 +51,11 @@ class Target(Penalty):
                 f"gram must be positive semi-definite, as PᵀP is; got an eigenvalue of {least:.3g}; try to round its "
                 "eigenvalues up to 0"
             )
+        if gram.ndim > 2 and self.penalty.groups not in (None, len(gram)):
+            raise OptionError(
+                f"gram and the penalty of a target must be for the same groups; got {len(gram)} groups and "
+                f"{self.penalty.groups}"
+            )
         object.__setattr__(self, "gram", gram)
 
     @property
@@ -64,16 +69,26 @@ class Target(Penalty):
         return False
 
     @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known: where that of μ is."""
+        return self.penalty.has_shrink
+
+    @property
     def groups(self) -> int | None:
         """How many groups it has targets for."""
         own = for_groups(self.gram)
         return self.penalty.groups if own is None else own
 
-    def of_groups(self, which: slice) -> Penalty:
+    def of_groups(self, which: slice | Tensor) -> Penalty:
         """Give the penalty of some of the groups."""
         if self.groups is None:
             return self
         return Target(self.penalty.of_groups(which), self.gram[which] if self.gram.ndim > 2 else self.gram)
+
+    def check_sizes(self, m: int, n: int) -> None:
+        """Refuse m groups of n vectors if the targets, or the parameters of μ, are for others."""
+        check_sizes(self.gram, m, n, "gram")
+        self.penalty.check_sizes(m, n)
 
     def seen(self, X: Entries) -> Entries:
         """Give what is left of PᵀP − T."""

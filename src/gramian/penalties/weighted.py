@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gramian.errors import OptionError
 from gramian.penalties.base import Penalty
-from gramian.penalties.pairs import check_pairs, for_groups, of_groups
+from gramian.penalties.pairs import check_pairs, check_sizes, for_groups, of_groups
 from gramian.typing import Entries, GroupMatrix
 
 __all__ = ["Weighted"]
@@ -67,9 +67,13 @@ class Weighted(Penalty):
         """How many groups it has weights for."""
         return for_groups(self.weights)
 
-    def of_groups(self, which: slice) -> Penalty:
+    def of_groups(self, which: slice | Tensor) -> Penalty:
         """Give the penalty of some of the groups."""
         return self if self.groups is None else Weighted(self.penalty, self.weights[which])
+
+    def check_sizes(self, m: int, n: int) -> None:
+        """Refuse m groups of n vectors if the weights are for others."""
+        check_sizes(self.weights, m, n, "weights")
 
     def seen(self, X: Entries) -> Entries:
         """Give X where it has a weight."""

@@ -7,12 +7,14 @@ import torch
 from gramian import kernels
 from gramian.errors import OptionError, ShapeError
 from gramian.penalties import Penalty
-from gramian.rules.base import Step
+from gramian.rules.base import Step, coordinatewise, groupwise
 from gramian.typing import Phi
 
-__all__ = ["check_tall", "polyak", "subgradient"]
+__all__ = ["check_finite", "check_tall", "polyak", "subgradient"]
 
 
+@groupwise
+@coordinatewise
 def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     r"""Step against the gradient: P ← P − η·2βPG.
 
@@ -39,12 +41,12 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         >>> subgradient(torch.full((1, 1, 1), 2.0), lr=0.1, beta=1.0, penalty=L1()).change.item()
         -0.4...
     """
-    if math.isinf(lr):
-        raise OptionError("lr must be finite for the subgradient rule; got inf; try rule='proximal', which allows it")
+    check_finite(lr)
     values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
     return Step(-lr * grad, values.sum())
 
 
+@groupwise
 def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     r"""Step against the gradient as far as the loss says: P ← P − min(η, L_i/‖∂L_i‖²)·∂L_i, for each group.
 
@@ -75,7 +77,7 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         Davis, Drusvyatskiy, MacPhee and Paquette, "Subgradient methods for sharp weakly convex functions", 2018;
         Loizou et al., "Stochastic Polyak step-size for SGD", 2020, for the cap η.
     """
-    check_tall(phi)
+    check_tall(phi.shape[0], phi.shape[2])
     values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
     squares = grad.square().sum(dim=(0, 2))
     # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
@@ -83,13 +85,22 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     return Step(-lengths[:, None] * grad, values.sum())
 
 
-def check_tall(phi: Phi) -> None:
+def check_finite(lr: float) -> None:
+    """Refuse an infinite rate, which a step by the gradient alone cannot take.
+
+    Raises:
+        OptionError: If it is infinite.
+    """
+    if math.isinf(lr):
+        raise OptionError("lr must be finite for the subgradient rule; got inf; try rule='proximal', which allows it")
+
+
+def check_tall(length: int, members: int) -> None:
     """Refuse groups of more vectors than dimensions, whose smallest loss Polyak's step does not know.
 
     Raises:
         ShapeError: If n > l.
     """
-    length, _, members = phi.shape
     if members > length:
         raise ShapeError(
             f"the polyak rule needs groups of n <= l vectors, where the smallest loss is 0; got n = {members}, "

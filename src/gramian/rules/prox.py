@@ -8,7 +8,7 @@ from torch import Tensor
 from gramian import kernels
 from gramian.kernels import Kernel, Panel, Reduced, chunks, dense, norms, panel
 from gramian.penalties import Penalty
-from gramian.rules.base import Step
+from gramian.rules.base import Step, coordinatewise, groupwise
 from gramian.typing import GroupMatrices, Phi, Scalar
 
 __all__ = ["proximal", "proximal_"]
@@ -20,6 +20,8 @@ _ROOM = 1 << 24
 """By how many numbers the X held at a time may surpass Φ: 64 MiB in float32."""
 
 
+@groupwise
+@coordinatewise
 def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     r"""Step by the prox of the penalty along P(I − S): P ← P − PC/2w with C = C_τw(X) and τ = 4ηβ.
 

@@ -3,16 +3,15 @@
 import torch
 from torch import Tensor
 
-from gramian import kernels
 from gramian.errors import OptionError
-from gramian.kernels import dense
-from gramian.layout import Layout, as_phi, from_phi
+from gramian.layout import Layout
 from gramian.objective import check_beta
 from gramian.penalties import Penalty, as_penalty
+from gramian.rules.apply import admit, apply_
 from gramian.rules.base import Rule, check_lr
 from gramian.rules.gradient import polyak, subgradient
-from gramian.rules.prox import proximal, proximal_
-from gramian.typing import Phi, Scalar
+from gramian.rules.prox import proximal
+from gramian.typing import Scalar
 
 __all__ = ["RULES", "as_rule", "step_"]
 
@@ -62,25 +61,11 @@ def step_(
         >>> gramian.residual(weight, layout="o i -> i () o").abs().max().item() < 1e-6
         True
     """
-    update = as_rule(rule)
+    update, mu = as_rule(rule), as_penalty(penalty)
+    lr, beta = check_lr(lr), check_beta(beta)
     with torch.no_grad():
-        groups = as_phi(phi, layout)
-        lr, beta, penalty = check_lr(lr), check_beta(beta), as_penalty(penalty)
-        wide = groups.to(dense.compute_dtype(groups.dtype))
-        if update is proximal and _same_memory(wide, phi):
-            return proximal_(groups, lr=lr, beta=beta, penalty=penalty)
-        step = update(wide, lr=lr, beta=beta, penalty=penalty)
-        if wide.dtype == phi.dtype:
-            phi.add_(from_phi(step.change, phi, layout))
-        else:
-            phi.copy_(from_phi(wide + step.change, phi, layout))
-        return step.loss
-
-
-def _same_memory(groups: Phi, phi: Tensor) -> bool:
-    if torch.compiler.is_compiling() or not kernels.is_plain(phi):
-        return False
-    return groups.untyped_storage().data_ptr() == phi.untyped_storage().data_ptr()
+        operand = admit(phi, layout, rule=update, penalty=mu, lr=lr)
+        return apply_([[operand]], lr=lr, beta=beta, rule=update, penalty=mu)[0]
 
 
 def as_rule(rule: str | Rule) -> Rule:

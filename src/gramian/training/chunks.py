@@ -7,6 +7,8 @@ from gramian.errors import OptionError
 from gramian.layout import Layout, as_layout
 from gramian.penalties import Penalty
 from gramian.rules import Rule, step_
+from gramian.rules.apply import put_
+from gramian.rules.writable import check_writable
 from gramian.typing import Scalar
 
 __all__ = ["step_chunks_"]
@@ -63,6 +65,7 @@ def step_chunks_(
         ...     before = step_chunks_(decoder.weight, 16, lr=1e-3, beta=25.0)
     """
     made = _COLUMNS if layout is None and parameter.ndim == 2 else as_layout(layout, parameter.ndim)
+    check_writable(parameter)
     with torch.no_grad():
         phi = parameter if made is None else made.to_phi(parameter)
         vectors = phi.flatten(1)
@@ -73,5 +76,5 @@ def step_chunks_(
         chunks = vectors[:, drawn].unflatten(1, (-1, size))
         before = step_(chunks, lr=lr, beta=beta, rule=rule, penalty=penalty)
         changed = vectors.index_copy(1, drawn, chunks.flatten(1)).view(phi.shape)
-        parameter.copy_(changed if made is None else made.from_phi(changed, tuple(parameter.shape)))
+        put_(parameter, changed if made is None else made.from_phi(changed, tuple(parameter.shape)))
         return before
