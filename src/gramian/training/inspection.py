@@ -14,8 +14,7 @@ from gramian.kernels import dense
 from gramian.layout import Layout
 from gramian.training.policy import Proposal, propose, propose_by_shape
 from gramian.training.selection import Layouts, Selector, choose_parameters, obstacle
-from gramian.training.sharded import is_sharded
-from gramian.training.wrappers import parameters_of
+from gramian.training.wrappers import parameters_of, whole_tensor
 from gramian.typing import Phi
 
 __all__ = ["HEADER", "Inspection", "Row", "Statistics", "cells_of", "inspect", "inspect_each", "statistics"]
@@ -163,13 +162,12 @@ def inspect_each(
     rows: list[Row] = []
     for name in progress(list(chosen)):
         layout, _ = chosen[name]
-        tensor: Any = read(name).detach()
+        tensor = read(name).detach()
         reason = obstacle(tensor)
         if reason is not None:
             left[name] = reason
             continue
-        if is_sharded(tensor):
-            tensor = tensor.full_tensor()
+        tensor = whole_tensor(tensor)
         phi = layout.to_phi(tensor)
         length, m, n = phi.shape
         rows.append(Row(name, shapes[name], layout.pattern, (length, m, n), statistics(phi)))

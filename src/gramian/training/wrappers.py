@@ -1,4 +1,4 @@
-"""What other libraries wrap around optimisers and modules: the optimiser within, and names without their prefixes."""
+"""What wraps optimisers, modules and tensors: the optimiser within, names without prefixes, the whole of shards."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from gramian.errors import OptionError
 
-__all__ = ["Place", "parameters_of", "unwrap_optimizer"]
+__all__ = ["Place", "parameters_of", "unwrap_optimizer", "whole_tensor"]
 
 _HOOKS = "_optimizer_step_post_hooks"
 
@@ -112,3 +112,8 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
             "__init__ does not call that of Optimizer; try gramian.step_ after each of its steps"
         )
     return current
+
+
+def whole_tensor(tensor: Any) -> Tensor:
+    """Give a tensor, or a whole copy of one that is spread over processes: all of them must call."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
