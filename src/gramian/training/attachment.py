@@ -48,6 +48,7 @@ class Attachment:
             device. None before the first.
         paused: Whether the update is left out for now.
         handle: That of the hook; None when it has been removed, and in a copy.
+        following: What looks the parameters up again at every step; None in a copy.
     """
 
     targets: list[Target]
@@ -59,7 +60,7 @@ class Attachment:
     loss: Scalar | None = None
     paused: bool = False
     handle: RemovableHandle | None = field(default=None, repr=False)
-    _following: Following | None = field(default=None, repr=False)
+    following: Following | None = field(default=None, repr=False)
     _copied: bool = field(default=False, repr=False)
 
     def pause(self) -> None:
@@ -86,7 +87,7 @@ class Attachment:
 
     def __getstate__(self) -> dict[str, Any]:
         # The hook belongs to the optimiser, whose copies have none either.
-        return {**vars(self), "handle": None, "_following": None, "_copied": self._copied or self.handle is not None}
+        return {**vars(self), "handle": None, "following": None, "_copied": self._copied or self.handle is not None}
 
     def __str__(self) -> str:
         rows = [("parameter", "shape", "l × m × n", "layout", "why")]
@@ -115,7 +116,7 @@ def _sizes(shape: torch.Size) -> str:
 
 
 def attach(
-    optimizer: Optimizer,
+    optimizer: Any,
     model: nn.Module,
     *,
     beta: float,
@@ -203,7 +204,7 @@ def attach(
         model, stepper, targets=targets, left=left, select=choice, layouts=layouts, taken=_taken,
         check=lambda target: check_fit([target], update, mu, hard=hard),
     )  # fmt: skip
-    attachment = Attachment(targets, left, strength, rule, penalty, _following=following)
+    attachment = Attachment(targets, left, strength, rule, penalty, following=following)
     replaced = _take_over(stepper, attachment)
     if replaced:
         warnings.warn(
@@ -238,7 +239,7 @@ def _attached_to(optimizer: Optimizer) -> list[Attachment]:
 
 def _taken(optimizer: Optimizer, by: Following) -> set[int]:
     """Give the parameters that others act on."""
-    others = [each for each in _attached_to(optimizer) if each._following is not by]
+    others = [each for each in _attached_to(optimizer) if each.following is not by]
     return {id(target.parameter) for each in others for target in each.targets}
 
 
@@ -247,8 +248,8 @@ def _take_over(optimizer: Optimizer, attachment: Attachment) -> list[str]:
     wanted = {id(each.parameter) for each in attachment.targets}
     names: list[str] = []
     for earlier in _attached_to(optimizer):
-        if earlier._following is not None:
-            names.extend(earlier._following.give_up(wanted, "a later attachment acts on it"))
+        if earlier.following is not None:
+            names.extend(earlier.following.give_up(wanted, "a later attachment acts on it"))
         if not earlier.targets:
             earlier.remove()
     _live.setdefault(optimizer, weakref.WeakSet()).add(attachment)

@@ -68,7 +68,7 @@ def _is_known(penalty: Penalty) -> bool:
 def _rehearse(target: Target, rule: Rule, penalty: Penalty) -> None:
     length, m, n = target.shape
     shape = (min(length, n), m, n)
-    like = {"device": target.parameter.device, "dtype": torch.float32}
-    phi = torch.linspace(-_BETWEEN, _BETWEEN, shape[0] * m * n, **like).reshape(shape)
-    phi += torch.eye(shape[0], n, **like)[:, None, :]
+    device = target.parameter.device
+    phi = torch.linspace(-_BETWEEN, _BETWEEN, shape[0] * m * n, device=device).reshape(shape)
+    phi += torch.eye(shape[0], n, device=device)[:, None, :]
     step_(phi.to(target.parameter.dtype), lr=_BETWEEN, beta=1.0, rule=rule, penalty=penalty)

@@ -1,8 +1,7 @@
 """The hard constraint: weights made orthonormal to rounding, as far as their penalty sees them."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,7 +48,8 @@ def step_targets_(
 def restore_(targets: Sequence[Target], penalty: Penalty) -> Scalar:
     """Make weights orthonormal to rounding, by Newton–Schulz steps.
 
-    What the penalty does not see is left alone: where lengths are free, they are taken out, and put back at the end.
+    What the penalty does not see is left alone. Where lengths are free, vectors are of length 1 on the way, for which
+    the steps converge quadratically, and get their lengths back at the end.
 
     Returns:
         The loss before, Σ|X_jk| of the entries that the penalty sees.
@@ -59,16 +59,21 @@ def restore_(targets: Sequence[Target], penalty: Penalty) -> Scalar:
         _, m, n = each.shape
         eps = torch.finfo(each.parameter.dtype).eps
         rounding += m * n * n * (4 * eps if eps < 1e-6 else eps / 4)
-    first = None if isinstance(penalty, L1) and penalty.diagonal else _left_over(targets, penalty)
-    with nullcontext() if penalty.diagonal else _without_lengths(targets):
-        for _ in range(_MOST_STEPS):
-            losses = step_targets_(targets, lr=math.inf, beta=1.0, rule="proximal", penalty=penalty)
-            before = add_up([loss.double() for loss in losses])
-            first = before if first is None else first
-            # The loss of l1 is what is left over, before the step that gave it.
-            if float(before if isinstance(penalty, L1) else _left_over(targets, penalty)) <= rounding:
-                break
-    return before if first is None else first
+    is_l1 = isinstance(penalty, L1)
+    losses = [] if is_l1 and penalty.diagonal else [_left_over(targets, penalty)]
+    free = [] if penalty.diagonal else [each for each in targets if not is_sharded(each.parameter)]
+    lengths = [_lengths(each) for each in free]
+    for _ in range(_MOST_STEPS):
+        for each in free:
+            _set_lengths_(each, torch.ones((), device=each.parameter.device))
+        values = step_targets_(targets, lr=math.inf, beta=1.0, rule="proximal", penalty=penalty)
+        losses.append(add_up([value.double() for value in values]))
+        # The loss of l1 is what is left over, before the step that gave it.
+        if float(losses[-1] if is_l1 else _left_over(targets, penalty)) <= rounding:
+            break
+    for each, length in zip(free, lengths, strict=True):
+        _set_lengths_(each, length)
+    return losses[0]
 
 
 def _left_over(targets: Sequence[Target], penalty: Penalty) -> Scalar:
@@ -77,24 +82,14 @@ def _left_over(targets: Sequence[Target], penalty: Penalty) -> Scalar:
     return add_up([penalty.seen(X).abs().sum().double() for X in residuals])
 
 
-@contextmanager
-def _without_lengths(targets: Sequence[Target]) -> Generator[None]:
-    """Give vectors the length 1 within a `with` block, and those that they had at its end."""
-    whole = [each for each in targets if not is_sharded(each.parameter)]
-    lengths = [_lengths(each) for each in whole]
-    for each, length in zip(whole, lengths, strict=True):
-        _scale_(each, torch.where(length > 0, 1 / length, 1))
-    yield
-    for each, length in zip(whole, lengths, strict=True):
-        now = _lengths(each)
-        _scale_(each, torch.where(now > 0, length / now, 1))
-
-
 def _lengths(target: Target) -> Tensor:
     phi = as_phi(target.parameter.detach(), target.layout)
     return torch.linalg.vector_norm(phi, dim=0, dtype=torch.promote_types(phi.dtype, torch.float32))
 
 
-def _scale_(target: Target, factors: Tensor) -> None:
+def _set_lengths_(target: Target, lengths: Tensor) -> None:
+    """Give vectors new lengths, but for those of length 0."""
+    current = _lengths(target)
+    factors = torch.where(current > 0, lengths / current, 1)
     phi = as_phi(target.parameter.detach(), target.layout) * factors
     put_(target.parameter, from_phi(phi, target.parameter, target.layout))

@@ -87,7 +87,16 @@ class Following:
         ]
 
     def _differs(self, model: nn.Module) -> bool:
-        return any(_at(model, path, key) is not expected for path, key, expected in self._expected)
+        # By the plain dictionaries of modules, and in one loop: this is done at every step.
+        for path, key, expected in self._expected:
+            module: nn.Module | None = model
+            for name in path:
+                module = module._modules.get(name)  # pyright: ignore[reportPrivateUsage]
+                if module is None:
+                    break
+            if (None if module is None else module._parameters.get(key)) is not expected:  # pyright: ignore[reportPrivateUsage]
+                return True
+        return False
 
     def _look_again(self, model: nn.Module, optimizer: Optimizer) -> None:
         places = parameters_of(model)
@@ -146,7 +155,7 @@ class Following:
         return changed, None
 
     def _pick_up(self, model: nn.Module, owned: set[int], taken: set[int]) -> list[str]:
-        """Take what is selected by the same choice as the first, and has come to the optimiser since; say what cannot."""
+        """Take what the first choice selects too and the optimiser has got since; say what cannot be taken."""
         words: list[str] = []
         known = {*(each.name for each in self.targets), *self._resting, *self._given_up}
         acted_on = taken | {id(each.parameter) for each in self.targets}
@@ -171,16 +180,6 @@ class Following:
         self.targets[:] = [each for each in self.targets if each.name != target.name]
         self.left[:] = [each for each in self.left if each.name != target.name]
         self.left.append(Left(target.name, tuple(target.parameter.shape), reason))
-
-
-def _at(model: nn.Module, path: tuple[str, ...], key: str) -> Tensor | None:
-    """Give the parameter that stands at a place; by the plain dictionaries, for this is done at every step."""
-    module: nn.Module | None = model
-    for name in path:
-        module = module._modules.get(name)  # pyright: ignore[reportPrivateUsage]
-        if module is None:
-            return None
-    return module._parameters.get(key)  # pyright: ignore[reportPrivateUsage]
 
 
 def _count(optimizer: Optimizer) -> int:

@@ -183,7 +183,7 @@ def choose_parameters(
     return chosen, left
 
 
-def as_selector(select: object) -> Selector | None:
+def as_selector(select: Selector | None) -> Selector | None:
     """Give a selection that can be made more than once, of what a user gives for one.
 
     Raises:
@@ -191,7 +191,7 @@ def as_selector(select: object) -> Selector | None:
     """
     if select is None or isinstance(select, (str, re.Pattern)) or callable(select):
         return select
-    if not isinstance(select, Iterable):
+    if not isinstance(select, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(
             f"select must be a glob of names, several, a compiled regular expression or a function of name and "
             f"parameter; got {type(select).__name__}; try select='*weight'"
