@@ -95,10 +95,10 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
     current = optimizer
     for _ in range(_DEEPEST):
         inner = getattr(current, "optimizer", None)
-        if not isinstance(inner, Optimizer) or inner is current or not hasattr(current, "param_groups"):
+        if not all(hasattr(each, "param_groups") and hasattr(each, "step") for each in (current, inner)):
             break
-        hooks = getattr(current, "__dict__", {}).get(_HOOKS)
-        if isinstance(current, Optimizer) and hooks is not None and hooks is not vars(inner).get(_HOOKS):
+        hooks = _own_hooks(current)
+        if isinstance(current, Optimizer) and hooks is not None and hooks is not _own_hooks(inner):
             break
         current = inner
     if not isinstance(current, Optimizer):
@@ -112,6 +112,10 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
             "__init__ does not call that of Optimizer; try gramian.step_ after each of its steps"
         )
     return current
+
+
+def _own_hooks(optimizer: Any) -> object:
+    return getattr(optimizer, "__dict__", {}).get(_HOOKS)
 
 
 def whole_tensor(tensor: Any) -> Tensor:
