@@ -1,6 +1,7 @@
 """Errors and warnings with names, so that a caller can catch what it can mend."""
 
 __all__ = [
+    "AttachmentWarning",
     "DataError",
     "DtypeError",
     "GramianError",
@@ -43,6 +44,10 @@ class RunError(GramianError):
 
 class WeightsError(GramianError):
     """A file of weights cannot be read or written."""
+
+
+class AttachmentWarning(UserWarning):
+    """An attachment takes parameters over from another one, or no longer acts on one of its own."""
 
 
 class OvercompleteWarning(UserWarning):

@@ -1,4 +1,7 @@
-"""Attached in other people's loops: Lightning, Hugging Face's Trainer, PEFT; and a decoder in random chunks."""
+"""Attached in other people's loops: Lightning, Accelerate, Hugging Face's Trainer, PEFT; a decoder in random chunks."""
+
+import copy
+import math
 
 import pytest
 import torch
@@ -41,15 +44,28 @@ def largest(attachment: training.Attachment) -> float:
     return max(attachment.residuals().values())
 
 
-def test_lightning(tmp_path) -> None:
+def pairs(count: int) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(12), torch.randint(3, ())) for _ in range(count)]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+try:
     import lightning
-    from torch.utils.data import DataLoader
+except ImportError:
+    lightning = None
+
+if lightning is not None:
 
     class Classifier(lightning.LightningModule):
-        def __init__(self) -> None:
+        """At the top of a module, for it is pickled."""
+
+        def __init__(self, where: str = "optimizers") -> None:
             super().__init__()
-            torch.manual_seed(0)
-            self.network = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
+            self.network, self.where = network(), where
 
         def training_step(self, batch, index) -> Tensor:
             x, y = batch
@@ -57,19 +73,100 @@ def test_lightning(tmp_path) -> None:
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
-            self.attachment = gramian.attach(optimizer, self, beta=50.0)
+            if self.where == "optimizers":
+                self.attachment = gramian.attach(optimizer, self, beta=50.0)
             return optimizer
 
-    pairs = [(torch.randn(12), torch.randint(3, ())) for _ in range(8 * STEPS)]
-    module = Classifier()
+        def on_fit_start(self) -> None:
+            if self.where == "start":
+                self.attachment = gramian.attach(self.optimizers(), self, beta=50.0)
+
+
+@pytest.mark.parametrize("where", ["optimizers", "start"])
+def test_lightning(where, tmp_path) -> None:
+    from torch.utils.data import DataLoader
+
+    module = Classifier(where)
     trainer = lightning.Trainer(
         max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path,
+        enable_model_summary=False, default_root_dir=tmp_path, accumulate_grad_batches=2,
     )  # fmt: skip
-    trainer.fit(module, DataLoader(pairs, batch_size=8))
+    trainer.fit(module, DataLoader(pairs(16 * STEPS), batch_size=8))
     assert module.attachment.steps == STEPS
     assert {target.name for target in module.attachment.targets} == {"network.0.weight", "network.2.weight"}
     assert largest(module.attachment) < 0.05
+    trainer.save_checkpoint(tmp_path / "whole.ckpt")
+    torch.save(module, tmp_path / "module.pt")
+    for twin in (copy.deepcopy(module), torch.load(tmp_path / "module.pt", weights_only=False)):
+        assert twin.attachment.handle is None
+        assert "attached to nothing" in str(twin.attachment)
+        assert largest(twin.attachment) == largest(module.attachment)
+    again = Classifier.load_from_checkpoint(tmp_path / "whole.ckpt", weights_only=False)
+    assert torch.equal(again.network[0].weight, module.network[0].weight)
+
+
+def test_fabric() -> None:
+    model = network()
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=0.01))
+    attachment = gramian.attach(optimizer, wrapped, beta=50.0)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        fabric.backward(wrapped(torch.randn(8, 12)).square().mean())
+        optimizer.step()
+    assert attachment.steps == STEPS
+    assert len(attachment.targets) == 2
+
+
+def accelerated(model: nn.Module, **options):
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, **options)
+    return accelerator, *accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.01))
+
+
+def test_accelerate_with_accumulation() -> None:
+    accelerator, model, optimizer = accelerated(network(), gradient_accumulation_steps=3)
+    attachment = gramian.attach(optimizer, model, beta=5.0)
+    assert [target.name for target in attachment.targets] == ["0.weight", "2.weight"]
+    for _ in range(STEPS):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(torch.randn(8, 12)).square().mean())
+            optimizer.step()
+            optimizer.zero_grad()
+    assert attachment.steps == STEPS // 3
+
+
+def test_accelerate_skips_steps_that_overflow() -> None:
+    _, model, optimizer = accelerated(network())
+    optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer.__setstate__(optimizer.__getstate__())  # it patches the step of an optimiser that has a scaler
+    attachment = gramian.attach(optimizer, model, beta=5.0)
+    for step in range(6):
+        optimizer.zero_grad()
+        optimizer.scaler.scale(model(torch.randn(8, 12)).square().mean()).backward()
+        if step in (2, 3):
+            model[0].weight.grad[0, 0] = math.inf
+        optimizer.step()
+        assert optimizer.step_was_skipped == (step in (2, 3))
+    assert attachment.steps == 4
+
+
+def test_hugging_face_trainer_from_a_callback(tmp_path) -> None:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Attach(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, optimizer=None, **_) -> None:
+            self.attachment = gramian.attach(optimizer, model, beta=50.0)
+
+    callback = Attach()
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=2, use_cpu=True,
+        report_to=[], save_strategy="no", disable_tqdm=True, learning_rate=0.02,
+    )  # fmt: skip
+    Trainer(language_model(), arguments, train_dataset=sentences(), callbacks=[callback]).train()
+    assert callback.attachment.steps == STEPS
+    assert largest(callback.attachment) < 0.5
 
 
 @pytest.mark.parametrize("make", [language_model, gpt2])

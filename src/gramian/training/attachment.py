@@ -1,6 +1,8 @@
 """The decoupled penalty: an update towards orthonormal groups after every step of an optimiser."""
 
 import math
+import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,25 +12,32 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from gramian import foreach
-from gramian.errors import OptionError
+from gramian.errors import AttachmentWarning, OptionError
 from gramian.layout import Layout
 from gramian.objective import as_number, check_beta, residual
 from gramian.penalties import Penalty, as_penalty
-from gramian.rules import Rule, as_rule
-from gramian.training.selection import Layouts, Left, Selector, Target, select_parameters
-from gramian.training.sharded import is_sharded, plan, sharded_step_
+from gramian.rules import Rule, as_rule, proximal
+from gramian.training.compatibility import check_fit
+from gramian.training.constraint import restore_, step_targets_
+from gramian.training.coupled import add_up
+from gramian.training.following import Following
+from gramian.training.selection import Layouts, Left, Selector, Target, as_selector, select_parameters
+from gramian.training.sharded import is_sharded, plan
+from gramian.training.wrappers import unwrap_optimizer, whole_tensor
 from gramian.typing import Scalar
 
 __all__ = ["Attachment", "attach"]
 
-_MOST_STEPS = 60
-"""Newton–Schulz steps from any start; near the manifold each squares the residual, and two or three are enough."""
+_live: "weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Attachment]]" = weakref.WeakKeyDictionary()
+"""The attachments of each optimiser; neither is kept alive by this."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Attachment:
     """What `attach` did: the parameters that it acts on, those that it leaves out, and a handle to pause or remove it.
+
+    A copy, or what comes out of a pickle, has the same lists, of its own parameters, but is attached to nothing: its
+    `handle` is None.
 
     Attributes:
         targets: The parameters that are acted on.
@@ -38,7 +47,8 @@ class Attachment:
         loss: The loss before the last update, summed over the parameters; a tensor, so that nothing waits for the
             device. None before the first.
         paused: Whether the update is left out for now.
-        handle: That of the hook; None when it has been removed.
+        handle: That of the hook; None when it has been removed, and in a copy.
+        following: What looks the parameters up again at every step; None in a copy.
     """
 
     targets: list[Target]
@@ -50,6 +60,8 @@ class Attachment:
     loss: Scalar | None = None
     paused: bool = False
     handle: RemovableHandle | None = field(default=None, repr=False)
+    following: Following | None = field(default=None, repr=False)
+    _copied: bool = field(default=False, repr=False)
 
     def pause(self) -> None:
         """Leave the update out until `resume`."""
@@ -68,12 +80,14 @@ class Attachment:
     @torch.no_grad()
     def residuals(self) -> dict[str, float]:
         """Give the largest |X_jk| of each parameter; this waits for the device."""
-        found: dict[str, float] = {}
-        for each in self.targets:
-            parameter: Any = each.parameter
-            whole = parameter.full_tensor() if is_sharded(parameter) else parameter
-            found[each.name] = residual(whole, layout=each.layout).abs().max().item()
-        return found
+        return {
+            each.name: residual(whole_tensor(each.parameter), layout=each.layout).abs().max().item()
+            for each in self.targets
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The hook belongs to the optimiser, whose copies have none either.
+        return {**vars(self), "handle": None, "following": None, "_copied": self._copied or self.handle is not None}
 
     def __str__(self) -> str:
         rows = [("parameter", "shape", "l × m × n", "layout", "why")]
@@ -86,11 +100,15 @@ class Attachment:
         lines = [
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
         ]
-        state = "removed" if self.handle is None else "paused" if self.paused else "after every step"
-        head = f"β = {self.beta:g}, {state}: {len(self.targets)} parameters"
+        head = f"β = {self.beta:g}, {self._state()}: {len(self.targets)} parameters"
         width = max((len(each.name) for each in self.left), default=0)
         rest = [f"{each.name.ljust(width)}  {each.reason}" for each in self.left]
         return "\n".join([head, *lines, *(["left out:", *rest] if rest else [])])
+
+    def _state(self) -> str:
+        if self.handle is None:
+            return "a copy that is attached to nothing (attach anew)" if self._copied else "removed"
+        return "paused" if self.paused else "after every step"
 
 
 def _sizes(shape: torch.Size) -> str:
@@ -98,7 +116,7 @@ def _sizes(shape: torch.Size) -> str:
 
 
 def attach(
-    optimizer: Optimizer,
+    optimizer: Any,
     model: nn.Module,
     *,
     beta: float,
@@ -164,81 +182,88 @@ def attach(
         >>> max(attachment.residuals().values()) < 0.05
         True
     """
-    if not isinstance(optimizer, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
+    stepper = unwrap_optimizer(optimizer)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     strength = as_number(beta, "beta")
     hard = strength == math.inf
-    strength = strength if hard else check_beta(strength)
-    as_rule(rule)
-    as_penalty(penalty)
-    if hard and rule not in ("proximal",):
+    strength = strength if hard else check_beta(beta)
+    update, mu, choice = as_rule(rule), as_penalty(penalty), as_selector(select)
+    if hard and update is not proximal:
         raise OptionError(f"a hard constraint needs the proximal rule; got {rule!r}; try a finite beta")
-    targets, left = select_parameters(model, select, layouts)
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    targets, left = select_parameters(model, choice, layouts)
+    owned = {id(parameter) for group in stepper.param_groups for parameter in group["params"]}
     strangers = [each.name for each in targets if id(each.parameter) not in owned]
     if strangers:
         raise OptionError(
             f"every selected parameter must be in the optimizer; got {', '.join(strangers[:6])}"
             f"{', …' if len(strangers) > 6 else ''}, which it does not own; try select without them"
         )
-    attachment = Attachment(targets, left, strength, rule, penalty)
-    by_parameter = {id(each.parameter): each for each in targets}
+    check_fit(targets, update, mu, hard=hard)
+    following = Following(
+        model, stepper, targets=targets, left=left, select=choice, layouts=layouts, taken=_taken,
+        check=lambda target: check_fit([target], update, mu, hard=hard),
+    )  # fmt: skip
+    attachment = Attachment(targets, left, strength, rule, penalty, following=following)
+    replaced = _take_over(stepper, attachment)
+    if replaced:
+        warnings.warn(
+            f"an earlier attachment on this optimizer acts no longer on {', '.join(replaced[:6])}"
+            f"{', …' if len(replaced) > 6 else ''}: this one does, with β = {strength:g}, so that no parameter is "
+            "stepped twice; try remove() of the earlier one before",
+            AttachmentWarning,
+            stacklevel=2,
+        )
     if hard:
-        _restore(targets)
+        with torch.no_grad():
+            restore_(targets, mu)
 
     @torch.no_grad()
     def after_step(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
         found = getattr(stepped, "found_inf", None)  # a gradient scaler told a fused optimiser to skip
         if attachment.paused or (found is not None and bool(found)):
             return
-        losses = list(_update(stepped, by_parameter, attachment))
+        losses = list(_update(stepped, following.current(stepped), attachment))
         if losses:
-            attachment.loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+            attachment.loss = add_up(losses)
             attachment.steps += 1
 
     hook: Any = torch.compiler.disable(after_step)  # a compiled step of the optimiser must not look into it
-    attachment.handle = optimizer.register_step_post_hook(hook)
+    attachment.handle = stepper.register_step_post_hook(hook)
     return attachment
+
+
+def _attached_to(optimizer: Optimizer) -> list[Attachment]:
+    return [each for each in _live.get(optimizer, ()) if each.handle is not None]
+
+
+def _taken(optimizer: Optimizer, by: Following) -> set[int]:
+    """Give the parameters that others act on."""
+    others = [each for each in _attached_to(optimizer) if each.following is not by]
+    return {id(target.parameter) for each in others for target in each.targets}
+
+
+def _take_over(optimizer: Optimizer, attachment: Attachment) -> list[str]:
+    """Let no earlier attachment act on the parameters of this one; give the names of those that one did act on."""
+    wanted = {id(each.parameter) for each in attachment.targets}
+    names: list[str] = []
+    for earlier in _attached_to(optimizer):
+        if earlier.following is not None:
+            names.extend(earlier.following.give_up(wanted, "a later attachment acts on it"))
+        if not earlier.targets:
+            earlier.remove()
+    _live.setdefault(optimizer, weakref.WeakSet()).add(attachment)
+    return names
 
 
 def _update(optimizer: Optimizer, targets: dict[int, Target], attachment: Attachment) -> Iterator[Scalar]:
     # The groups are looked up at every step: a schedule changes their rate, a loaded checkpoint the groups themselves.
     for group in optimizer.param_groups:
-        mine = [targets[id(p)] for p in group["params"] if id(p) in targets and p.grad is not None]
+        mine = [targets[id(p)] for p in group["params"] if id(p) in targets and p.grad is not None and p.requires_grad]
         if not mine:
             continue
         if attachment.beta == math.inf:
-            yield _restore(mine)
+            yield restore_(mine, as_penalty(attachment.penalty))
             continue
         lr = float(group["lr"])
-        yield from _step(mine, lr=lr, beta=attachment.beta, rule=attachment.rule, penalty=attachment.penalty)
-
-
-def _step(
-    targets: list[Target], *, lr: float, beta: float = 1.0, rule: str | Rule = "proximal", penalty: str | Penalty = "l1"
-) -> Iterator[Scalar]:
-    """Step parameters in place: those that are spread over processes one by one, the others together."""
-    whole = [each for each in targets if not is_sharded(each.parameter)]
-    for each in targets:
-        if is_sharded(each.parameter):
-            yield sharded_step_(each.parameter, lr=lr, beta=beta, rule=rule, penalty=penalty, layout=each.layout)
-    if whole:
-        yield foreach.step_(
-            [each.parameter for each in whole], lr=lr, beta=beta, rule=rule, penalty=penalty,
-            layouts=[each.layout for each in whole],
-        )  # fmt: skip
-
-
-def _restore(targets: list[Target]) -> Scalar:
-    """Make weights orthonormal to rounding, by Newton–Schulz steps; give the loss before them."""
-    rounding = 0.0
-    for each in targets:
-        _, m, n = each.shape
-        eps = torch.finfo(each.parameter.dtype).eps
-        rounding += m * n * n * (4 * eps if eps < 1e-6 else eps / 4)
-    losses: list[Scalar] = []
-    while len(losses) < _MOST_STEPS and not (losses and float(losses[-1]) <= rounding):
-        losses.append(torch.stack([loss.double() for loss in _step(targets, lr=math.inf)]).sum())
-    return losses[0]
+        yield from step_targets_(mine, lr=lr, beta=attachment.beta, rule=attachment.rule, penalty=attachment.penalty)

@@ -10,7 +10,7 @@ from gramian.penalties import Penalty
 from gramian.training.selection import Target
 from gramian.typing import Scalar
 
-__all__ = ["add_grad_", "loss"]
+__all__ = ["add_grad_", "add_up", "loss"]
 
 
 def loss(targets: Sequence[Target], *, beta: float, penalty: str | Penalty = "l1") -> Scalar:
@@ -42,9 +42,7 @@ def loss(targets: Sequence[Target], *, beta: float, penalty: str | Penalty = "l1
         >>> (task + training.loss(targets, beta=1e-3)).backward()
     """
     _check(targets)
-    return torch.stack(
-        [objective.loss(each.parameter, beta=beta, penalty=penalty, layout=each.layout) for each in targets]
-    ).sum()
+    return add_up([objective.loss(each.parameter, beta=beta, penalty=penalty, layout=each.layout) for each in targets])
 
 
 def add_grad_(targets: Sequence[Target], *, beta: float, penalty: str | Penalty = "l1", scale: float = 1.0) -> Scalar:
@@ -85,6 +83,21 @@ def add_grad_(targets: Sequence[Target], *, beta: float, penalty: str | Penalty 
             else:
                 each.parameter.grad.add_(grad, alpha=scale)
     return total
+
+
+def add_up(losses: Sequence[Scalar]) -> Scalar:
+    """Add losses up, those of each device there and their sums on one, without waiting for any. Differentiable.
+
+    The one device is the first that is not the CPU, if there is any: a copy to the CPU would have to be waited for.
+    """
+    by_device: dict[torch.device, list[Scalar]] = {}
+    for each in losses:
+        by_device.setdefault(each.device, []).append(each)
+    sums = [each[0] if len(each) == 1 else torch.stack(each).sum() for each in by_device.values()]
+    if len(sums) == 1:
+        return sums[0]
+    home = next(device for device in by_device if device.type != "cpu")
+    return torch.stack([each.to(home, non_blocking=True) for each in sums]).sum()
 
 
 def _check(targets: Sequence[Target]) -> None:

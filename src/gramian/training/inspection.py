@@ -7,21 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gramian.errors import DataError, OptionError
 from gramian.kernels import dense
 from gramian.layout import Layout
 from gramian.training.policy import Proposal, propose, propose_by_shape
-from gramian.training.selection import Layouts, Selector, choose_parameters
+from gramian.training.selection import Layouts, Selector, choose_parameters, obstacle
+from gramian.training.wrappers import parameters_of, whole_tensor
 from gramian.typing import Phi
 
 __all__ = ["HEADER", "Inspection", "Row", "Statistics", "cells_of", "inspect", "inspect_each", "statistics"]
 
 _NUMBERS = 1 << 22
 """Entries of Gram matrices that are held at a time."""
-
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
 
 HEADER = ("parameter", "layout", "l × m × n", "mean |X|", "max |X|", "coherence", "condition", "eff. rank")
 
@@ -72,6 +71,8 @@ class Inspection:
         return {"parameters": [asdict(row, dict_factory=plain) for row in self.rows], "left_out": self.left}
 
     def __str__(self) -> str:
+        if not self.rows:
+            return "\n".join(["nothing was measured:", *(f"{name}  {reason}" for name, reason in self.left.items())])
         cells = [HEADER, *(cells_of(row) for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
         return "\n".join(
@@ -104,12 +105,14 @@ def inspect(
 
     Returns:
         A row for each parameter: layout, l × m × n, mean and largest |X_jk|, coherence, condition, effective rank.
+        Parameters without values (on the meta device, sparse, empty, of integers) are in `left`, with the reason.
 
     Raises:
         OptionError, LayoutError: As for `gramian.attach`.
 
     Cost:
-        2·m·l·n² flops and the eigenvalues of every Gram matrix, in float64, for each parameter.
+        2·m·l·n² flops and the eigenvalues of every Gram matrix, in float64, for each parameter. Parameters that are
+        spread over processes (FSDP2, tensor parallelism) are gathered one at a time: all processes must call.
 
     Examples:
         >>> import torch, gramian
@@ -122,16 +125,22 @@ def inspect(
         >>> found.rows[0].statistics.condition >= 1
         True
     """
+    raw: dict[str, str] | None = None
     if isinstance(weights, nn.Module):
-        parameters: dict[str, Tensor] = dict(weights.named_parameters(remove_duplicate=False))
+        places = parameters_of(weights)
+        parameters: dict[str, Tensor] = {name: place.parameter for name, place in places.items()}
+        raw = {name: place.raw for name, place in places.items()}
         proposals = propose(weights)
     elif isinstance(weights, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         parameters = dict(weights)
+        for name, each in parameters.items():
+            if not isinstance(each, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise OptionError(f"weights must be tensors by name; got {type(each).__name__} under {name!r}")
         proposals = {name: propose_by_shape(name, tuple(each.shape)) for name, each in parameters.items()}
     else:
         raise OptionError(f"weights must be a module or tensors by name; got {type(weights).__name__}")
-    shapes = {name: tuple(each.shape) for name, each in parameters.items()}
-    return inspect_each(shapes, parameters.__getitem__, proposals, select, layouts)
+    shapes = {name: () if is_lazy(each) else tuple(each.shape) for name, each in parameters.items()}
+    return inspect_each(shapes, parameters.__getitem__, proposals, select, layouts, raw=raw)
 
 
 def inspect_each(
@@ -141,18 +150,24 @@ def inspect_each(
     select: Selector | None,
     layouts: Layouts | Layout | str | None,
     *,
+    raw: Mapping[str, str] | None = None,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     look: Callable[[str, Phi], None] | None = None,
 ) -> Inspection:
-    """Inspect tensors that are read one at a time; and show each of them, laid out, to `look`."""
-    chosen, left = choose_parameters(shapes, read, proposals, select, layouts)
+    """Inspect tensors that are read one at a time; and show each of them, laid out, to `look`.
+
+    Patterns may match the names in `raw` too. Of a tensor that is spread over processes a whole copy is gathered.
+    """
+    chosen, left = choose_parameters(shapes, read, proposals, select, layouts, raw=raw)
     rows: list[Row] = []
     for name in progress(list(chosen)):
         layout, _ = chosen[name]
         tensor = read(name).detach()
-        if tensor.dtype not in _DTYPES:
-            left[name] = f"of dtype {tensor.dtype}"
+        reason = obstacle(tensor)
+        if reason is not None:
+            left[name] = reason
             continue
+        tensor = whole_tensor(tensor)
         phi = layout.to_phi(tensor)
         length, m, n = phi.shape
         rows.append(Row(name, shapes[name], layout.pattern, (length, m, n), statistics(phi)))
@@ -195,10 +210,10 @@ def _measured(phi: Phi) -> Tensor:
     """Give the sum and the largest of |X|, coherence, condition, and the sum of effective ranks, of a few groups."""
     X = dense.residual(phi.double())
     if not bool(torch.isfinite(X).all()):
-        return torch.full((5,), torch.nan, dtype=X.dtype)
+        return torch.full((5,), torch.nan, dtype=X.dtype, device=X.device)
     n = X.shape[-1]
     tiny, eps = torch.finfo(X.dtype).tiny, torch.finfo(X.dtype).eps
-    gram = X + torch.eye(n, dtype=X.dtype)
+    gram = X + torch.eye(n, dtype=X.dtype, device=X.device)
     lengths = gram.diagonal(dim1=1, dim2=2).clamp_min(tiny).sqrt()
     cosines = gram / lengths[:, :, None] / lengths[:, None, :]
     cosines.diagonal(dim1=1, dim2=2).zero_()

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from gramian.layout import Layout
+from gramian.training.wrappers import parameters_of
 
 __all__ = ["Proposal", "propose", "propose_by_shape"]
 
@@ -51,6 +54,22 @@ class Proposal:
     reason: str
     chosen: bool = True
     """Whether it is taken unless something else is selected."""
+    barred: bool = False
+    """Whether nothing may act on it, even if it is selected: it is not what its module multiplies by."""
+    lazy: bool = False
+    """Whether it has no shape before the first batch."""
+
+
+_FLAT = "_fsdp_wrapped_module"
+
+_FLATTENED = Proposal(
+    None, "flattened by FullyShardedDataParallel; shard by torch.distributed.fsdp.fully_shard", chosen=False,
+    barred=True,
+)  # fmt: skip
+
+_PARAMETRISED = Proposal(
+    None, "it is re-parametrised; what acts on it must be its parametrisation", chosen=False, barred=True
+)
 
 
 def propose(model: nn.Module) -> dict[str, Proposal]:
@@ -60,7 +79,8 @@ def propose(model: nn.Module) -> dict[str, Proposal]:
         model: Any module.
 
     Returns:
-        A proposal for each name, in the order of `model.named_parameters(remove_duplicate=False)`.
+        A proposal for each name, in the order of `model.named_parameters(remove_duplicate=False)`; names are without
+        the prefixes of wrappers (`_orig_mod.` of torch.compile, `module.` of DistributedDataParallel).
 
     Examples:
         >>> from torch import nn
@@ -81,10 +101,11 @@ def propose(model: nn.Module) -> dict[str, Proposal]:
         for name, proposal in _of_attention(module):
             said[f"{prefix}.{name}" if prefix else name] = proposal
     unknown = "its axes have no known meaning"
-    return {
-        name: said.get(name) or Proposal(None, unknown if parameter.ndim > 1 else "a single vector", chosen=False)
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-    }
+    proposals: dict[str, Proposal] = {}
+    for name, place in parameters_of(model).items():
+        rest = Proposal(None, unknown if _rank(place.parameter) > 1 else "a single vector", chosen=False)
+        proposals[name] = _FLATTENED if _FLAT in place.path else said.get(place.raw) or rest
+    return proposals
 
 
 def propose_by_shape(name: str, shape: tuple[int, ...]) -> Proposal:
@@ -114,26 +135,50 @@ def propose_by_shape(name: str, shape: tuple[int, ...]) -> Proposal:
 
 
 def _of_module(module: nn.Module) -> Iterator[tuple[str, Proposal]]:
-    kind = type(module).__name__
-    for name, parameter in module.named_parameters(recurse=False):
-        shape = tuple(parameter.shape)
-        if name.startswith(("original", "weight_g", "weight_v")) or name.endswith("_orig"):
-            yield (
-                name,
-                Proposal(None, "it is re-parametrised; what acts on it must be its parametrisation", chosen=False),
-            )
+    kind = _kind(module)
+    for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+        if isinstance(module, ParametrizationList) or _is_computed_from(module, name):
+            yield name, _PARAMETRISED
         elif "bias" in name:
-            yield name, Proposal(None, "a bias", chosen=False)
+            yield name, Proposal(None, "a bias", chosen=False, lazy=is_lazy(parameter))
         elif isinstance(module, _NORMS):
-            yield name, Proposal(None, f"a scale of {kind}", chosen=False)
-        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            yield name, Proposal(_matrix(*shape), "an embedding, taken if it is selected", chosen=False)
-        elif isinstance(module, _CONVOLUTIONS) and name == "weight":
-            yield name, _of_convolution(module, shape)
-        elif isinstance(module, nn.RNNBase) and name.startswith("weight_"):
-            yield name, _of_gates(module, name, shape)
-        elif name == "weight" and (isinstance(module, nn.Linear) or _is_transposed_linear(module)):
-            yield name, Proposal(_matrix(*shape), f"{_side(*shape)} of {kind}")
+            yield name, Proposal(None, f"a scale of {kind}", chosen=False, lazy=is_lazy(parameter))
+        elif is_lazy(parameter):
+            yield name, Proposal(None, f"a weight of {kind} without a shape before the first batch", lazy=True)
+        else:
+            yield from _of_weight(module, kind, name, parameter)
+
+
+def _of_weight(module: nn.Module, kind: str, name: str, parameter: Tensor) -> Iterator[tuple[str, Proposal]]:
+    shape = tuple(parameter.shape)
+    if 0 in shape:
+        yield name, Proposal(None, "it is empty", chosen=False)
+    elif len(shape) < 2:
+        return
+    elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        yield name, Proposal(_matrix(*shape), "an embedding, taken if it is selected", chosen=False)
+    elif isinstance(module, _CONVOLUTIONS) and name == "weight":
+        yield name, _of_convolution(module, shape)
+    elif isinstance(module, nn.RNNBase) and name.startswith("weight_"):
+        yield name, _of_gates(module, name, shape)
+    elif name == "weight" and (isinstance(module, nn.Linear) or _is_transposed_linear(module)):
+        yield name, Proposal(_matrix(*shape), f"{_side(*shape)} of {kind}")
+
+
+def _kind(module: nn.Module) -> str:
+    """Give the name of a module's class: of its own where `fully_shard` has put another over it."""
+    kinds = type(module).__mro__
+    return kinds[2 if kinds[1].__name__ == "FSDPModule" else 0].__name__
+
+
+def _is_computed_from(module: nn.Module, name: str) -> bool:
+    """Know what pruning, and weight and spectral norm by hooks, compute a plain tensor of the module from."""
+    base, _, last = name.rpartition("_")
+    return last in ("orig", "g", "v") and isinstance(vars(module).get(base), Tensor)
+
+
+def _rank(parameter: Tensor) -> int:
+    return 0 if is_lazy(parameter) else parameter.ndim
 
 
 def _matrix(rows: int, columns: int) -> Layout:
@@ -147,11 +192,11 @@ def _side(rows: int, columns: int) -> str:
 
 def _is_transposed_linear(module: nn.Module) -> bool:
     """Know the Conv1D of Hugging Face's GPT-2, a Linear with its weight [in, out], without importing it."""
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+    return _kind(module) == "Conv1D" and hasattr(module, "nf")
 
 
 def _of_convolution(module: Any, shape: tuple[int, ...]) -> Proposal:
-    kind, kernel, groups = type(module).__name__, _KERNEL[len(shape) - 2], module.groups
+    kind, kernel, groups = _kind(module), _KERNEL[len(shape) - 2], module.groups
     if groups > 1 and groups == module.in_channels:
         return Proposal(None, f"depthwise filters of {kind}", chosen=False)
     area = 1
@@ -168,7 +213,7 @@ def _of_convolution(module: Any, shape: tuple[int, ...]) -> Proposal:
 
 
 def _of_gates(module: nn.RNNBase, name: str, shape: tuple[int, ...]) -> Proposal:
-    kind = type(module).__name__
+    kind = _kind(module)
     if name.startswith("weight_hr"):
         return Proposal(_matrix(*shape), f"{_side(*shape)} of the projection of {kind}")
     gates = shape[0] // module.hidden_size
@@ -179,34 +224,33 @@ def _of_gates(module: nn.RNNBase, name: str, shape: tuple[int, ...]) -> Proposal
 
 def _of_attention(module: nn.Module) -> Iterator[tuple[str, Proposal]]:
     """Group the projections of an attention module by head."""
-    kind = type(module).__name__
+    kind = _kind(module)
     queries, keys = (_heads(module, which) for which in ("q", "kv"))
     if not queries:
         return
-    for name, parameter in module.named_parameters(recurse=True):
-        where, _, last = name.rpartition(".")
-        shape = tuple(parameter.shape)
-        if parameter.ndim != 2 or where.count("."):
+    for clean, place in parameters_of(module).items():
+        where, _, last = clean.rpartition(".")
+        if is_lazy(place.parameter) or place.parameter.ndim != 2 or where.count("."):
             continue
+        shape = tuple(place.parameter.shape)
         role = where if last == "weight" else last.removesuffix("_weight") if last.endswith("_weight") else ""
-        holder = module.get_submodule(where) if where else module
-        if type(holder).__name__ not in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear", kind):
+        if _kind(place.module) not in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear", kind):
             continue
-        across = _is_transposed_linear(holder)
+        across = _is_transposed_linear(place.module)
         outputs = shape[1] if across else shape[0]
         left = ("i", "({0})") if across else ("({0})", "i")
         for which, heads in (("q", queries), ("kv", keys or queries)):
             if role in _INWARD[which] and outputs % heads == 0:
                 pattern = " ".join(left).format("h d")
-                yield name, Proposal(Layout(f"{pattern} -> i h d", h=heads), f"rows of each head of {kind}")
+                yield place.raw, Proposal(Layout(f"{pattern} -> i h d", h=heads), f"rows of each head of {kind}")
         if role in _FUSED and outputs % (3 * queries) == 0 and (keys or queries) == queries:
             pattern = " ".join(left).format("three h d")
             layout = Layout(f"{pattern} -> i (three h) d", three=3, h=queries)
-            yield name, Proposal(layout, f"rows of each head of q, k and v of {kind}")
+            yield place.raw, Proposal(layout, f"rows of each head of q, k and v of {kind}")
         inputs = shape[0] if across else shape[1]
         if role in _OUTWARD and inputs % queries == 0 and inputs // queries <= outputs:
             pattern = "(h d) o" if across else "o (h d)"
-            yield name, Proposal(Layout(f"{pattern} -> o h d", h=queries), f"columns of each head of {kind}")
+            yield place.raw, Proposal(Layout(f"{pattern} -> o h d", h=queries), f"columns of each head of {kind}")
 
 
 def _heads(module: nn.Module, which: str) -> int:
