@@ -6,8 +6,6 @@ over the processes, and nothing else is sent.
 
 from typing import Any
 
-import torch
-
 from gramian.kernels import dense
 from gramian.kernels.base import Kernel
 from gramian.penalties import Penalty
@@ -33,8 +31,10 @@ class Reduced(Kernel):
 
         P = dense.group_matrices(phi)
         with dense.full_precision(P):
-            X = torch.bmm(P.mT, P)
-        distributed.all_reduce(X, group=self._group)
+            H = dense.half_gram(P)
+        # The sum over processes has an order of its own for each entry: so it is symmetrized afterwards.
+        distributed.all_reduce(H, group=self._group)
+        X = H + H.mT
         X.diagonal(dim1=1, dim2=2).sub_(1)
         return X
 
