@@ -6,6 +6,10 @@ over the processes, and nothing else is sent.
 
 from typing import Any
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from gramian.kernels import dense
 from gramian.kernels.base import Kernel
 from gramian.penalties import Penalty
@@ -37,6 +41,13 @@ class Reduced(Kernel):
         X = H + H.mT
         X.diagonal(dim1=1, dim2=2).sub_(1)
         return X
+
+    def finite(self, phi: Phi) -> Bool[Tensor, " m"]:
+        from torch import distributed
+
+        finite = super().finite(phi).to(torch.int32)
+        distributed.all_reduce(finite, op=distributed.ReduceOp.MIN, group=self._group)
+        return finite.bool()
 
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
         return penalty.value(self.residual(phi))
