@@ -8,7 +8,7 @@ from itertools import chain, pairwise
 import jaxtyping
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gramian
@@ -168,12 +168,73 @@ def test_parsed_and_solved_once() -> None:
         ("(a b c -> a b c", r"parentheses .* must be closed"),
         ("_a b c -> _a b c", r"must not begin or end with an underscore.*got '_a'.*try"),
         ("if b c -> if b c", r"a Python keyword.*got 'if'"),
-        ("tensor b c -> tensor b c", r"one of 'axis', 'pattern', 'self', 'tensor'; got 'tensor'"),
+        ("self b c -> self b c", r"one of 'pattern', 'self'; got 'self'"),
+        ("a b c -> a b c -> a", r"must be 'parameter axes -> vector group member'"),
+        (f"{' '.join(f'n{i}' for i in range(65))} -> n0 n1 n2", r"at most 64 axes, .*; got 65"),
     ],
 )
 def test_a_malformed_pattern(pattern, message) -> None:
     with pytest.raises(LayoutError, match=message):
         Layout(pattern)
+
+
+@pytest.mark.parametrize("pattern", [3, None, ["o i -> i () o"], b"o i -> i () o"], ids=repr)
+def test_a_pattern_that_is_no_string(pattern, unchecked) -> None:
+    with pytest.raises(LayoutError, match=f"pattern must be a string; got {type(pattern).__name__}; try"):
+        Layout(pattern)
+
+
+@pytest.mark.parametrize("name", ["reduction", "tensor", "axis", "axes_lengths", "x", "équerre", "a0", "cls", "item"])
+def test_a_name_means_nothing_to_the_library_below(name) -> None:
+    layout = Layout(f"({name} a1) i -> i a1 {name}", **{name: 2})
+    weight = torch.randn(6, 4)
+    phi = layout.to_phi(weight)
+    assert torch.equal(phi, weight.reshape(2, 3, 4).permute(2, 1, 0))
+    assert torch.equal(layout.from_phi(phi, (6, 4)), weight)
+
+
+TOKENS = (
+    *("a", "b", "n", "i", "reduction", "tensor", "pattern", "self", "axes_lengths", "_", "a_", "_a", "if", "None"),
+    *("1", "0", "3", "...", "…", "(", ")", "()", "->", " ", "-", ">", "é", "ﬁ", "a1", "*", ",", "\n", "\0", "(a b)"),
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(TOKENS), max_size=6), st.lists(st.sampled_from(TOKENS), max_size=6),
+    st.dictionaries(st.sampled_from([token for token in TOKENS if token not in ("pattern", "self")]),
+                    st.sampled_from((1, 2, 3, 0, -1, 2.0, True, "2", None)), max_size=2),
+    st.lists(st.integers(0, 4), max_size=4),
+)  # fmt: skip
+def test_anything_is_a_layout_or_an_error_of_ours(left, right, sizes, shape) -> None:
+    parameter = any_bits(tuple(shape), torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        try:
+            layout = Layout(f"{' '.join(left)} -> {' '.join(right)}", **sizes)
+            phi = layout.to_phi(parameter)
+        except LayoutError:
+            return
+    assert tuple(phi.shape) == layout.phi_shape(tuple(shape))
+    assert torch.equal(bits(layout.from_phi(phi, tuple(shape))), bits(parameter))
+
+
+@overcomplete_is_meant
+@given(st.data())
+def test_what_is_nearly_a_pattern(data) -> None:
+    # A pattern that is right, with one token put in, taken out or exchanged.
+    words = data.draw(st.sampled_from([case.pattern for case in LAYOUT_CASES.values()])).replace("(", "( ")
+    words = words.replace(")", " )").split()
+    place = data.draw(st.integers(0, len(words) - 1))
+    words[place : place + data.draw(st.integers(0, 1))] = data.draw(st.lists(st.sampled_from(TOKENS), max_size=1))
+    shape = tuple(data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=4)))
+    parameter = any_bits(shape, torch.float32)
+    try:
+        layout = Layout(" ".join(words))
+        phi = layout.to_phi(parameter)
+    except LayoutError:
+        return
+    assert torch.equal(bits(layout.from_phi(phi, shape)), bits(parameter))
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "2"])

@@ -6,6 +6,7 @@ __all__ = [
     "DtypeError",
     "GramianError",
     "LayoutError",
+    "NotConvergedWarning",
     "OptionError",
     "OvercompleteWarning",
     "RunError",
@@ -52,3 +53,7 @@ class AttachmentWarning(UserWarning):
 
 class OvercompleteWarning(UserWarning):
     """Groups have more vectors than dimensions (n > l), so none can be orthonormal and min L > 0."""
+
+
+class NotConvergedWarning(UserWarning):
+    """Groups are not orthonormal to the tolerance when `orthogonalize` ends: their vectors are dependent, say."""

@@ -19,7 +19,9 @@ __all__ = ["Layout", "as_layout", "as_phi", "from_phi"]
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-_RESERVED = ("axis", "pattern", "self", "tensor")  # parameters of einops and of Layout
+_RESERVED = ("pattern", "self")  # parameters of Layout: a size of that name could not be given
+
+_MOST_AXES = 64  # of a tensor, in torch
 
 _Cached = TypeVar("_Cached", bound=Callable[..., Any])
 
@@ -62,6 +64,8 @@ class Layout:
     sizes: tuple[tuple[str, int], ...] = field(default=())
 
     def __init__(self, pattern: str, **sizes: int) -> None:
+        if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LayoutError(f"a layout pattern must be a string; got {type(pattern).__name__}; try 'o i -> i () o'")
         object.__setattr__(self, "pattern", pattern)
         object.__setattr__(self, "sizes", tuple(sorted(sizes.items())))
         left, _ = _uncompiled(_parse)(pattern)
@@ -124,7 +128,8 @@ class Layout:
         Raises:
             LayoutError: If the shape does not fit the pattern.
         """
-        return rearrange(parameter, self.pattern, **self.axis_sizes(tuple(parameter.shape)))
+        there, _, numbers = _uncompiled(_numbered)(self.pattern)
+        return rearrange(parameter, there, **_renamed(numbers, self.axis_sizes(tuple(parameter.shape))))
 
     def from_phi(self, phi: Phi, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
         """Rearrange Φ[l, m, n] back into a parameter of the given shape; the exact inverse of `to_phi`.
@@ -146,8 +151,8 @@ class Layout:
                 f"phi must have the shape {list(expected)} that {self!r} gives to a parameter of shape "
                 f"{list(shape)}; got {list(phi.shape)}"
             )
-        left, right = self.pattern.split("->")
-        return rearrange(phi, f"{right} -> {left}", **sizes)
+        _, back, numbers = _uncompiled(_numbered)(self.pattern)
+        return rearrange(phi, back, **_renamed(numbers, sizes))
 
 
 def as_layout(layout: Layout | str | None, rank: int) -> Layout | None:
@@ -253,6 +258,11 @@ def _parse(pattern: str) -> tuple[Side, Side]:
                 f"an axis must stand once on each side of a layout pattern; got {_listed(repeated)} twice on the "
                 f"{which} of {pattern!r}"
             )
+    if len(names_left) > _MOST_AXES:
+        raise LayoutError(
+            f"a layout pattern must name at most {_MOST_AXES} axes, which is what a tensor can have; got "
+            f"{len(names_left)}"
+        )
     unmatched = sorted(set(names_left) ^ set(names_right))
     if unmatched:
         raise LayoutError(
@@ -260,6 +270,21 @@ def _parse(pattern: str) -> tuple[Side, Side]:
             f"{_listed(unmatched)} on one side only of {pattern!r}"
         )
     return left, right
+
+
+@lru_cache(maxsize=1024)
+def _numbered(pattern: str) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    """Give a pattern for einops, its inverse, and what stands for each name there: einops has names of its own."""
+    left, right = _uncompiled(_parse)(pattern)
+    numbers = {name: f"a{place}" for place, name in enumerate([name for axis in left for name in axis])}
+    there, back = [
+        " ".join([f"({' '.join([numbers[name] for name in axis])})" for axis in side]) for side in (left, right)
+    ]
+    return f"{there} -> {back}", f"{back} -> {there}", tuple(numbers.items())
+
+
+def _renamed(numbers: tuple[tuple[str, str], ...], sizes: dict[str, int]) -> dict[str, int]:
+    return {number: sizes[name] for name, number in numbers}
 
 
 def _axes(side: str, pattern: str) -> Iterator[tuple[str, ...]]:

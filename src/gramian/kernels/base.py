@@ -3,6 +3,7 @@
 from typing import ClassVar, NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
@@ -70,6 +71,10 @@ class Kernel:
     def add_apply_(self, phi: Phi, M: GroupMatrices) -> None:
         """Add P M to every group P, in place; Φ is of its compute dtype."""
         phi.add_(self.apply(phi, M))
+
+    def finite(self, phi: Phi) -> Bool[Tensor, " m"]:
+        """Tell of every group whether all its entries are finite."""
+        return phi.isfinite().all(dim=2).all(dim=0)
 
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
         """Give μ(X) of every group, in the compute dtype."""

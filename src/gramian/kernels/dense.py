@@ -18,9 +18,11 @@ __all__ = [
     "compute_dtype",
     "full_precision",
     "group_matrices",
+    "half_gram",
     "lose_",
     "residual",
     "scaled_dual",
+    "symmetrize_",
     "value",
     "value_and_grad",
 ]
@@ -53,11 +55,27 @@ def group_matrices(phi: Phi) -> Tensor:
 
 
 def residual(phi: Phi) -> GroupMatrices:
-    """Form X = PᵀP − I for every group, in the compute dtype. Differentiable."""
+    """Form X = PᵀP − I for every group, in the compute dtype, exactly symmetric. Differentiable."""
     P = group_matrices(phi)
-    identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    half = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device) / 2
     with full_precision(P):
-        return torch.baddbmm(identity, P.mT, P, beta=-1)
+        H = torch.baddbmm(half, P.mT, P, beta=-1, alpha=0.5)
+    return H + H.mT
+
+
+def half_gram(P: Tensor) -> Tensor:
+    """Form ½PᵀP of a batch [m, l, n], away from autocast: what `H + H.mT` makes exactly symmetric.
+
+    A product of a library is symmetric to rounding only, in some sizes and dtypes: X_jk and X_kj are added up in
+    different orders. A penalty that looks for the largest entry would then find one of the two. ½ is exact.
+    """
+    return torch.baddbmm(P.new_empty(()), P.mT, P, beta=0, alpha=0.5)
+
+
+def symmetrize_(block: Tensor) -> None:
+    """Make a square block on the diagonal of PᵀP exactly symmetric, in place."""
+    half = block / 2
+    torch.add(half, half.mT, out=block)
 
 
 def value(phi: Phi, penalty: Penalty) -> GroupScalars:

@@ -43,9 +43,10 @@ class Folded(Kernel):
         whole = m - m % fold
         F = wide[:, :whole].unflatten(1, (-1, fold)).flatten(2).permute(1, 0, 2)
         with dense.full_precision(F):
-            Y = torch.bmm(F.mT, F).unflatten(2, (fold, n)).unflatten(1, (fold, n))
+            Y = dense.half_gram(F).unflatten(2, (fold, n)).unflatten(1, (fold, n))
         X = wide.new_empty(m, n, n)
-        X[:whole].unflatten(0, (-1, fold)).copy_(Y.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2))
+        H = Y.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+        torch.add(H, H.mT, out=X[:whole].unflatten(0, (-1, fold)))
         X[:whole].diagonal(dim1=1, dim2=2).sub_(1)
         if whole < m:
             X[whole:] = dense.residual(wide[:, whole:])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gramian.kernels import dense
+from gramian.kernels import dense, threads
 from gramian.kernels.base import Kernel, Problem
 from gramian.typing import GroupMatrices, Phi
 
@@ -52,19 +52,31 @@ class Lanes(Kernel):
         wide = phi.to(dense.compute_dtype(phi.dtype))
         _, m, n = wide.shape
         X = wide.new_empty(m, n, n)
-        _compiled(n)[0](_array(wide), _array(X))
+        P, into, write = _array(wide), _array(X), _compiled(n)[0]
+        _share(wide, lambda start, stop: write(P, into, start, stop))
         return X
 
     def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
         wide = phi.to(dense.compute_dtype(phi.dtype))
         out = torch.empty_like(wide, memory_format=torch.contiguous_format)
-        _compiled(wide.shape[2])[1](_array(wide), _array(M), _array(out), False)
+        _multiply(wide, M, out, add=False)
         return out
 
     def add_apply_(self, phi: Phi, M: GroupMatrices) -> None:
-        array = _array(phi)
-        _compiled(phi.shape[2])[1](array, _array(M), array, True)
+        _multiply(phi, M, phi, add=True)
         torch.autograd.graph.increment_version(phi)
+
+
+def _multiply(phi: Phi, M: GroupMatrices, out: Phi, *, add: bool) -> None:
+    P, factors, into, write = _array(phi), _array(M), _array(out), _compiled(phi.shape[2])[1]
+    _share(phi, lambda start, stop: write(P, factors, into, add, start, stop))
+
+
+def _share(phi: Phi, loop: Callable[[int, int], None]) -> None:
+    from gramian.kernels.lanes_numba import LANES
+
+    length, m, n = phi.shape
+    threads.share(loop, -(-m // LANES), length * m * n * n)
 
 
 def _array(tensor: Tensor) -> Any:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
-from numba import prange
 
-__all__ = ["apply", "gram"]
+__all__ = ["LANES", "apply", "gram"]
 
 LANES = 64
 """Groups at once: four vectors of AVX-512 in float32; their sums of n(n+1)/2 products stay in the first cache."""
@@ -20,7 +19,8 @@ ROWS = 32
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     # Sums may be reordered and contracted, but NaN and infinity keep their meaning.
-    options = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    # Not Numba's own threads: they follow neither torch's number nor a fork, and spin while they wait.
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # there is no folder that the machine code could be kept in
@@ -28,21 +28,21 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def gram(n: int) -> Callable[..., None]:
-    """Give a function (P, X): write PᵀP − I of the groups of P[l, m, n] into X[m, n, n]."""
+    """Give a function (P, X, start, stop): write PᵀP − I of those blocks of groups of P[l, m, n] into X[m, n, n]."""
     pairs = n * (n + 1) // 2
 
     @_compiled
-    def write(P, X):
+    def write(P, X, start, stop):
         length, m, _ = P.shape
-        for block in prange((m + LANES - 1) // LANES):
+        for block in range(start, stop):
             first = block * LANES
             filled = min(LANES, m - first)
             sums = np.zeros((pairs, LANES), P.dtype)
             part = np.zeros((pairs, LANES), P.dtype)
             lanes = np.zeros((n, LANES), P.dtype)
-            for start in range(0, length, ROWS):
+            for top in range(0, length, ROWS):
                 part[:] = 0
-                for r in range(start, min(start + ROWS, length)):
+                for r in range(top, min(top + ROWS, length)):
                     row = P[r]
                     for g in range(filled):
                         for j in range(n):
@@ -69,13 +69,13 @@ def gram(n: int) -> Callable[..., None]:
 
 
 def apply(n: int) -> Callable[..., None]:
-    """Give a function (P, M, out, add): write P M, or P + P M, of every group into out[l, m, n], which may be P."""
+    """Give a function (P, M, out, add, start, stop): write P M, or P + P M, of those blocks into out, or into P."""
 
     @_compiled
-    def write(P, M, out, add):
+    def write(P, M, out, add, start, stop):  # noqa: PLR0917
         length, m, _ = P.shape
         keep = P.dtype.type(1 if add else 0)
-        for block in prange((m + LANES - 1) // LANES):
+        for block in range(start, stop):
             first = block * LANES
             filled = min(LANES, m - first)
             factors = np.zeros((n, n, LANES), P.dtype)

@@ -47,6 +47,7 @@ class Panel(Kernel):
                 panel = X[first:last, first:]
                 with dense.full_precision(P):
                     torch.mm(P[:, first:last].mT, P[:, first:], out=panel)
+                dense.symmetrize_(panel[:, : last - first])
                 X[last:, first:last].copy_(panel[:, last - first :].mT)
             X.diagonal().sub_(1)
         return whole
@@ -103,6 +104,7 @@ def _panels(P: Tensor) -> Iterator[tuple[int, Tensor]]:
         X = workspace[: (last - first) * (n - first)].view(last - first, n - first)
         with dense.full_precision(P):
             torch.mm(P[:, first:last].mT, P[:, first:], out=X)
+        dense.symmetrize_(X[:, : last - first])
         X.diagonal().sub_(1)
         yield first, X
 

@@ -7,6 +7,8 @@ over the processes, and nothing else is sent.
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from gramian.kernels import dense
 from gramian.kernels.base import Kernel
@@ -33,10 +35,19 @@ class Reduced(Kernel):
 
         P = dense.group_matrices(phi)
         with dense.full_precision(P):
-            X = torch.bmm(P.mT, P)
-        distributed.all_reduce(X, group=self._group)
+            H = dense.half_gram(P)
+        # The sum over processes has an order of its own for each entry: so it is symmetrized afterwards.
+        distributed.all_reduce(H, group=self._group)
+        X = H + H.mT
         X.diagonal(dim1=1, dim2=2).sub_(1)
         return X
+
+    def finite(self, phi: Phi) -> Bool[Tensor, " m"]:
+        from torch import distributed
+
+        finite = super().finite(phi).to(torch.int32)
+        distributed.all_reduce(finite, op=distributed.ReduceOp.MIN, group=self._group)
+        return finite.bool()
 
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
         return penalty.value(self.residual(phi))

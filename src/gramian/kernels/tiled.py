@@ -58,7 +58,7 @@ def _value_and_product(P: Tensor, D: Tensor, epilogue: device.Epilogue, scale: f
     for first, last in blocks(n):
         G = workspace[: (last - first) * (n - first)].view(last - first, n - first)
         grid = (-(-(last - first) // _TILE), -(-(n - first) // _TILE))
-        sums = D.new_empty(grid)
+        sums = D.new_zeros(grid)
         device.launch(
             "strip", grid, P, G, sums, length, n, first, last, *P.stride(), epilogue.parameter,
             DOWN=_TILE, ACROSS=_TILE, ROWS=_DEEP, PENALTY=epilogue.kind, **options,

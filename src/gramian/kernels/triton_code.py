@@ -60,6 +60,7 @@ def _gram(
     for start in range(0, length, ROWS):
         rows = _load(P, start, length, p_l, offset, there, ROWS).to(NARROW)
         X += tl.dot(tl.trans(rows), rows, input_precision=PRECISION, out_dtype=WIDE)
+    X = 0.5 * X + 0.5 * tl.trans(X)  # the two products of a pair are rounded differently
     same = (group[:, None] == group[None, :]) & there[:, None] & there[None, :]
     one = (member[:, None] == member[None, :]).to(WIDE)
     return tl.where(same, X - one, 0.0), same
@@ -143,22 +144,33 @@ def strip(
     ACROSS: tl.constexpr, DOWN: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
     NARROW: tl.constexpr, PRECISION: tl.constexpr, PENALTY: tl.constexpr,
 ):  # fmt: skip
-    """Write G[I, i:] for the block I from `first` to `last`, and what each tile of X adds to μ(X)."""
-    i = first + tl.program_id(0) * DOWN + tl.arange(0, DOWN)
-    j = first + tl.program_id(1) * ACROSS + tl.arange(0, ACROSS)
-    X = tl.zeros((DOWN, ACROSS), WIDE)
-    for start in range(0, length, ROWS):
-        left = _load(P, start, length, p_l, i.to(tl.int64) * p_n, i < last, ROWS)
-        right = _load(P, start, length, p_l, j.to(tl.int64) * p_n, j < n, ROWS)
-        X += tl.dot(tl.trans(left.to(NARROW)), right.to(NARROW), input_precision=PRECISION, out_dtype=WIDE)
-    there = (i < last)[:, None] & (j < n)[None, :]
-    X = tl.where(there, X - (i[:, None] == j[None, :]).to(WIDE), 0.0)
-    # What is right of the block stands below it too.
-    times = tl.where(j < last, 1.0, 2.0).to(WIDE)
-    tile = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(sums + tile, tl.sum(tl.sum(_value(X, parameter, PENALTY) * times[None, :], axis=1), axis=0))
-    where = G + (i - first).to(tl.int64)[:, None] * (n - first) + (j - first)[None, :]
-    tl.store(where, _dual(X, parameter, PENALTY).to(G.dtype.element_ty), mask=there)
+    """Write G[I, i:] for the block I from `first` to `last`, and what each tile of X adds to μ(X).
+
+    Tiles below the diagonal are the mirror of those above it, bit for bit, and their `sums` are left alone. DOWN and
+    ACROSS must be equal.
+    """
+    down, across = tl.program_id(0), tl.program_id(1)
+    if across >= down:
+        i = first + down * DOWN + tl.arange(0, DOWN)
+        j = first + across * ACROSS + tl.arange(0, ACROSS)
+        X = tl.zeros((DOWN, ACROSS), WIDE)
+        for start in range(0, length, ROWS):
+            left = _load(P, start, length, p_l, i.to(tl.int64) * p_n, i < last, ROWS)
+            right = _load(P, start, length, p_l, j.to(tl.int64) * p_n, j < n, ROWS)
+            X += tl.dot(tl.trans(left.to(NARROW)), right.to(NARROW), input_precision=PRECISION, out_dtype=WIDE)
+        there = (i < last)[:, None] & (j < n)[None, :]
+        within = (j < last) & (across == down)
+        X = tl.where(within[None, :], 0.5 * X + 0.5 * tl.trans(X), X)
+        X = tl.where(there, X - (i[:, None] == j[None, :]).to(WIDE), 0.0)
+        # What is right of the diagonal stands below it too.
+        times = tl.where(within, 1.0, 2.0).to(WIDE)
+        tile = down * tl.num_programs(1) + across
+        tl.store(sums + tile, tl.sum(tl.sum(_value(X, parameter, PENALTY) * times[None, :], axis=1), axis=0))
+        dual = _dual(X, parameter, PENALTY).to(G.dtype.element_ty)
+        row, column = (i - first).to(tl.int64), (j - first).to(tl.int64)
+        tl.store(G + row[:, None] * (n - first) + column[None, :], dual, mask=there)
+        mirrored = there & ((j < last) & (across > down))[None, :]
+        tl.store(G + column[None, :] * (n - first) + row[:, None], dual, mask=mirrored)
 
 
 @triton.jit

@@ -87,7 +87,11 @@ def _few(P: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def _residual(P: Tensor) -> GroupMatrices:
     """Form PᵀP − I of a batch [m, l, n], away from autocast."""
-    X = torch.bmm(P.mT, P) if P.shape[2] < _LEAST_MIRRORED else _mirrored(P)
+    if P.shape[2] < _LEAST_MIRRORED:
+        H = dense.half_gram(P)
+        X = H + H.mT
+    else:
+        X = _mirrored(P)
     X.diagonal(dim1=1, dim2=2).sub_(1)
     return X
 
@@ -99,6 +103,7 @@ def _mirrored(P: Tensor) -> GroupMatrices:
     for first in range(0, n, width):
         last = min(first + width, n)
         band = torch.bmm(P[:, :, first:last].mT, P[:, :, first:])
+        dense.symmetrize_(band[:, :, : last - first])
         gram[:, first:last, first:] = band
         gram[:, last:, first:last] = band[:, :, last - first :].mT
     return gram

@@ -9,7 +9,7 @@ from torch import Tensor
 from gramian.errors import ShapeError
 from gramian.typing import Entries, GroupMatrix
 
-__all__ = ["ElementwisePenalty", "Penalty", "off_diagonal"]
+__all__ = ["ElementwisePenalty", "Penalty", "off_diagonal", "symmetric"]
 
 
 class Penalty(ABC):
@@ -124,6 +124,11 @@ class ElementwisePenalty(Penalty):
     def separable(self) -> bool:
         """Whether it is a sum over the entries of X."""
         return True
+
+
+def symmetric(X: GroupMatrix) -> GroupMatrix:
+    """Give (X + Xᵀ)/2: X itself where it is symmetric, and exactly symmetric where it is to rounding only."""
+    return X / 2 + X.mT / 2
 
 
 def off_diagonal(X: GroupMatrix) -> GroupMatrix:

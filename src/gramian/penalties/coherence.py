@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.penalties.base import Penalty, off_diagonal
+from gramian.penalties.base import Penalty, off_diagonal, symmetric
 from gramian.penalties.spectrum import largest, onto_l1_ball
 from gramian.typing import GroupMatrix
 
@@ -28,16 +28,16 @@ class Coherence(Penalty):
     diagonal = False
 
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
-        return largest(off_diagonal(X).abs().flatten(-2))
+        return largest(off_diagonal(symmetric(X)).abs().flatten(-2))
 
     def dual(self, X: GroupMatrix) -> GroupMatrix:
-        off = off_diagonal(X)
+        off = off_diagonal(symmetric(X))
         sizes = off.abs()
         top = largest(sizes.flatten(-2))[..., None, None]
         tied = (sizes >= top) & (top > 0)
         return off.sign() * tied / tied.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
 
     def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
-        off = off_diagonal(X)
+        off = off_diagonal(symmetric(X))
         radius = tau if tau.ndim == 0 else tau[..., 0]
         return onto_l1_ball(off.flatten(-2), radius).unflatten(-1, X.shape[-2:])

@@ -8,7 +8,7 @@ from gramian import kernels
 from gramian.errors import OptionError, ShapeError
 from gramian.penalties import Penalty
 from gramian.rules.base import Step, coordinatewise, groupwise
-from gramian.typing import Phi
+from gramian.typing import GroupScalars, Phi
 
 __all__ = ["check_finite", "check_tall", "polyak", "subgradient"]
 
@@ -42,7 +42,7 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         -0.4...
     """
     check_finite(lr)
-    values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
+    values, grad = _value_and_grad(phi, penalty, beta)
     return Step(-lr * grad, values.sum())
 
 
@@ -78,7 +78,7 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         Loizou et al., "Stochastic Polyak step-size for SGD", 2020, for the cap η.
     """
     check_tall(phi.shape[0], phi.shape[2])
-    values, grad = kernels.choose(phi, penalty).value_and_grad(phi, penalty, beta)
+    values, grad = _value_and_grad(phi, penalty, beta)
     squares = grad.square().sum(dim=(0, 2))
     # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
     lengths = torch.where(squares == 0, 0, values / squares).clamp_max(lr)
@@ -93,6 +93,17 @@ def check_finite(lr: float) -> None:
     """
     if math.isinf(lr):
         raise OptionError("lr must be finite for the subgradient rule; got inf; try rule='proximal', which allows it")
+
+
+def _value_and_grad(phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
+    """Give βμ(X) and its gradient: 0 for a finite group whose loss overflows, which stays where it is."""
+    kernel = kernels.choose(phi, penalty)
+    values, grad = kernel.value_and_grad(phi, penalty, beta)
+    known = values.isfinite()
+    look = values.device.type == "cpu" and not torch.compiler.is_compiling() and kernels.is_plain(values)
+    if look and known.all().item():
+        return values, grad
+    return values, torch.where((~known & kernel.finite(phi))[:, None], 0, grad)
 
 
 def check_tall(length: int, members: int) -> None:

@@ -128,11 +128,18 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     w = torch.where(near, 1, norms.spectral_norm(M).clamp_min(1)[:, None, None])
     diagonal.sub_(1)
     C = chunks.shrink_(M, penalty, tau * w)
-    if look and (torch.linalg.vector_norm(C, dim=(1, 2)) <= w[:, 0, 0]).all().item():
+    if look and ((torch.linalg.vector_norm(C, dim=(1, 2)) <= w[:, 0, 0]) & w[:, 0, 0].isfinite()).all().item():
         return C.mul_(-0.5 / w), loss  # ‖C‖₂ ≤ ‖C‖_F ≤ w
     size = torch.where(near, 1, torch.maximum(w, norms.spectral_norm(C)[:, None, None]))
     # 0·∞ makes the whole of an infinite group NaN.
-    return C.mul_(-0.5 / size * (1 + 0 * size)), loss
+    C.mul_(-0.5 / size * (1 + 0 * size))
+    over = ~size.isfinite()
+    if look and not over.any().item():
+        return C, loss
+    # A finite group whose Gram matrix overflows is halved, the most that a step may shrink it.
+    over &= kernel.finite(phi)[:, None, None]
+    half = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device) / -2
+    return torch.where(over, half, C), loss
 
 
 def _streams(kernel: Kernel, phi: Phi) -> bool:
@@ -161,4 +168,6 @@ def _streamed(P: Tensor, lr: float, beta: float, penalty: Penalty) -> tuple[Tens
     product = P.new_empty(P.shape)
     panel.stream(P, product, shrink, 1.0)
     size = torch.maximum(w, watched.norm())
-    return product.mul_(-0.5 / size * (1 + 0 * size)), beta * value
+    product.mul_(-0.5 / size * (1 + 0 * size))
+    over = ~size.isfinite() & P.isfinite().all()  # as in _factor
+    return torch.where(over, P / -2, product), beta * value

@@ -32,7 +32,8 @@ def step_(
 
     Use it after an optimiser's own step, with the same learning rate, as AdamW does with weight decay: the penalty
     then passes through no moment estimate and no loss scale. A group with a NaN or an infinite entry becomes NaN;
-    other groups are untouched by it.
+    other groups are untouched by it. A finite group whose Gram matrix overflows is halved by 'proximal', and left as it
+    is by the other rules; the loss is then infinite or NaN.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout; written to.
