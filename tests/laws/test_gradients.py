@@ -150,7 +150,7 @@ class TestUnderAutograd:
     def test_the_hessian_each_way(self, case) -> None:
         phi = case.draw((4, 2, 2))
         function = ours(case, 2, 2)
-        # Twice backward through the plain expression; but of its dual, for eigenvectors have no second derivative at ties.
+        # Twice backward through the plain expression.
         expected = torch.autograd.functional.hessian(plain(case), phi)
         for hessian in (torch.autograd.functional.hessian(function, phi), func.hessian(function)(phi)):
             torch.testing.assert_close(hessian, expected)
