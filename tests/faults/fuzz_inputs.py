@@ -275,6 +275,9 @@ def compare(one: Example, phi: Tensor, result: list[Tensor], report: Report) -> 
         except GramianError as error:
             return f"float64 refuses what {phi.dtype} takes: {error}"
     clear = True
+    lengths = wide.square().sum(dim=0)
+    if one.name.startswith("cosine") and lengths.numel() and lengths.min() < 1e3 * eps:
+        return None  # X = −1 to rounding knows no length
     for i, (each, right) in enumerate(zip(result, exact, strict=True)):
         if each.shape != right.shape:
             return f"shape {list(each.shape)} and not {list(right.shape)}"
@@ -290,7 +293,8 @@ def compare(one: Example, phi: Tensor, result: list[Tensor], report: Report) -> 
         if moved > 1e-2 * size + 1e-30:
             clear = False  # a kink, or a condition that leaves nothing
             continue
-        floor = 16 * eps * (1 + (wide.square().sum(dim=0).max() if wide.numel() else 0)) * phi.shape[2] * abs(one.beta)
+        floor = 16 * eps * (1 + (wide.square().sum(dim=0).max() if wide.numel() else 0)) * phi.shape[2]
+        floor *= abs(one.beta) if math.isfinite(one.beta) else 1
         error = (each.double() - right).abs().amax()
         if not error <= 20 * moved + 4 * rounding + floor + 2 * torch.finfo(each.dtype).tiny:
             return f"result {i} is off by {error:.3g} of {size:.3g}, where rounding explains {moved + rounding:.3g}"

@@ -85,7 +85,9 @@ class TestBesideLoops:
             starts = [case.draw(shape)]
             if case.ties and not case.tall:
                 starts += [torch.randint(-1, 2, shape).double(), torch.zeros(shape, dtype=torch.float64)]
-            if (rule == "proximal" or case.smooth) and case.convex:  # elsewhere a sign of rounding noise would decide
+            if case.convex and (
+                rule == "proximal" or (case.smooth and case.at(2, 2).diagonal)
+            ):  # elsewhere a sign of rounding noise would decide
                 starts.append(stiefel(*shape) * 1.01)
             for phi in starts:
                 before, version = phi.clone(), phi._version
@@ -184,6 +186,8 @@ class TestInvariances:
 
     def test_an_entry_that_is_not_finite_fills_its_group_and_no_other(self, rule, case) -> None:
         for n in (3, 20):
+            if case is ALL_CASES["0 l1"]:
+                continue  # nothing is taken, NaN or not
             clean, penalty = case.draw((24, 3, n)).float(), case.at(3, n)
             for entry, lr in ((math.nan, 0.1), (math.inf, 0.1), (-math.inf, 0.0)):
                 phi, expected = clean.clone(), clean.clone()
