@@ -1,5 +1,6 @@
-"""The case table: every penalty, rule and layout, one line each. All laws run over all cases."""
+"""The case table: every penalty, rule and layout, a line each. The laws of `tests/laws` run over all of them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,20 +11,23 @@ from torch import Tensor
 from gramian.penalties import (
     L1,
     Coherence,
-    ElementwisePenalty,
+    Cosine,
+    Elementwise,
     Frobenius,
     Huber,
     LogDet,
     Penalty,
     Spectral,
     SquaredFrobenius,
+    Target,
+    Weighted,
 )
 from tests import oracle
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DRAWS = (0, 1, 2, 3, 4)
 
-SHAPES = ((1, 1, 1), (3, 1, 1), (1, 4, 1), (4, 2, 4), (7, 3, 2), (6, 1, 5), (40, 2, 20))
+SHAPES = ((1, 1, 1), (3, 1, 1), (1, 4, 1), (4, 2, 4), (7, 3, 2), (6, 1, 5), (20, 1, 17))
 """(l, m, n) with n ≤ l; the last takes the power iteration of the norm."""
 
 OVERCOMPLETE = ((1, 1, 2), (1, 2, 3), (3, 2, 5))
@@ -32,86 +36,229 @@ OVERCOMPLETE = ((1, 1, 2), (1, 2, 3), (3, 2, 5))
 
 @dataclass(frozen=True)
 class PenaltyCase:
-    """A penalty and, for the oracle, its value, its dual and its prox on a matrix of floats."""
+    """A penalty and, for the oracle, what it is by loops over floats."""
 
-    penalty: Penalty
-    value: Callable[[oracle.Matrix], float]
-    dual: Callable[[oracle.Matrix], oracle.Matrix]
-    prox: Callable[[oracle.Matrix, float], oracle.Matrix]
+    build: Callable[[int, int], Penalty]
+    """The penalty for m groups of n vectors."""
+    twin: Callable[[int, int], oracle.Mu]
+    """The same for group i, of n vectors, by loops."""
     degree: float | None = None
     """Of positive homogeneity: μ(cX) = c^degree μ(X)."""
     smooth: bool = True
-    admit: Callable[[Tensor], Tensor] = lambda X: X
-    """Makes of a symmetric matrix one on which the penalty is finite."""
     even: bool = True
     """μ(−X) = μ(X)."""
+    convex: bool = True
+    zero: bool = True
+    """Whether orthonormal groups cost nothing; the target of the others is in `least`."""
+    signs: bool = True
+    """Whether a vector may be turned round at no cost."""
+    members: bool = True
+    """Whether the vectors of a group may be exchanged at no cost."""
+    tall: bool = False
+    """Whether it is finite for independent vectors alone."""
+    scale: float = 1.0
+    """Of random groups, in lengths of their vectors, at which it is finite."""
+    ties: bool = True
+    """Whether entries of X that are equal stay so: rounding chooses among those that do not."""
+    admit: Callable[[Tensor], Tensor] = lambda X: X
+    """Makes of a symmetric matrix one on which the penalty is finite."""
+
+    def at(self, m: int, n: int) -> Penalty:
+        """Give the penalty for m groups of n vectors."""
+        return self.build(m, n)
+
+    def mu(self, m: int, n: int) -> list[oracle.Mu]:
+        """Give the oracle's penalty of each of m groups of n vectors."""
+        return [self.twin(i, n) for i in range(m)]
+
+    @property
+    def penalty(self) -> Penalty:
+        """The penalty of groups of any size, where it is the same for all of them."""
+        return self.build(1, 1)
+
+    @property
+    def separate(self) -> bool:
+        """Whether each group has parameters of its own."""
+        return self.at(2, 2).groups is not None
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether it has a closed prox."""
+        return self.twin(0, 2).prox is not None
 
     @property
     def tolerance(self) -> float:
         """Relative to the sizes at hand: an eigendecomposition loses digits."""
-        return 1e-12 if self.penalty.entrywise else 1e-9
+        return 1e-12 if self.at(2, 2).separable else 1e-9
+
+    def draw(self, shape: tuple[int, int, int], seed: int | None = None) -> Tensor:
+        """Give random groups on which the penalty is finite and has a slope, float64."""
+        random = None if seed is None else torch.Generator().manual_seed(seed)
+        length = 1.0 if self.scale == 1 else self.scale / max(1, shape[0]) ** 0.5
+        return length * torch.randn(shape, dtype=torch.float64, generator=random)
 
 
-def free_lengths(case: PenaltyCase, penalty: Penalty) -> PenaltyCase:
-    """The case of the same penalty on X with a diagonal of zeros."""
-
-    def prox(X: oracle.Matrix, tau: float) -> oracle.Matrix:
-        near = case.prox(oracle.off_diagonal(X), tau)
-        return [[X[j][j] if j == k else x for k, x in enumerate(row)] for j, row in enumerate(near)]
-
-    return replace(
-        case,
-        penalty=penalty,
-        value=lambda X: case.value(oracle.off_diagonal(X)),
-        dual=lambda X: oracle.off_diagonal(case.dual(oracle.off_diagonal(X))),
-        prox=prox,
-    )
+def weight(j: int, k: int, i: int = 0) -> float:
+    """W_jk of group i, symmetric, with a pair of weight 0."""
+    return 0.0 if {j, k} == {0, 2} else 0.25 + (j * k + j + k + 2 * i) % 5 / 4
 
 
-def entrywise(
-    penalty: ElementwisePenalty, h: Callable[[float], float], slope: Callable[[float], float], **more
-) -> PenaltyCase:
-    return PenaltyCase(
-        penalty, oracle.entrywise_value(h), oracle.entrywise_dual(slope), oracle.entrywise_prox(slope), **more
-    )
+def gram(j: int, k: int, i: int = 0) -> float:
+    """T_jk of group i: lengths of 1.5 and 0.5 by turns, and inner products that keep it positive definite."""
+    return (0.5 + (j + i + 1) % 2) if j == k else 0.5 / ((1 + j) * (1 + k) * (i + 2))
+
+
+def pairs(of: Callable[..., float], n: int, m: int | None = None) -> Tensor:
+    """Give [n, n] numbers for all groups, or [m, n, n] for each."""
+    rows = [[[of(j, k, i) for k in range(n)] for j in range(n)] for i in range(1 if m is None else m)]
+    made = torch.tensor(rows, dtype=torch.float64).view(len(rows), n, n)
+    return made[0] if m is None else made
+
+
+def logcosh(x: Tensor) -> Tensor:
+    return x.abs() + torch.log1p(torch.exp(-2 * x.abs())) - math.log(2)
+
+
+def alike(penalty: Penalty, mu: oracle.Mu, **more) -> PenaltyCase:
+    """A penalty that is the same for groups of any number and size."""
+    return PenaltyCase(lambda m, n: penalty, lambda i, n: mu, **more)
+
+
+def definite(X: Tensor) -> Tensor:
+    """Make a symmetric matrix one of eigenvalues above −1."""
+    return 0.2 * X @ X.mT - 0.9 * torch.eye(X.shape[-1], dtype=X.dtype)
+
+
+def within(X: Tensor) -> Tensor:
+    """Make a symmetric matrix one of eigenvalues between −1 and 1, whatever its diagonal becomes."""
+    return 0.5 * X / (1 + torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True))
+
+
+def with_lengths(X: Tensor) -> Tensor:
+    """Make a symmetric matrix the residual of vectors that have a length."""
+    return X + torch.diag_embed(X.diagonal(dim1=-2, dim2=-1).abs() - X.diagonal(dim1=-2, dim2=-1))
+
+
+_L1 = oracle.entrywise(abs, oracle.sign)
+_HUBER = oracle.entrywise(oracle.huber(0.1), oracle.huber_slope(0.1))
+_SQUARES = oracle.entrywise(lambda x: x * x, lambda x: 2 * x)
+_LOGCOSH = oracle.entrywise(lambda x: math.log(math.cosh(x)) if abs(x) < 300 else abs(x) - math.log(2), math.tanh)
+_FROBENIUS = oracle.Mu(oracle.frobenius, oracle.frobenius_dual, oracle.frobenius_prox)
+_COHERENCE = oracle.Mu(oracle.coherence, oracle.coherence_dual, oracle.coherence_prox)
+_SPECTRAL = oracle.Mu(
+    oracle.spectral, oracle.of_eigenvalues(oracle.largest_dual),
+    lambda X, tau: oracle.of_eigenvalues(lambda values: oracle.largest_prox(values, tau))(X),
+)  # fmt: skip
+_LOGDET = oracle.Mu(
+    oracle.logdet, oracle.of_eigenvalues(lambda values: [x / (1 + x) for x in values]),
+    lambda X, tau: oracle.of_eigenvalues(lambda values: oracle.logdet_prox(values, tau))(X),
+)  # fmt: skip
+
+
+def without_prox(mu: oracle.Mu) -> oracle.Mu:
+    return replace(mu, prox=None)
 
 
 PENALTY_CASES = {
-    "l1": entrywise(L1(), abs, oracle.sign, degree=1, smooth=False),
-    "huber": entrywise(Huber(), oracle.huber(0.1), oracle.huber_slope(0.1)),
-    "huber(2)": entrywise(Huber(2.0), oracle.huber(2.0), oracle.huber_slope(2.0)),
-    "squared_frobenius": entrywise(SquaredFrobenius(), lambda x: x * x, lambda x: 2 * x, degree=2),
+    "l1": alike(L1(), _L1, degree=1, smooth=False),
+    "huber": alike(Huber(), _HUBER),
+    "huber(2)": alike(Huber(2.0), oracle.entrywise(oracle.huber(2.0), oracle.huber_slope(2.0))),
+    "squared_frobenius": alike(SquaredFrobenius(), _SQUARES, degree=2),
 }
+"""Those whose dual and shrink act on each entry of X by itself, for groups of any size."""
 
 NORM_CASES = {
-    "frobenius": PenaltyCase(
-        Frobenius(), oracle.frobenius, oracle.frobenius_dual, oracle.frobenius_prox, degree=1, smooth=False
-    ),
-    "spectral": PenaltyCase(
-        Spectral(), oracle.spectral, oracle.of_eigenvalues(oracle.largest_dual),
-        lambda X, tau: oracle.of_eigenvalues(lambda values: oracle.largest_prox(values, tau))(X), degree=1,
-        smooth=False,
-    ),
-    "coherence": PenaltyCase(
-        Coherence(), oracle.coherence, oracle.coherence_dual, oracle.coherence_prox, degree=1, smooth=False
-    ),
-    "logdet": PenaltyCase(
-        LogDet(), oracle.logdet, oracle.of_eigenvalues(lambda values: [x / (1 + x) for x in values]),
-        lambda X, tau: oracle.of_eigenvalues(lambda values: oracle.logdet_prox(values, tau))(X), even=False,
-        admit=lambda X: 0.2 * X @ X.mT - 0.9 * torch.eye(X.shape[-1], dtype=X.dtype),
-    ),
-}  # fmt: skip
+    "frobenius": alike(Frobenius(), _FROBENIUS, degree=1, smooth=False),
+    "spectral": alike(Spectral(), _SPECTRAL, degree=1, smooth=False),
+    "coherence": alike(Coherence(), _COHERENCE, degree=1, smooth=False),
+    "logdet": alike(LogDet(), _LOGDET, even=False, tall=True, admit=definite),
+}
+"""Those of the whole of X."""
 
 FREE_LENGTHS = {
-    f"{name}, free lengths": free_lengths((PENALTY_CASES | NORM_CASES)[name], penalty)
-    for name, penalty in {
-        "l1": L1(diagonal=False),
-        "huber": Huber(diagonal=False),
-        "squared_frobenius": SquaredFrobenius(diagonal=False),
-        "frobenius": Frobenius(diagonal=False),
-    }.items()
+    "l1, free lengths": alike(L1(diagonal=False), oracle.of_angles(_L1), degree=1, smooth=False),
+    "huber, free lengths": alike(Huber(diagonal=False), oracle.of_angles(_HUBER)),
+    "squared_frobenius, free lengths": alike(SquaredFrobenius(diagonal=False), oracle.of_angles(_SQUARES), degree=2),
+    "frobenius, free lengths": alike(Frobenius(diagonal=False), oracle.of_angles(_FROBENIUS), degree=1, smooth=False),
+    "spectral, free lengths": alike(
+        Spectral(diagonal=False), oracle.of_angles(without_prox(_SPECTRAL)), degree=1, smooth=False
+    ),
+    "logdet, free lengths": alike(
+        LogDet(diagonal=False), oracle.of_angles(without_prox(_LOGDET)), even=False, tall=True, scale=0.5, admit=within
+    ),
 }
-"""Those of the family that have a closed shrink when angles alone are penalised."""
+"""Angles alone."""
+
+COMPOSITIONS = {
+    "logcosh": alike(Elementwise(logcosh, torch.tanh), _LOGCOSH),
+    "logcosh, free lengths": alike(Elementwise(logcosh, torch.tanh, diagonal=False), oracle.of_angles(_LOGCOSH)),
+    "3 l1": alike(3 * L1(), oracle.times(3, _L1), degree=1, smooth=False),
+    "0 l1": alike(0 * L1(), oracle.times(0, _L1)),
+    "2 spectral": alike(2 * Spectral(), oracle.times(2, _SPECTRAL), degree=1, smooth=False),
+    "elastic": alike(
+        L1() + 0.5 * SquaredFrobenius(),
+        oracle.entrywise(lambda x: abs(x) + x * x / 2, lambda x: oracle.sign(x) + x),
+        smooth=False,
+    ),
+    "l1 and more of angles": alike(
+        L1() + 2 * L1(diagonal=False),
+        oracle.weighted(abs, oracle.sign, lambda j, k: 1 if j == k else 3),
+        degree=1,
+        smooth=False,
+    ),
+    "l1 and coherence": alike(L1() + Coherence(), oracle.plus(_L1, _COHERENCE), degree=1, smooth=False),
+    "weighted l1": PenaltyCase(
+        lambda m, n: Weighted(L1(), pairs(weight, n)),
+        lambda i, n: oracle.weighted(abs, oracle.sign, weight),
+        degree=1, smooth=False, members=False,
+    ),
+    "weighted sum, of each group": PenaltyCase(
+        lambda m, n: 2 * Weighted(L1() + Huber(0.5), pairs(weight, n, m)),
+        lambda i, n: oracle.weighted(
+            lambda x: 2 * abs(x) + 2 * oracle.huber(0.5)(x),
+            lambda x: 2 * oracle.sign(x) + 2 * oracle.huber_slope(0.5)(x),
+            lambda j, k: weight(j, k, i),
+        ),
+        smooth=False, members=False,
+    ),
+    "target of l1": PenaltyCase(
+        lambda m, n: Target(L1(), pairs(gram, n)),
+        lambda i, n: oracle.towards(gram, _L1),
+        smooth=False, even=False, zero=False, signs=False, members=False,
+    ),
+    "target of frobenius, of each group": PenaltyCase(
+        lambda m, n: Target(Frobenius(), pairs(gram, n, m)),
+        lambda i, n: oracle.towards(lambda j, k: gram(j, k, i), _FROBENIUS),
+        smooth=False, even=False, zero=False, signs=False, members=False,
+    ),
+    "target of weights, both of each group": PenaltyCase(
+        lambda m, n: Target(Weighted(L1(), pairs(weight, n, m)), pairs(gram, n, m)),
+        lambda i, n: oracle.towards(
+            lambda j, k: gram(j, k, i), oracle.weighted(abs, oracle.sign, lambda j, k: weight(j, k, i))
+        ),
+        smooth=False, even=False, zero=False, signs=False, members=False,
+    ),
+    "cosine of l1": alike(
+        Cosine(L1()), oracle.of_cosines(_L1), smooth=False, even=False, convex=False, admit=with_lengths
+    ),
+    "cosine of squares": alike(
+        Cosine(SquaredFrobenius()), oracle.of_cosines(_SQUARES), even=False, convex=False, admit=with_lengths
+    ),
+    "cosine of coherence": alike(
+        Cosine(Coherence()), oracle.of_cosines(_COHERENCE), smooth=False, even=False, convex=False, ties=False,
+        admit=with_lengths,
+    ),
+    "cosine of weights, of each group": PenaltyCase(
+        lambda m, n: Cosine(Weighted(L1(), pairs(weight, n, m))),
+        lambda i, n: oracle.of_cosines(
+            oracle.weighted(abs, oracle.sign, lambda j, k: weight(j, k, i))
+        ),
+        smooth=False, even=False, convex=False, members=False, admit=with_lengths,
+    ),
+}  # fmt: skip
+"""Functions of one's own, multiples, sums, weights, targets and cosines."""
+
+ALL_CASES = PENALTY_CASES | NORM_CASES | FREE_LENGTHS | COMPOSITIONS
 
 RULE_CASES = {
     "subgradient": oracle.subgradient_step,
@@ -156,11 +303,18 @@ LAYOUT_CASES = {
 }
 
 
-over_penalties = pytest.mark.parametrize("case", PENALTY_CASES.values(), ids=PENALTY_CASES)
-ALL_CASES = PENALTY_CASES | NORM_CASES | FREE_LENGTHS
+def over(
+    cases: dict[str, PenaltyCase], needs: Callable[[PenaltyCase], bool] = lambda case: True
+) -> pytest.MarkDecorator:
+    """Run a test over those cases of a table that have what it needs."""
+    chosen = {name: case for name, case in cases.items() if needs(case)}
+    return pytest.mark.parametrize("case", chosen.values(), ids=chosen)
 
-over_all_penalties = pytest.mark.parametrize("case", ALL_CASES.values(), ids=ALL_CASES)
-over_norms = pytest.mark.parametrize("case", NORM_CASES.values(), ids=NORM_CASES)
+
+over_penalties = over(PENALTY_CASES)
+over_all_penalties = over(ALL_CASES)
+over_convex = over(ALL_CASES, lambda case: case.convex)
+over_shrinking = over(ALL_CASES, lambda case: case.shrinks)
 over_rules = pytest.mark.parametrize("rule", RULE_CASES)
 over_layouts = pytest.mark.parametrize("case", LAYOUT_CASES.values(), ids=LAYOUT_CASES)
 over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -178,4 +332,4 @@ def stiefel(length: int, m: int, n: int) -> Tensor:
 def plain_loss(phi: Tensor, case: PenaltyCase, beta: float = 1.0) -> Tensor:
     """The obvious expression, for autograd: the penalty of the residual of an einsum."""
     X = torch.einsum("lmj,lmk->mjk", phi, phi) - torch.eye(phi.shape[-1], dtype=phi.dtype)
-    return beta * case.penalty.value(X).sum()
+    return beta * case.at(*phi.shape[1:]).value(X).sum()

@@ -6,9 +6,19 @@ Nothing here comes from the package. Φ is a nested list `phi[p][i][j]` (coordin
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 Matrix = list[list[float]]
 Groups = list[Matrix]
+
+
+@dataclass(frozen=True)
+class Mu:
+    """A penalty of the residual of one group; without a `prox` where it has no closed one."""
+
+    value: Callable[[Matrix], float]
+    dual: Callable[[Matrix], Matrix]
+    prox: Callable[[Matrix, float], Matrix] | None = None
 
 
 def group(phi: Groups, i: int) -> Matrix:
@@ -24,14 +34,15 @@ def residual(P: Matrix) -> Matrix:
     return [[x - (j == k) for k, x in enumerate(row)] for j, row in enumerate(gram(P))]
 
 
-def loss(phi: Groups, beta: float, value: Callable[[Matrix], float]) -> float:
-    return beta * math.fsum(value(residual(group(phi, i))) for i in range(len(phi[0])))
+def loss(phi: Groups, beta: float, mu: list[Mu]) -> float:
+    """βΣ_i μ_i(X_i), with a penalty for each group."""
+    return beta * math.fsum(each.value(residual(group(phi, i))) for i, each in enumerate(mu))
 
 
-def gradient(phi: Groups, beta: float, dual: Callable[[Matrix], Matrix]) -> Groups:
+def gradient(phi: Groups, beta: float, mu: list[Mu]) -> Groups:
     """Γ_pil = 2β Σ_j Φ_pij G_jl, with G of group i."""
     length, m, n = len(phi), len(phi[0]), len(phi[0][0])
-    G = [dual(residual(group(phi, i))) for i in range(m)]
+    G = [each.dual(residual(group(phi, i))) for i, each in enumerate(mu)]
     return [
         [[2 * beta * math.fsum(phi[p][i][j] * G[i][j][k] for j in range(n)) for k in range(n)] for i in range(m)]
         for p in range(length)
@@ -48,28 +59,94 @@ def central_difference(f: Callable[[Groups], float], phi: Groups, h: float = 1e-
     return [[[(at(p, i, j, h) - at(p, i, j, -h)) / (2 * h) for j in range(n)] for i in range(m)] for p in range(length)]
 
 
-def entrywise_value(h: Callable[[float], float]) -> Callable[[Matrix], float]:
-    return lambda X: math.fsum(h(x) for row in X for x in row)
+def entrywise(h: Callable[[float], float], slope: Callable[[float], float]) -> Mu:
+    """Σ_jk h(X_jk)."""
+    return weighted(h, slope, lambda j, k: 1.0)
 
 
-def entrywise_dual(slope: Callable[[float], float]) -> Callable[[Matrix], Matrix]:
-    return lambda X: [[slope(x) for x in row] for row in X]
-
-
-def entrywise_prox(slope: Callable[[float], float]) -> Callable[[Matrix, float], Matrix]:
-    """Give argmin_Y τ·Σh(Y_jk) + ½‖Y − X‖², each entry by bisection of the slope of that."""
+def weighted(h: Callable[[float], float], slope: Callable[[float], float], weight: Callable[[int, int], float]) -> Mu:
+    """Σ_jk W_jk h(X_jk); its prox is argmin_Y τ·Σ W_jk h(Y_jk) + ½‖Y − X‖², by bisection of the slope of that."""
 
     def entry(x: float, tau: float) -> float:
         low, high = min(x, 0.0), max(x, 0.0)
-        for _ in range(200):
+        if not tau:
+            return x
+        for _ in range(80):
             y = (low + high) / 2
-            if y - x + tau * slope(y) > 0:
+            if y - x + (tau * slope(y) if slope(y) else 0.0) > 0:
                 high = y
             else:
                 low = y
         return (low + high) / 2
 
-    return lambda X, tau: [[entry(x, tau) for x in row] for row in X]
+    def over(X: Matrix, f: Callable[[float, float], float]) -> Matrix:
+        return [[f(x, weight(j, k)) for k, x in enumerate(row)] for j, row in enumerate(X)]
+
+    return Mu(
+        lambda X: math.fsum(flat(over(X, lambda x, w: w * h(x)))),
+        lambda X: over(X, lambda x, w: w * slope(x)),
+        lambda X, tau: over(X, lambda x, w: entry(x, w * tau if w else 0.0)),
+    )
+
+
+def times(factor: float, mu: Mu) -> Mu:
+    """c·μ(X)."""
+
+    def prox(X: Matrix, tau: float) -> Matrix:
+        return mu.prox(X, factor * tau) if factor else X
+
+    return Mu(lambda X: factor * mu.value(X), lambda X: scaled(mu.dual(X), factor), mu.prox and prox)
+
+
+def plus(one: Mu, other: Mu) -> Mu:
+    """μ(X) + ν(X), of no closed prox."""
+    return Mu(lambda X: one.value(X) + other.value(X), lambda X: moved(one.dual(X), -1, other.dual(X)))
+
+
+def of_angles(mu: Mu) -> Mu:
+    """The same of X with a diagonal of zeros."""
+
+    def prox(X: Matrix, tau: float) -> Matrix:
+        near = mu.prox(off_diagonal(X), tau)
+        return [[X[j][j] if j == k else x for k, x in enumerate(row)] for j, row in enumerate(near)]
+
+    return Mu(lambda X: mu.value(off_diagonal(X)), lambda X: off_diagonal(mu.dual(off_diagonal(X))), mu.prox and prox)
+
+
+def towards(target: Callable[[int, int], float], mu: Mu) -> Mu:
+    """μ(PᵀP − T)."""
+
+    def left(X: Matrix, side: int = 1) -> Matrix:
+        return [[x + side * ((j == k) - target(j, k)) for k, x in enumerate(row)] for j, row in enumerate(X)]
+
+    return Mu(
+        lambda X: mu.value(left(X)),
+        lambda X: mu.dual(left(X)),
+        mu.prox and (lambda X, tau: left(mu.prox(left(X), tau), -1)),
+    )
+
+
+def of_cosines(mu: Mu) -> Mu:
+    """The same of the cosines between vectors, of no prox: they are no linear function of X."""
+
+    def inverse_lengths(X: Matrix) -> list[float]:
+        return [(1 + X[j][j]) ** -0.5 if 1 + X[j][j] > 0 else 0.0 for j in range(len(X))]
+
+    def cosines(X: Matrix) -> Matrix:
+        u = inverse_lengths(X)
+        return off_diagonal([[x * u[j] * u[k] for k, x in enumerate(row)] for j, row in enumerate(X)])
+
+    def dual(X: Matrix) -> Matrix:
+        # dĈ_jk = dX_jk/(d_j d_k) − Ĉ_jk (dX_jj/2d_j² + dX_kk/2d_k²), and each Ĉ_jk stands in two places.
+        u, C = inverse_lengths(X), cosines(X)
+        G = off_diagonal(mu.dual(C))
+        n = range(len(X))
+        return [
+            [-(u[j] ** 2) * math.fsum(G[j][i] * C[j][i] for i in n) if j == k else G[j][k] * u[j] * u[k] for k in n]
+            for j in n
+        ]
+
+    return Mu(lambda X: mu.value(cosines(X)), dual)
 
 
 def sign(x: float) -> float:
@@ -97,24 +174,31 @@ def moved(P: Matrix, step: float, D: Matrix) -> Matrix:
     return [[x - step * d for x, d in zip(row, down, strict=True)] for row, down in zip(P, D, strict=True)]
 
 
-def subgradient_step(P: Matrix, eta: float, beta: float, case) -> Matrix:
+def subgradient_step(P: Matrix, eta: float, beta: float, mu: Mu) -> Matrix:
     """P ← P − η·2βPG."""
-    return moved(P, eta * 2 * beta, product(P, case.dual(residual(P))))
+    return moved(P, eta * 2 * beta, product(P, mu.dual(residual(P))))
 
 
-def polyak_step(P: Matrix, eta: float, beta: float, case) -> Matrix:
+def polyak_step(P: Matrix, eta: float, beta: float, mu: Mu) -> Matrix:
     """P ← P − min(η, L/‖∂L‖²)·∂L."""
     X = residual(P)
-    grad = [[2 * beta * x for x in row] for row in product(P, case.dual(X))]
+    grad = [[2 * beta * x for x in row] for row in product(P, mu.dual(X))]
     square = math.fsum(x * x for row in grad for x in row)
-    return moved(P, min(eta, beta * case.value(X) / square) if square else 0.0, grad)
+    return moved(P, min(eta, beta * mu.value(X) / square) if square else 0.0, grad)
 
 
-def proximal_step(P: Matrix, eta: float, beta: float, case, norm: Callable[[Matrix], float] = row_sum_norm) -> Matrix:
-    """P ← P(I − S), S = C_τw(X)/2w shrunk to ‖S‖ ≤ ½, w = max(1, ‖PᵀP‖) or near feasibility 1, τ = 4ηβ."""
+def proximal_step(
+    P: Matrix, eta: float, beta: float, mu: Mu, *, norm: Callable[[Matrix], float] | None = None, centred: bool = True
+) -> Matrix:
+    """P ← P(I − S), S = C_τw(X)/2w shrunk to ‖S‖ ≤ ½, w = max(1, ‖PᵀP‖) or near feasibility 1, τ = 4ηβ.
+
+    A penalty that is not least at X = 0 is never near.
+    """
+    norm = norm or row_sum_norm
     X = residual(P)
-    w = 1.0 if sum(x * x for row in X for x in row) <= 0.1**2 else max(1.0, norm(gram(P)))
-    near = case.prox(X, 4 * eta * beta * w)
+    near = centred and sum(x * x for row in X for x in row) <= 0.1**2
+    w = 1.0 if near else max(1.0, norm(gram(P)))
+    near = mu.prox(X, 4 * eta * beta * w)
     S = [[(x - y) / (2 * w) for x, y in zip(row, other, strict=True)] for row, other in zip(X, near, strict=True)]
     return moved(P, 1 / max(1.0, 2 * norm(S)), product(P, S))
 
@@ -124,7 +208,10 @@ def jacobi(X: Matrix) -> tuple[list[float], Matrix]:
     n = len(X)
     A = [list(row) for row in X]
     V = [[float(j == k) for k in range(n)] for j in range(n)]
+    size = largest(flat(A))
     for _ in range(60):
+        if all(abs(A[p][q]) <= 1e-20 * size for p in range(n) for q in range(p)):
+            break
         for p in range(n):
             for q in range(p + 1, n):
                 if A[p][q] == 0:
@@ -144,8 +231,9 @@ def of_eigenvalues(f: Callable[[list[float]], list[float]]) -> Callable[[Matrix]
 
     def function(X: Matrix) -> Matrix:
         values, V = jacobi(X)
+        weights = f(values)
         return [
-            [math.fsum(w * v[j] * v[k] for w, v in zip(f(values), V, strict=True)) for k in range(len(X))]
+            [math.fsum(w * v[j] * v[k] for w, v in zip(weights, V, strict=True)) for k in range(len(X))]
             for j in range(len(X))
         ]
 
@@ -192,7 +280,7 @@ def largest_prox(values: list[float], tau: float) -> list[float]:
     low, high = 0.0, largest(values)
     if math.fsum(abs(x) for x in values) <= tau:
         return [0.0 for _ in values]
-    for _ in range(200):
+    for _ in range(80):
         level = (low + high) / 2
         if math.fsum(max(0.0, abs(x) - level) for x in values) > tau:
             low = level
@@ -232,7 +320,7 @@ def logdet_prox(values: list[float], tau: float) -> list[float]:
 
     def one(value: float) -> float:
         low, high = (max(value, -1.0), 0.0) if value < 0 else (0.0, value)
-        for _ in range(200):
+        for _ in range(80):
             y = (low + high) / 2
             if y == -1 or y + tau * y / (1 + y) < value:
                 low = y

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import gramian
 from gramian import foreach
 from gramian.errors import DtypeError, LayoutError, OptionError, ShapeError
-from tests.cases import over_penalties, over_rules
+from tests.cases import over_rules
 
 SHAPES = ((20, 4), (20, 4), (7, 3, 2), (20, 4), (7, 3, 2), (9, 1), (4, 0), (5, 0, 2), (600, 300))
 
@@ -16,25 +16,23 @@ def draw(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [(torch.randn(shape, dtype=torch.float64) / max(1, shape[0]) ** 0.5).to(dtype) for shape in SHAPES]
 
 
-@over_penalties
-def test_value_and_grad(case) -> None:
+def test_value_and_grad() -> None:
     tensors = draw()
-    total, grads = foreach.value_and_grad(tensors, beta=0.3, penalty=case.penalty)
-    one_by_one = [gramian.value_and_grad(tensor, beta=0.3, penalty=case.penalty) for tensor in tensors]
+    total, grads = foreach.value_and_grad(tensors, beta=0.3, penalty="huber")
+    one_by_one = [gramian.value_and_grad(tensor, beta=0.3, penalty="huber") for tensor in tensors]
     torch.testing.assert_close(total, torch.stack([value for value, _ in one_by_one]).sum())
     for found, (_, expected), tensor in zip(grads, one_by_one, tensors, strict=True):
         torch.testing.assert_close(found, expected)
         assert found.shape == tensor.shape
 
 
-@over_penalties
 @over_rules
-def test_step(case, rule) -> None:
+def test_step(rule) -> None:
     tensors, expected = draw(), draw()
     for tensor, other in zip(tensors, expected, strict=True):
         tensor.copy_(other)
-    total = foreach.step_(tensors, lr=0.01, beta=0.3, penalty=case.penalty, rule=rule)
-    losses = [gramian.step_(each, lr=0.01, beta=0.3, penalty=case.penalty, rule=rule) for each in expected]
+    total = foreach.step_(tensors, lr=0.01, beta=0.3, penalty="huber", rule=rule)
+    losses = [gramian.step_(each, lr=0.01, beta=0.3, penalty="huber", rule=rule) for each in expected]
     torch.testing.assert_close(tensors, expected)
     torch.testing.assert_close(total, torch.stack(losses).sum())
 

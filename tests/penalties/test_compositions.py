@@ -1,7 +1,6 @@
 """Weights for pairs, other targets, cosines, sums and multiples, and a function of one's own."""
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -17,8 +16,6 @@ from gramian.penalties import (
     Elementwise,
     Frobenius,
     Huber,
-    Penalty,
-    Scaled,
     Spectral,
     SquaredFrobenius,
     Sum,
@@ -47,182 +44,16 @@ def gram(*leading: int) -> Tensor:
     return torch.eye(N, dtype=torch.float64) + 0.1 * (A.mT @ A + (A.mT @ A).mT) / 2
 
 
-def logcosh(x: Tensor) -> Tensor:
-    return torch.nn.functional.softplus(2 * x) - x - math.log(2)
-
-
 def plain_cosines(P: Tensor) -> Tensor:
     unit = P / torch.linalg.vector_norm(P, dim=-2, keepdim=True)
     return unit.mT @ unit - torch.eye(P.shape[-1], dtype=P.dtype)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A penalty, and its value for groups [m, l, n] by hand."""
-
-    penalty: Penalty
-    by_hand: object
-    shrinks: bool = True
-    least: bool = True
-    """Whether it is zero at orthonormal groups."""
-
-
-def of_residual(value) -> object:
-    return lambda P: value(P.mT @ P - torch.eye(P.shape[-1], dtype=P.dtype)).sum()
-
-
 eye = torch.eye(N, dtype=torch.float64)
-CASES = {
-    "3 l1": Case(3 * L1(), of_residual(lambda X: 3 * X.abs())),
-    "0 l1": Case(0 * L1(), of_residual(lambda X: 0 * X.abs())),
-    "2 spectral": Case(Spectral() * 2, of_residual(lambda X: 2 * torch.linalg.matrix_norm(X, 2))),
-    "elastic": Case(L1() + 0.5 * SquaredFrobenius(), of_residual(lambda X: X.abs() + X**2 / 2)),
-    "l1 + angles": Case(
-        L1() + 2 * L1(diagonal=False), of_residual(lambda X: X.abs() * (3 - 2 * eye[: X.shape[1], : X.shape[1]]))
-    ),
-    "l1 + coherence": Case(
-        L1() + Coherence(), lambda P: of_residual(torch.abs)(P) + gramian.loss(P.permute(1, 0, 2), penalty=Coherence()),
-        shrinks=False,
-    ),
-    "weighted l1": Case(Weighted(L1(), weights()), of_residual(lambda X: weights() * X.abs())),
-    "weighted huber": Case(
-        Weighted(Huber(0.5), weights()),
-        of_residual(lambda X: weights() * torch.where(X.abs() < 0.5, X**2, X.abs() - 0.25)),
-    ),
-    "weighted for each group": Case(Weighted(L1(), weights(M)), of_residual(lambda X: weights(M) * X.abs())),
-    "weighted elastic": Case(
-        Weighted(L1() + SquaredFrobenius(), weights()), of_residual(lambda X: weights() * (X.abs() + X**2))
-    ),
-    "target": Case(Target(L1(), gram()), of_residual(lambda X: (X - gram() + eye).abs()), least=False),
-    "target for each group": Case(
-        Target(Frobenius(), gram(M)),
-        of_residual(lambda X: torch.linalg.matrix_norm(X - gram(M) + eye)), least=False,
-    ),
-    "weighted target": Case(
-        Target(Weighted(L1(), weights(M)), gram()), of_residual(lambda X: weights(M) * (X - gram() + eye).abs()),
-        least=False,
-    ),
-    "cosine l1": Case(Cosine(L1()), lambda P: plain_cosines(P).abs().sum(), shrinks=False),
-    "cosine squared": Case(Cosine(SquaredFrobenius()), lambda P: plain_cosines(P).square().sum(), shrinks=False),
-    "cosine coherence": Case(
-        Cosine(Coherence()), lambda P: plain_cosines(P).abs().amax(dim=(1, 2)).sum(), shrinks=False
-    ),
-    "logcosh": Case(Elementwise(logcosh, torch.tanh), of_residual(logcosh)),
-    "logcosh of angles": Case(
-        Elementwise(logcosh, torch.tanh, diagonal=False), of_residual(lambda X: logcosh(X * (1 - eye)))
-    ),
-}  # fmt: skip
-
-over_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-over_shrinks = pytest.mark.parametrize(
-    "case", [case for case in CASES.values() if case.shrinks], ids=[name for name, c in CASES.items() if c.shrinks]
-)
 
 
 def draw(seed: int = 0, scale: float = 0.6) -> Tensor:
     return scale * torch.randn(LENGTH, M, N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@over_cases
-class TestDerivatives:
-    def test_value_and_gradient_by_autograd(self, case) -> None:
-        phi = draw().requires_grad_()
-        by_hand = case.by_hand(phi.permute(1, 0, 2))
-        (expected,) = torch.autograd.grad(by_hand, phi)
-        value, grad = gramian.value_and_grad(phi.detach(), penalty=case.penalty, beta=0.7)
-        torch.testing.assert_close(value, 0.7 * by_hand.detach())
-        torch.testing.assert_close(grad, 0.7 * expected)
-        (backward,) = torch.autograd.grad(gramian.loss(phi, penalty=case.penalty), phi)
-        torch.testing.assert_close(backward, expected)
-
-    def test_by_finite_differences(self, case) -> None:
-        phi, direction = draw(), draw(seed=5)
-        step = 1e-6
-        up, down = (gramian.loss(phi + s * step * direction, penalty=case.penalty) for s in (1, -1))
-        slope = (gramian.value_and_grad(phi, penalty=case.penalty)[1] * direction).sum()
-        torch.testing.assert_close((up - down) / (2 * step), slope, rtol=1e-6, atol=1e-7)
-
-    def test_by_a_group_and_by_a_vector(self, case) -> None:
-        phi = draw()
-        grad = gramian.value_and_grad(phi, penalty=case.penalty)[1]
-        for a in range(M):
-            torch.testing.assert_close(gramian.grad_group(phi, a, penalty=case.penalty), grad[:, a])
-            torch.testing.assert_close(gramian.grad_vector(phi, a, 2, penalty=case.penalty), grad[:, a, 2])
-        torch.testing.assert_close(gramian.grad_slice(phi, 3, penalty=case.penalty), grad[3])
-
-    def test_the_dual_is_symmetric_and_turning_costs_nothing(self, case) -> None:
-        X = gramian.residual(draw())
-        G = case.penalty.dual(X)
-        torch.testing.assert_close(G, G.mT)
-        turn = torch.linalg.qr(torch.randn(LENGTH, LENGTH, dtype=torch.float64)).Q
-        turned = torch.einsum("kl,lmn->kmn", turn, draw())
-        torch.testing.assert_close(
-            gramian.loss(turned, penalty=case.penalty), gramian.loss(draw(), penalty=case.penalty)
-        )
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-    def test_dtypes(self, case, dtype) -> None:
-        phi = draw().to(dtype)
-        value, grad = gramian.value_and_grad(phi, penalty=case.penalty)
-        assert grad.dtype == dtype
-        expected = gramian.loss(phi.double(), penalty=case.penalty)
-        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-4)
-
-    def test_orthonormal_is_least(self, case) -> None:
-        phi = torch.linalg.qr(draw().permute(1, 0, 2)).Q.permute(1, 0, 2).contiguous()
-        value, grad = gramian.value_and_grad(phi, penalty=case.penalty)
-        assert (value.abs() < 1e-9) == case.least
-        if case.least and case.penalty.separable and not isinstance(case.penalty, Scaled):
-            assert gramian.step_(phi.clone(), lr=1.0, penalty=case.penalty) < 1e-9
-        assert grad.isfinite().all()
-
-    def test_every_kernel_that_can_agrees(self, case) -> None:
-        phi = draw()
-        with kernels.use("dense"):
-            expected = gramian.value_and_grad(phi, penalty=case.penalty)
-        with kernels.watch() as used:
-            torch.testing.assert_close(gramian.value_and_grad(phi, penalty=case.penalty), expected)
-        for name in ("lanes", "folded", "whole"):
-            with kernels.use(name):
-                torch.testing.assert_close(gramian.value_and_grad(phi, penalty=case.penalty), expected)
-        assert used != ["dense"]
-
-
-@over_shrinks
-class TestShrink:
-    @pytest.mark.parametrize("tau", TAUS)
-    def test_it_is_what_the_prox_takes_away(self, case, tau) -> None:
-        X = symmetric(M, N, N, seed=3)
-        C = case.penalty.shrink(X, torch.tensor(tau, dtype=torch.float64))
-        assert torch.equal(C, C.mT)
-        if tau == 0:
-            assert not C.any()
-        elif tau < math.inf:
-            # Y = X − C is least in τμ(Y) + ½‖Y − X‖²: no small change makes it less.
-            def objective(Y: Tensor) -> Tensor:
-                return (tau * case.penalty.value(Y) + (Y - X).square().sum(dim=(1, 2)) / 2).sum()
-
-            least = objective(X - C)
-            for seed in range(20):
-                change = 10.0 ** -(seed % 5) * symmetric(M, N, N, seed=100 + seed)
-                assert least <= objective(X - C + change) + 1e-12
-
-    def test_each_matrix_by_its_own_tau(self, case) -> None:
-        X = symmetric(M, N, N, seed=3)
-        tau = torch.tensor([0.1, 0.7, 2.0], dtype=torch.float64)[:, None, None]
-        C = case.penalty.shrink(X, tau)
-        for i in range(M):
-            mine = case.penalty.of_groups(slice(i, i + 1))
-            torch.testing.assert_close(C[i : i + 1], mine.shrink(X[i : i + 1], tau[i, 0, 0]))
-
-    def test_the_proximal_rule_ends_where_it_should(self, case) -> None:
-        if isinstance(case.penalty, Scaled) and case.penalty.factor == 0:
-            pytest.skip("nothing pulls")
-        phi = draw()
-        found = gramian.orthogonalize(phi, penalty=case.penalty, max_steps=3000)
-        assert found.converged
-        assert case.penalty.seen(gramian.residual(found.phi)).abs().max() < 1e-6
-        assert gramian.loss(found.phi, penalty=case.penalty) < 1e-6
 
 
 class TestWeights:
