@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _FORMAT = "gramian-codes-1"
 _METADATA = ("name", "dictionary", "shape", "stride", "gap")
 _AXES = {"codes": 3, "means": 2, "mean": 1}
 _LARGEST_SIDE = 1 << 24
+_LONGEST_NAME = 1000
 _AT_ONCE = 4096
 
 
@@ -152,6 +154,8 @@ def _numbers(path: Path, metadata: Mapping[str, str]) -> tuple[tuple[int, ...], 
     for name in _METADATA:
         if name not in metadata:
             raise RunError(f"{path} must name the {name} of its codes; got none")
+    if not re.fullmatch("[0-9a-f]{16}", metadata["dictionary"]) or len(metadata["name"]) > _LONGEST_NAME:
+        raise RunError(f"{path} must name a picture and the digest of a dictionary; got other texts, or longer ones")
     for name in ("shape", "stride", "gap"):
         try:
             read[name] = json.loads(metadata[name])
