@@ -160,7 +160,7 @@ class TestTensorBoard:
         (("--prior", "magic"), "prior must be one of"),
         (("--target-active", "0"), "target_active must lie between 0 and the number of groups; got 0"),
         (("--target-active", "65"), "target_active must lie between 0 and the number of groups; got 65"),
-        (("--device", "magic"), "device must be one that torch finds here; got 'magic'"),
+        (("--device", "magic"), "device must be one that torch finds here, and that holds numbers; got 'magic'"),
         (("--spread", "2"), "2"),
         (("--resume", "--tensorboard", "--groups", "6x2"), "--resume goes on with the settings of the run"),
     ],

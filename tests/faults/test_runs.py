@@ -126,7 +126,7 @@ def killed_at(moment: int, pictures: Path, folder: Path) -> str:
 )
 def test_killed_and_resumed_a_run_has_the_same_bits(whole, pictures, tmp_path, moment) -> None:
     shown = killed_at(moment, pictures, tmp_path)
-    # Moments up to about the twelfth lie before the first checkpoint; before the settings stand there, none can be resumed.
+    # Moments 1 to 12 lie before the first checkpoint; up to 3 not even the settings stand there.
     assert ("RunError run must hold a run, to be resumed" in shown) == (moment <= 3)
     assert ("it begins again" in shown) == (moment in (8, 12))
     is_the_same(tmp_path / "run", whole)
