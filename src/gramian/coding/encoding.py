@@ -2,25 +2,30 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from gramian.coding.methods import METHODS
 from gramian.coding.prior import PRIORS, Codes, energy, group_norms, reconstruct
+from gramian.coding.sealed import read_sealed, write_sealed
 from gramian.coding.storage import Dictionary
 from gramian.data import Picture, Samples
 from gramian.errors import RunError
-from gramian.files import replace_file
 
 __all__ = ["EncodedPicture", "decode_picture", "encode_picture", "load_codes", "save_codes"]
 
 _FORMAT = "gramian-codes-1"
+_METADATA = ("name", "dictionary", "shape", "stride", "gap")
+_AXES = {"codes": 3, "means": 2, "mean": 1}
+_LARGEST_SIDE = 1 << 24
+_LONGEST_NAME = 1000
 _AT_ONCE = 4096
 
 
@@ -113,7 +118,7 @@ def save_codes(path: Path, encoded: EncodedPicture) -> None:
         "gap": json.dumps(encoded.gap),
     }
     tensors = {"codes": encoded.codes, "means": encoded.samples.means, "mean": encoded.samples.mean}
-    replace_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+    write_sealed(path, tensors, metadata)
 
 
 def load_codes(path: Path) -> EncodedPicture:
@@ -122,27 +127,53 @@ def load_codes(path: Path) -> EncodedPicture:
     Raises:
         RunError: If there is no such file, or it does not hold whole codes.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise RunError(
-                    f"{path} must hold codes of format {_FORMAT!r}; got {metadata.get('format')!r}; try a file that "
-                    "gramian encode has written"
-                )
-            codes, means, mean = (file.get_tensor(name) for name in ("codes", "means", "mean"))
-        shape = tuple(int(side) for side in json.loads(metadata["shape"]))
-        samples = Samples(codes.new_zeros((len(codes), 0)), means, mean, shape, int(json.loads(metadata["stride"])))
-        encoded = EncodedPicture(
-            metadata["name"], codes, samples, float(json.loads(metadata["gap"])), metadata["dictionary"]
+    tensors, metadata = read_sealed(
+        path, kind="codes", form=_FORMAT, command="gramian encode", known=("format", *_METADATA)
+    )
+    for name, axes in _AXES.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.ndim != axes or not tensor.is_floating_point():
+            got = "none" if tensor is None else f"{tensor.dtype} of shape {list(tensor.shape)}"
+            raise RunError(f"{path} must hold {name}, real numbers on {axes} axes; got {got}")
+        if not bool(tensor.double().isfinite().all()):
+            raise RunError(f"{name} in {path} must be finite; got NaN or infinite numbers")
+    codes, means, mean = (tensors[name] for name in _AXES)
+    if len(means) != len(codes) or means.shape[1:] != mean.shape:
+        raise RunError(
+            f"{path} must hold codes [count, m, n] of one picture, means [count, channels] and their mean [channels]; "
+            f"got {list(codes.shape)}, {list(means.shape)} and {list(mean.shape)}"
         )
-    except FileNotFoundError as error:
-        raise RunError(f"there must be codes at {path}; got no such file") from error
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path} must hold whole codes; it cannot be read: {error}") from error
-    if codes.ndim != 3 or len(means) != len(codes) or len(shape) not in (2, 3):
-        raise RunError(f"{path} must hold codes [count, m, n] of one picture; got {list(codes.shape)} and {shape}")
-    return encoded
+    shape, stride, gap = _numbers(path, metadata)
+    samples = Samples(codes.new_zeros((len(codes), 0)), means, mean, shape, stride)
+    return EncodedPicture(metadata["name"], codes, samples, gap, metadata["dictionary"])
+
+
+def _numbers(path: Path, metadata: Mapping[str, str]) -> tuple[tuple[int, ...], int, float]:
+    """Read the shape of the picture, the stride and the gap among the metadata."""
+    read: dict[str, Any] = {}
+    for name in _METADATA:
+        if name not in metadata:
+            raise RunError(f"{path} must name the {name} of its codes; got none")
+    if not re.fullmatch("[0-9a-f]{16}", metadata["dictionary"]) or len(metadata["name"]) > _LONGEST_NAME:
+        raise RunError(f"{path} must name a picture and the digest of a dictionary; got other texts, or longer ones")
+    for name in ("shape", "stride", "gap"):
+        try:
+            read[name] = json.loads(metadata[name])
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"the {name} in {path} must be JSON; it cannot be read: {error}") from error
+    shape, stride, gap = read["shape"], read["stride"], read["gap"]
+    if not (isinstance(shape, list) and len(shape) in (2, 3) and all(map(_is_side, shape)) and _is_side(stride)):
+        raise RunError(
+            f"{path} must name the shape of a picture, [height, width] or [height, width, channels], and a stride, in "
+            f"whole numbers; got {shape!r:.80} and {stride!r:.80}"
+        )
+    if type(gap) is not float or not gap >= 0:
+        raise RunError(f"the gap in {path} must be a number, at least 0; got {gap!r:.80}")
+    return tuple(shape), stride, gap
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value < _LARGEST_SIDE
 
 
 def _digest(phi: Tensor) -> str:

@@ -1,124 +1,38 @@
 """A learning run on images: settings, data, the loop's state, and the folder that it lives in."""
 
-import json
 import math
 import time
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, distributed
 
 from gramian.coding.dictionary import cosine_decay, initial_dictionary
 from gramian.coding.evaluation import snr
 from gramian.coding.inference import Inference
-from gramian.coding.learner import UPDATES, Learner, LearningStep
+from gramian.coding.learner import Learner, LearningStep
+from gramian.coding.memory import check_memory
 from gramian.coding.methods import METHODS
+from gramian.coding.metrics import Row, metrics_text, read_metrics
 from gramian.coding.parallel import Parallel
 from gramian.coding.prior import PRIORS, energy, group_norms, reconstruct
+from gramian.coding.run_folder import DICTIONARY, METRICS, SETTINGS, holds_run, taken_back
+from gramian.coding.run_settings import RunSettings, read_settings, settings_text
 from gramian.coding.storage import Dictionary, load_dictionary, save_dictionary
-from gramian.data import WHITENINGS, ImageSplit, Preparation, load_images, shipped_images, split_held_out
-from gramian.errors import OptionError, RunError
+from gramian.data import ImageSplit, Preparation, load_images, shipped_images, split_held_out
+from gramian.errors import DataError, OptionError, RunError
 from gramian.files import replace_file
 from gramian.kernels import dense
 from gramian.penalties import as_penalty
-from gramian.rules import as_rule
 from gramian.typing import Phi
 
 __all__ = ["LearningRun", "RunSettings", "holds_run"]
 
-_DICTIONARY = "dictionary.safetensors"
-_METRICS = "metrics.jsonl"
-_SETTINGS = "settings.json"
 _HELD_OUT_PATCHES = 512
 _SEED_OF_HELD_OUT = 1
 _MENDED = 0.75
 """Up to which part of a run silent groups are made anew."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Everything that decides the result of a run.
-
-    Attributes:
-        images: Folder of pictures, array of them or film; None for those that scikit-image and scikit-learn ship.
-        colour: Whether to learn from colours; else from luminance.
-        whiten: 'fourier', 'zca' or 'none'.
-        groups: Number of groups m.
-        size: Atoms in a group, n.
-        patch: Side of a patch, pixels.
-        lam: Sparsity λ, in units of the patches' standard deviation.
-        beta: Strength β of the orthogonality penalty.
-        lr: Learning rate at the first step; it falls to 0 along half a cosine.
-        steps: Learning steps.
-        batch: Patches in a step.
-        iterations: Iterations of inference in a learning step.
-        rule: Update rule of the orthogonality step.
-        penalty: Penalty μ.
-        update: How the dictionary moves, 'sgd' or 'online'.
-        prior: Name of the prior.
-        target_active: Mean number of active groups towards which λ is moved; None keeps λ.
-        patience: After how many steps without use a group is made anew, up to the last quarter of the run.
-        infer: Inference method.
-        device: Where to learn, as torch names it.
-        spread: Among how many processes groups are shared out, under torchrun.
-        seed: Seed of the first dictionary and of all patches.
-        report_every: Steps between two rows of metrics, each with a checkpoint.
-    """
-
-    images: str | None = None
-    colour: bool = False
-    whiten: str = "fourier"
-    groups: int = 64
-    size: int = 4
-    patch: int = 16
-    lam: float = 2.0
-    beta: float = 0.3
-    lr: float = 0.5
-    steps: int = 8000
-    batch: int = 128
-    iterations: int = 10
-    rule: str = "proximal"
-    penalty: str = "l1"
-    update: str = "sgd"
-    prior: str = "group_laplace"
-    target_active: float | None = None
-    patience: int = 200
-    infer: str = "fista"
-    device: str = "cpu"
-    spread: int = 1
-    seed: int = 0
-    report_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("groups", "size", "steps", "batch", "iterations", "report_every", "patience", "spread"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.patch < 2:
-            raise OptionError(f"patch must be at least 2 pixels; got {self.patch}; try 16")
-        for name in ("lam", "beta", "lr"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise OptionError(f"{name} must be a positive finite number; got {value}")
-        length = self.patch**2 * (3 if self.colour else 1)
-        if self.size > length:
-            raise OptionError(
-                f"a group can hold at most as many orthonormal atoms as a patch has numbers, {length}; got size "
-                f"{self.size}; try smaller groups or larger patches"
-            )
-        for name, known in (("whiten", WHITENINGS), ("update", UPDATES), ("prior", PRIORS), ("infer", METHODS)):
-            if getattr(self, name) not in known:
-                raise OptionError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
-        if self.target_active is not None and not 0 < self.target_active <= self.groups:
-            raise OptionError(f"target_active must lie between 0 and the number of groups; got {self.target_active:g}")
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise OptionError(f"device must be one that torch finds here; got {self.device!r}; try 'cpu'") from error
-        as_rule(self.rule)
-        as_penalty(self.penalty)
 
 
 class LearningRun:
@@ -151,6 +65,10 @@ class LearningRun:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.skipped: tuple[str, ...] = ()
+        self.parallel = Parallel.grid(settings.spread)
+        self.parallel.share_of_patches(torch.empty(settings.batch, 0))  # found now, not in the first step
+        over_patches = self.parallel.over_patches
+        check_memory(settings, sharing=1 if over_patches is None else distributed.get_world_size(over_patches))
         self.split = self._pictures()
         self.preparation, self.train = Preparation.fit(
             [image.pixels for image in self.split.train], size=settings.patch, whiten=settings.whiten
@@ -158,8 +76,6 @@ class LearningRun:
         self.held_out = self.preparation.sampler([image.pixels for image in self.split.held_out])
         length = settings.patch**2 * self.preparation.channels
         self.initial_phi = initial_dictionary(length, settings.groups, settings.size, seed=settings.seed)
-        self.parallel = Parallel.grid(settings.spread)
-        self.parallel.share_of_patches(torch.empty(settings.batch, 0))  # found now, not in the first step
         self.learner = Learner(
             self.initial_phi.to(settings.device),
             lam=settings.lam,
@@ -174,7 +90,7 @@ class LearningRun:
             patience=settings.patience,
             parallel=self.parallel,
         )
-        self.metrics: list[dict[str, float]] = []
+        self.metrics: list[Row] = []
         self._whole: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -200,14 +116,15 @@ class LearningRun:
         return self.step % self.settings.report_every == 0 or self.finished
 
     def seconds_per_step(self, trials: int = 10) -> float:
-        """Measure how long a step takes, on a learner that is thrown away; at the least of the trials."""
-        before = self.learner.state()
+        """Measure how long a step takes, at the least of the trials; the learner is left as it was."""
+        before, patience = self.learner.state(), self.learner.patience
         took: list[float] = []
         for _ in range(trials):
             began = time.perf_counter()
             self.advance()
             took.append(time.perf_counter() - began)
         self.learner.load(before)
+        self.learner.patience = patience
         return min(took)
 
     def advance(self) -> LearningStep:
@@ -228,7 +145,7 @@ class LearningRun:
         method = METHODS[settings.infer]
         return method(patches, self.phi, lam=self.learner.lam, prior=settings.prior, max_iter=1000, tol=1e-3)
 
-    def evaluate(self, *, seconds: float) -> dict[str, float]:
+    def evaluate(self, *, seconds: float) -> Row:
         """Measure the dictionary on held-out patches.
 
         Args:
@@ -285,21 +202,15 @@ class LearningRun:
         dictionary = self.dictionary
         if not self.parallel.first:
             return
-        made = not folder.exists()
+        made = [] if folder.exists() else [folder]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"the folder {folder} could not be made: {error.strerror or error}") from error
-        try:
-            replace_file(folder / _SETTINGS, (json.dumps(asdict(self.settings), indent=2) + "\n").encode())
-            replace_file(folder / _METRICS, "".join(json.dumps(row) + "\n" for row in self.metrics).encode())
-            save_dictionary(folder / _DICTIONARY, dictionary)
-        except RunError:
-            if made:
-                for name in (_SETTINGS, _METRICS, _DICTIONARY):
-                    (folder / name).unlink(missing_ok=True)
-                folder.rmdir()
-            raise
+        with taken_back(folder, made):
+            replace_file(folder / SETTINGS, settings_text(self.settings).encode())
+            replace_file(folder / METRICS, metrics_text(self.metrics).encode())
+            save_dictionary(folder / DICTIONARY, dictionary)
 
     @classmethod
     def resume(cls, folder: Path) -> "LearningRun":
@@ -308,23 +219,26 @@ class LearningRun:
         Raises:
             RunError: If the folder holds no run, or its files do not fit together.
             DataError: If the pictures it learned from are gone.
+            OptionError: If it needs more memory or more processes than there are.
         """
         if not holds_run(folder):
-            raise RunError(f"{folder} must hold a run, to be resumed; got no {_DICTIONARY} and {_SETTINGS} there")
-        try:
-            stored: dict[str, Any] = json.loads((folder / _SETTINGS).read_text())
-            settings = RunSettings(**{field.name: stored[field.name] for field in fields(RunSettings)})
-            lines = (folder / _METRICS).read_text().splitlines()
-            metrics: list[dict[str, float]] = [json.loads(line) for line in lines if line]
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise RunError(f"{folder} must hold whole settings and metrics; they cannot be read: {error!r}") from error
-        dictionary = load_dictionary(folder / _DICTIONARY)
-        run = cls(settings)
-        if dictionary.phi.shape != run.phi.shape:
+            raise RunError(f"{folder} must hold a run, to be resumed; got no {DICTIONARY} and {SETTINGS} there")
+        settings = read_settings(folder / SETTINGS)
+        # The metrics are written before the dictionary: after a kill between the two there is a row too many.
+        metrics = read_metrics(folder / METRICS)
+        dictionary = load_dictionary(folder / DICTIONARY)
+        shape = (settings.length, settings.groups, settings.size)
+        if dictionary.phi.shape != shape:
             raise RunError(
-                f"the dictionary in {folder} must have the shape {list(run.phi.shape)} of its settings; "
+                f"the dictionary in {folder} must have the shape {list(shape)} of its settings; "
                 f"got {list(dictionary.phi.shape)}"
             )
+        if dictionary.preparation.whiten != settings.whiten:
+            raise RunError(
+                f"the dictionary in {folder} must be of samples whitened as its settings say, {settings.whiten!r}; got "
+                f"{dictionary.preparation.whiten!r}"
+            )
+        run = cls(settings)
         if not math.isclose(dictionary.preparation.scale, run.preparation.scale, rel_tol=1e-6):
             raise RunError(f"the pictures of the run in {folder} have changed since it began; try a new run")
         run.initial_phi = dictionary.initial_phi
@@ -332,7 +246,6 @@ class LearningRun:
             run.learner.load(dictionary.state)
         except OptionError as error:
             raise RunError(f"the dictionary in {folder} does not fit its settings: {error}") from error
-        # The metrics are written before the dictionary: after a kill between the two there is a row too many.
         run.metrics = [row for row in metrics if row["step"] <= run.step]
         return run
 
@@ -342,11 +255,9 @@ class LearningRun:
         if settings.images is None:
             images = shipped_images(colour=settings.colour)
         else:
-            loaded = load_images(Path(settings.images), colour=settings.colour)
+            try:
+                loaded = load_images(Path(settings.images), colour=settings.colour)
+            except OSError as error:
+                raise DataError(f"images in {settings.images} could not be read: {error.strerror or error}") from error
             images, self.skipped, sequence = loaded.images, loaded.skipped, loaded.sequence
         return split_held_out(images, min_side=2 * settings.patch, sequence=sequence)
-
-
-def holds_run(folder: Path) -> bool:
-    """Say whether a folder holds a run."""
-    return (folder / _DICTIONARY).is_file() and (folder / _SETTINGS).is_file()
