@@ -26,7 +26,17 @@ def test_the_table(command, tmp_path) -> None:
     ]
     assert all(re.fullmatch(r"-?\d+\.\d\d", row[5]) for row in rows[2:])
     assert "12 atoms of 6 × 6 pixels, 20 steps of 128 patches" in lines[-1]
+    assert "at 12 coefficients each for all four" in lines[-1]
+    assert "wall time of the learning steps alone, one way after the other, each after a warm-up, on 1 thread" in lines[-1]
     assert {entry.name for entry in tmp_path.iterdir()} == {"compare.md"}
+
+
+def test_the_warm_up_is_taken_back(monkeypatch) -> None:
+    settings = RunSettings(groups=4, size=2, patch=6, steps=4, batch=16)
+    (first, *_) = compare(settings)
+    monkeypatch.setattr("gramian.coding.comparison._WARM_UP", 0)
+    (cold, *_) = compare(settings)
+    assert (first.snr, first.cosine) == (cold.snr, cold.cosine)
 
 
 def test_it_says_what_is_there() -> None:
@@ -36,6 +46,7 @@ def test_it_says_what_is_there() -> None:
     assert penalised.effective_rank == pytest.approx(2, abs=1e-4)
     assert free.effective_rank < penalised.effective_rank
     assert penalised.active == free.active == single.active == theirs.active == 16
+    assert len({each.active for each in compare(RunSettings(groups=12, size=3, patch=6, steps=2))}) == 1
     for each in (penalised, free, single, theirs):
         assert each.debiased >= each.snr > 0.5
         assert each.seconds > 0
@@ -45,8 +56,9 @@ def test_it_says_what_is_there() -> None:
 def test_mistakes_cost_nothing(command, tmp_path) -> None:
     (tmp_path / "compare.md").write_text("mine")
     for options, message in (
-        (TINY, "compare.md exists already; try another -o, or --force to replace it"),
+        (TINY, "compare.md exists already; try another name, or --force to replace it"),
         ((*TINY, "-o", "nowhere/table.md"), "the folder of nowhere/table.md must exist; got none"),
+        ((*TINY, "-o", "table.py"), "the name of an output must end in .md here; got table.py"),
         ((*TINY, "-o", "new.md", "--images", "nowhere"), "which does not exist"),
         ((*TINY, "-o", "new.md", "--groups", "many"), "--groups must be a number"),
     ):

@@ -206,10 +206,10 @@ def test_a_scale_mixture_in_a_convolution(method) -> None:
         ({"max_iter": -1}, "max_iter must be at least 0; got -1"),
         ({"max_iter": 2.5}, "max_iter must be a whole number; got 2.5"),
         ({"max_iter": True}, "max_iter must be a whole number; got True"),
-        ({"tol": -1e-4}, "tol must be 0 or a positive finite number; got -0.0001; try tol=1e-4"),
-        ({"tol": math.nan}, "tol must be 0 or a positive finite number; got nan"),
+        ({"tol": -1e-4}, "tol must be 0 or positive; got -0.0001; try tol=1e-4"),
+        ({"tol": math.nan}, "tol must be 0 or positive; got nan"),
         ({"tol": "1e-4"}, "tol must be a number; got '1e-4'"),
-        ({"lam": math.inf}, "lam must be positive and finite; got inf"),
+        ({"lam": math.inf}, "lam must be finite; got inf"),
         ({"lam": "2"}, "lam must be a number; got '2'; try lam=1.0"),
         ({"prior": GroupLaplace(torch.ones(7))}, r"weights must be one for each of 8 groups, .* got the shape \[7\]"),
     ],
@@ -225,5 +225,5 @@ def test_starts_and_weights_that_will_not_do(unchecked) -> None:
         lca(x, stiefel(12, 8, 3), lam=0.5, start=torch.zeros(3, 8, 2))
     with pytest.raises(OptionError, match="weights of groups must be positive and finite"):
         GroupLaplace(torch.tensor([1.0, math.inf]))
-    with pytest.raises(OptionError, match="lam must be positive and finite"):
+    with pytest.raises(OptionError, match="lam must be positive"):
         duality_gap(x, stiefel(12, 8, 3), torch.zeros(3, 8, 3, dtype=torch.float64), 0.0)

@@ -11,14 +11,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gramian.coding.inference import check_stop
 from gramian.coding.methods import METHODS
+from gramian.coding.options import real_number, whole_number
 from gramian.coding.prior import PRIORS, Codes, energy, group_norms, reconstruct
 from gramian.coding.storage import Dictionary
 from gramian.data import Picture, Samples
-from gramian.errors import RunError
+from gramian.errors import OptionError, RunError
 from gramian.files import replace_file
 
-__all__ = ["EncodedPicture", "decode_picture", "encode_picture", "load_codes", "save_codes"]
+__all__ = ["EncodedPicture", "check_coding", "decode_picture", "encode_picture", "load_codes", "save_codes"]
 
 _FORMAT = "gramian-codes-1"
 _AT_ONCE = 4096
@@ -65,8 +67,11 @@ def encode_picture(
 
     Raises:
         DataError: If the picture is smaller than a patch, or has other channels.
+        OptionError: If the stride leaves gaps, or the tolerance is negative or no number.
     """
-    samples = dictionary.preparation.samples(picture.pixels, stride=stride or max(1, dictionary.preparation.size // 2))
+    check_coding(dictionary, stride=stride, tol=tol, max_iter=max_iter)
+    size = dictionary.preparation.size
+    samples = dictionary.preparation.samples(picture.pixels, stride=max(1, size // 2) if stride is None else stride)
     method = METHODS[dictionary.infer]
     parts = [
         method(x, dictionary.phi, lam=dictionary.lam, prior=dictionary.prior, tol=tol, max_iter=max_iter)
@@ -76,6 +81,18 @@ def encode_picture(
     total = energy(samples.x, dictionary.phi, codes, dictionary.lam, PRIORS[dictionary.prior]).total
     gap = torch.cat([part.gap for part in parts]) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return EncodedPicture(picture.name, codes, samples, float(gap.clamp_min(0).max()), _digest(dictionary.phi))
+
+
+def check_coding(dictionary: Dictionary, *, stride: int | None, tol: float, max_iter: int = 2000) -> None:
+    """Check how a picture is to be coded, before any is.
+
+    Raises:
+        OptionError: If the stride leaves gaps or is no whole number, or the tolerance is negative or no number.
+    """
+    check_stop(max_iter, real_number(tol, name="tol", zero=True, attempt="1e-4"))
+    size = dictionary.preparation.size
+    if stride is not None and whole_number(stride, name="stride") > size:
+        raise OptionError(f"stride must be at most the patch's side {size}, to leave no gaps; got {stride}")
 
 
 def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Tensor, "height width *channels"]:

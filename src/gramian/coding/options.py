@@ -58,9 +58,10 @@ def real_number(value: Any, *, name: str, zero: bool = False, attempt: str = "1.
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise OptionError(f"{name} must be a number; got {_shown(value)}; try {name}={attempt}")
     number = float(value)
-    if not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
-        what = "0 or a positive finite number" if zero else "positive and finite"
-        raise OptionError(f"{name} must be {what}; got {number!r}; try {name}={attempt}")
+    if number < 0 or math.isnan(number) or (number == 0 and not zero):
+        raise OptionError(f"{name} must be {'0 or ' if zero else ''}positive; got {number!r}; try {name}={attempt}")
+    if math.isinf(number):
+        raise OptionError(f"{name} must be finite; got {number!r}; try {name}={attempt}")
     return number
 
 
