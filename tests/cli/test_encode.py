@@ -130,7 +130,10 @@ class TestBadInput:
             (["pictures/0.png", "pictures", "-o", "new"], "pictures/0.png must be a whole dictionary file"),
             (["dictionary.safetensors", "nowhere", "-o", "new"], "nowhere, which does not exist"),
             (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "9"], "stride"),
-            (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "-1"], "stride must be at least 1; got -1"),
+            (
+                ["dictionary.safetensors", "pictures", "-o", "new", "--stride", "-1"],
+                "stride must be at least 1; got -1",
+            ),
             (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "0"], "stride must be at least 1; got 0"),
             (["dictionary.safetensors", "pictures", "-o", "new", "--tol", "nan"], "tol must be 0 or positive; got nan"),
             (["dictionary.safetensors", "pictures", "-o", "new", "--tol", "-1"], "tol must be 0 or positive; got -1.0"),

@@ -55,8 +55,8 @@ MAPS = {
 }
 
 PRIORS = {
-    "plain": lambda m: GroupLaplace(),  # noqa: ARG005
-    "nonnegative": lambda m: GroupLaplace(nonnegative=True),  # noqa: ARG005
+    "plain": lambda m: GroupLaplace(),
+    "nonnegative": lambda m: GroupLaplace(nonnegative=True),
     "weighted": lambda m: GroupLaplace(torch.logspace(-1, 1, m, dtype=torch.float64)),
     "weighted, nonnegative": lambda m: GroupLaplace(torch.logspace(-1, 1, m, dtype=torch.float64), nonnegative=True),
 }

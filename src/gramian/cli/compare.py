@@ -34,13 +34,14 @@ def compare_dictionaries(settings: RunSettings, out: Path, *, force: bool) -> No
         active = each.active
         rows.append(_row(each))
     console.print(_on_screen(rows))
+    threads = torch.get_num_threads()
     note = (
         f"{settings.groups * settings.size} atoms of {settings.patch} × {settings.patch} pixels, {settings.steps} "
-        f"steps of {settings.batch} patches, λ = {settings.lam:g}, β = {settings.beta:g}, seed {settings.seed}. SNR: of "
-        f"2048 whitened held-out patches, at {active} coefficients each for all four, as inferred and after least squares "
-        "on the same support. Time: wall time of the learning steps alone, one way after the other, each after a warm-up, "
-        f"on {torch.get_num_threads()} {'thread' if torch.get_num_threads() == 1 else 'threads'}. The last two are correlations of amplitudes under a shift "
-        "of a pixel, of the groups that were learned and of random groups of the same atoms. "
+        f"steps of {settings.batch} patches, λ = {settings.lam:g}, β = {settings.beta:g}, seed {settings.seed}. SNR: "
+        f"of 2048 whitened held-out patches, at {active} coefficients each for all four, as inferred and after least "
+        "squares on the same support. Time: wall time of the learning steps alone, one way after the other, each after "
+        f"a warm-up, on {threads} {'thread' if threads == 1 else 'threads'}. The last two are correlations of "
+        "amplitudes under a shift of a pixel, of the groups that were learned and of random groups of the same atoms. "
         "scikit-learn is its MiniBatchDictionaryLearning, by coordinate descent."
     )
     console.print(note)

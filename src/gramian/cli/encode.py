@@ -29,6 +29,7 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
     learned = _dictionary(dictionary)
     check_coding(learned, stride=stride, tol=tol)
     loaded = load_images(images, colour=learned.preparation.channels == 3)
+    check_coding(learned, loaded.images, stride=stride, tol=tol)
     names = [f"{picture.name}{_SUFFIX}" for picture in loaded.images]
     targets = _targets(out, names, suffix=_SUFFIX, force=force, inputs=[dictionary, images])
     console = Console(highlight=False)

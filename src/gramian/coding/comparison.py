@@ -83,7 +83,9 @@ def compare(settings: RunSettings) -> Iterator[Compared]:
 
 
 def _learned(run: LearningRun) -> tuple[Phi, float]:
-    run.seconds_per_step(_WARM_UP)
+    patience = run.learner.patience
+    run.seconds_per_step(_WARM_UP)  # and back to where it was
+    run.learner.patience = patience
     began = time.perf_counter()
     while not run.finished:
         run.advance()
@@ -93,11 +95,15 @@ def _learned(run: LearningRun) -> tuple[Phi, float]:
 def _scikit_learn(run: LearningRun) -> tuple[Phi, float]:
     settings = run.settings
     make: Any = MiniBatchDictionaryLearning  # the stub takes alpha for a whole number
-    options: dict[str, Any] = dict(
-        n_components=settings.groups, alpha=run.learner.lam, batch_size=settings.batch, fit_algorithm="cd",
-        dict_init=run.initial_phi.flatten(1).mT.numpy().astype(np.float64), random_state=settings.seed,
-        transform_algorithm="lasso_cd",
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "n_components": settings.groups,
+        "alpha": run.learner.lam,
+        "batch_size": settings.batch,
+        "fit_algorithm": "cd",
+        "dict_init": run.initial_phi.flatten(1).mT.numpy().astype(np.float64),
+        "random_state": settings.seed,
+        "transform_algorithm": "lasso_cd",
+    }
 
     def advance(model: Any, step: int) -> None:
         model.partial_fit(run.train.sample(settings.batch, seed=settings.seed, step=step).double().numpy())

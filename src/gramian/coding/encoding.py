@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gramian.coding.options import real_number, whole_number
 from gramian.coding.prior import PRIORS, Codes, energy, group_norms, reconstruct
 from gramian.coding.storage import Dictionary
 from gramian.data import Picture, Samples
-from gramian.errors import OptionError, RunError
+from gramian.errors import DataError, OptionError, RunError
 from gramian.files import replace_file
 
 __all__ = ["EncodedPicture", "check_coding", "decode_picture", "encode_picture", "load_codes", "save_codes"]
@@ -69,7 +70,7 @@ def encode_picture(
         DataError: If the picture is smaller than a patch, or has other channels.
         OptionError: If the stride leaves gaps, or the tolerance is negative or no number.
     """
-    check_coding(dictionary, stride=stride, tol=tol, max_iter=max_iter)
+    check_coding(dictionary, [picture], stride=stride, tol=tol, max_iter=max_iter)
     size = dictionary.preparation.size
     samples = dictionary.preparation.samples(picture.pixels, stride=max(1, size // 2) if stride is None else stride)
     method = METHODS[dictionary.infer]
@@ -83,16 +84,31 @@ def encode_picture(
     return EncodedPicture(picture.name, codes, samples, float(gap.clamp_min(0).max()), _digest(dictionary.phi))
 
 
-def check_coding(dictionary: Dictionary, *, stride: int | None, tol: float, max_iter: int = 2000) -> None:
-    """Check how a picture is to be coded, before any is.
+def check_coding(
+    dictionary: Dictionary,
+    pictures: Sequence[Picture] = (),
+    *,
+    stride: int | None,
+    tol: float,
+    max_iter: int = 2000,
+) -> None:
+    """Check how pictures are to be coded, before any is.
 
     Raises:
+        DataError: If one of the pictures is smaller than a patch.
         OptionError: If the stride leaves gaps or is no whole number, or the tolerance is negative or no number.
     """
     check_stop(max_iter, real_number(tol, name="tol", zero=True, attempt="1e-4"))
     size = dictionary.preparation.size
     if stride is not None and whole_number(stride, name="stride") > size:
         raise OptionError(f"stride must be at most the patch's side {size}, to leave no gaps; got {stride}")
+    for picture in pictures:
+        height, width = picture.pixels.shape[:2]
+        if min(height, width) < size:
+            raise DataError(
+                f"a picture must be at least as large as a patch, {size} × {size}; got {height} × {width} (height × "
+                f"width) for {picture.name}"
+            )
 
 
 def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Tensor, "height width *channels"]:

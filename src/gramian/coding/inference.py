@@ -20,7 +20,7 @@ Steps = Generator[Codes, Int[Tensor, " kept"] | None, None]
 """Codes after each step of a method. Sent the numbers of some samples, it keeps these alone, and gives their codes."""
 
 _CHECK_EVERY = 10
-_ROUNDING = 8.0
+_ROUNDING = 4.0
 """By how many units of rounding a sum may be off; what is met is one or two."""
 _PLAIN = PRIORS["group_laplace"]
 
@@ -33,7 +33,8 @@ class Inference:
         codes: Coefficients [batch, m, n].
         iterations: How many iterations were made.
         gap: For each sample, an upper bound on its energy above the smallest possible, its own rounding included;
-            infinite where none was asked for or none is known. With a prior that is not log-concave, of the last round's energy.
+            infinite where none was asked for or none is known. With a prior that is not log-concave, of the last
+            round's energy.
         converged: Whether the gap of every sample is at most the tolerance times its energy, or at the rounding of it.
     """
 

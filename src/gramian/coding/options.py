@@ -1,4 +1,4 @@
-"""Options are checked where they come in: a whole number is whole, a number is finite, and neither is a bool or text."""
+"""Options, checked where they come in: whole numbers are whole, numbers finite, and neither a bool nor text."""
 
 import math
 import numbers
@@ -29,7 +29,9 @@ def whole_number(value: Any, *, name: str, least: int = 1) -> int:
         3
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise OptionError(f"{name} must be a whole number; got {_shown(value)}; try {name}={_whole(value, least)}")
+        raise OptionError(
+            f"{name} must be a whole number; got {_shown(value)}; try {name}={_whole(value, max(least, 1))}"
+        )
     number = operator.index(value)
     if number < least:
         raise OptionError(f"{name} must be at least {least}; got {number}")

@@ -196,9 +196,7 @@ class GroupLaplace(Prior):
         longer = torch.where(lengths > 0, threshold * self._weights(codes) / lengths, 0)
         return codes * (1 + longer).unsqueeze(2)
 
-    def steepest(
-        self, correlations: Codes, slack: Float[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, " batch"]:
+    def steepest(self, correlations: Codes, slack: Float[Tensor, " batch"] | None = None) -> Float[Tensor, " batch"]:
         """Give the least λ at which codes of zero would be best, for correlations Φᵀx of samples.
 
         Args:

@@ -51,4 +51,3 @@ def groups_figure(record: LearningRecord, order: Tensor) -> str:
 def _letters(side: int, *, digits: int) -> _Letters:
     height = min(max(2.5, 0.75 * side), 8.0)
     return _Letters(height, math.ceil(0.62 * height * digits) + 2)
-

@@ -4,7 +4,7 @@ from gramian.report.record import LearningRecord
 
 __all__ = ["sample_code"]
 
-_CODE = '''from pathlib import Path
+_CODE = """from pathlib import Path
 
 from gramian.coding import as_method, decode_picture, encode_picture, load_dictionary
 from gramian.data import {loader}
@@ -20,7 +20,7 @@ restored = decode_picture(encoded, dictionary)
 samples = dictionary.preparation.samples(picture.pixels, stride={stride})
 method = as_method(dictionary.infer)
 codes = method(samples.x, dictionary.phi, lam=dictionary.lam, prior=dictionary.prior, max_iter=1000, tol=1e-3).codes
-'''
+"""
 
 
 def sample_code(record: LearningRecord) -> str:
