@@ -1,11 +1,14 @@
 """`gramian compare`: what the penalty and the groups do, as a table on the screen and in a file."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from gramian.coding import comparison
 from gramian.coding.comparison import compare
-from gramian.coding.learning_run import RunSettings
+from gramian.coding.learning_run import LearningRun, RunSettings
 
 TINY = ("--groups", "6x2", "--patch", "6", "--steps", "20")
 
@@ -26,7 +29,30 @@ def test_the_table(command, tmp_path) -> None:
     ]
     assert all(re.fullmatch(r"-?\d+\.\d\d", row[5]) for row in rows[2:])
     assert "12 atoms of 6 × 6 pixels, 20 steps of 128 patches" in lines[-1]
+    assert "at 12 coefficients each for all four" in lines[-1]
+    assert (
+        "wall time of the learning steps alone, one way after the other, each after a warm-up, on 1 thread" in lines[-1]
+    )
     assert {entry.name for entry in tmp_path.iterdir()} == {"compare.md"}
+
+
+def test_the_warm_up_is_taken_back() -> None:
+    settings = RunSettings(groups=4, size=2, patch=6, steps=4, batch=16, patience=2)
+    plain, warmed = LearningRun(settings), LearningRun(settings)
+    while not plain.finished:
+        plain.advance()
+    phi, seconds = comparison._learned(warmed)
+    assert torch.equal(phi, plain.phi)
+    assert seconds > 0
+
+
+@pytest.mark.parametrize(("size", "active"), [(1, 32), (3, 30), (5, 30), (40, 40)])
+def test_all_are_measured_at_as_many_coefficients(monkeypatch, size, active) -> None:
+    monkeypatch.setattr(comparison, "LearningRun", lambda settings: SimpleNamespace(learner=SimpleNamespace()))
+    monkeypatch.setattr(comparison, "_learned", lambda run: (None, 0.0))
+    monkeypatch.setattr(comparison, "_scikit_learn", lambda run: (None, 0.0))
+    monkeypatch.setattr(comparison, "_measured", lambda name, run, phi, seconds, active: active)
+    assert list(compare(RunSettings(groups=64, size=size))) == 4 * [active]
 
 
 def test_it_says_what_is_there() -> None:
@@ -45,8 +71,9 @@ def test_it_says_what_is_there() -> None:
 def test_mistakes_cost_nothing(command, tmp_path) -> None:
     (tmp_path / "compare.md").write_text("mine")
     for options, message in (
-        (TINY, "compare.md exists already; try another -o, or --force to replace it"),
+        (TINY, "compare.md exists already; try another name, or --force to replace it"),
         ((*TINY, "-o", "nowhere/table.md"), "the folder of nowhere/table.md must exist; got none"),
+        ((*TINY, "-o", "table.py"), "the name of an output must end in .md here; got table.py"),
         ((*TINY, "-o", "new.md", "--images", "nowhere"), "which does not exist"),
         ((*TINY, "-o", "new.md", "--groups", "many"), "--groups must be a number"),
     ):

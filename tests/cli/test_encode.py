@@ -112,7 +112,7 @@ def test_nothing_is_replaced_unasked(command, tmp_path) -> None:
         before = files()
         done = command(*again)
         assert (done.code, done.out) == (2, "")
-        assert re.fullmatch(r"gramian: \S+ exists already; try another -o, or --force to replace it\n", done.err)
+        assert re.fullmatch(r"gramian: \S+ exists already; try another name, or --force to replace it\n", done.err)
         assert files() == before
         assert command(*again, "--force").code == 0
 
@@ -130,7 +130,13 @@ class TestBadInput:
             (["pictures/0.png", "pictures", "-o", "new"], "pictures/0.png must be a whole dictionary file"),
             (["dictionary.safetensors", "nowhere", "-o", "new"], "nowhere, which does not exist"),
             (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "9"], "stride"),
-            (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "-1"], "stride"),
+            (
+                ["dictionary.safetensors", "pictures", "-o", "new", "--stride", "-1"],
+                "stride must be at least 1; got -1",
+            ),
+            (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "0"], "stride must be at least 1; got 0"),
+            (["dictionary.safetensors", "pictures", "-o", "new", "--tol", "nan"], "tol must be 0 or positive; got nan"),
+            (["dictionary.safetensors", "pictures", "-o", "new", "--tol", "-1"], "tol must be 0 or positive; got -1.0"),
             (["dictionary.safetensors", "tiny.png", "-o", "new"], "8"),
             (["dictionary.safetensors", "pictures", "-o", "tiny.png"], "the folder tiny.png could not be made"),
         ],
@@ -145,6 +151,32 @@ class TestBadInput:
         assert done.err.count("\n") == 1
         assert message in done.err
         assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".codes.safetensors")]
+        assert not (tmp_path / "new").exists()
+
+    def test_what_is_in_the_way_of_codes(self, command, tmp_path) -> None:
+        saved_dictionary(tmp_path)
+        save_pictures(tmp_path / "pictures")
+        (tmp_path / "codes" / "1.png.codes.safetensors").mkdir(parents=True)
+        done = command("encode", "dictionary.safetensors", "pictures", "-o", "codes", "--force")
+        assert (done.code, done.out) == (2, "")
+        assert "codes/1.png.codes.safetensors must be the name of a file; got a folder" in done.err
+        assert len(list((tmp_path / "codes").iterdir())) == 1  # found before the first is written
+        long = tmp_path / "pictures" / f"{'n' * 240}.png"
+        long.write_bytes((tmp_path / "pictures" / "0.png").read_bytes())
+        done = command("encode", "dictionary.safetensors", long, "-o", "a/b/c")
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert "must be the name of a file that can be written" in done.err
+        assert not (tmp_path / "a").exists()
+
+    def test_codes_are_not_written_over_what_is_read(self, command, tmp_path) -> None:
+        saved_dictionary(tmp_path)
+        folder = save_pictures(tmp_path / "pictures")
+        assert command("encode", "dictionary.safetensors", folder / "0.png", "-o", "codes").code == 0
+        (tmp_path / "codes" / "1.png.codes.safetensors").symlink_to(tmp_path / "dictionary.safetensors")
+        before = (tmp_path / "dictionary.safetensors").read_bytes()
+        done = command("encode", "dictionary.safetensors", folder / "1.png", "-o", "codes", "--force")
+        assert (done.code, "must not be a file that is read" in done.err) == (2, True)
+        assert (tmp_path / "dictionary.safetensors").read_bytes() == before
 
     def test_of_another_dictionary(self, command, tmp_path) -> None:
         codes = self.codes(command, tmp_path)

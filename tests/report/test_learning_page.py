@@ -1,10 +1,12 @@
 """The report: one file that needs nothing else, and says what was measured."""
 
 import base64
+import html
 import io
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,20 +14,26 @@ import torch
 from PIL import Image
 
 from gramian.cli.record import learning_record
-from gramian.coding import GaborAgreement, GaborFit, GaborSpread, GroupPlanes
+from gramian.coding import GaborAgreement, GaborFit, GaborSpread, GroupPlanes, Inference, phase_response
 from gramian.coding.learning_run import LearningRun, RunSettings
-from gramian.report import render_report
+from gramian.data import load_images
+from gramian.report import LearningRecord, render_report
+from gramian.report.sample_code import sample_code
 from gramian.report.turning import turning_section
 from tests.report.page import Page
 
 
 @pytest.fixture(scope="module")
-def page(record) -> Page:
-    return Page(render_report(record))
+def text(record) -> str:
+    return render_report(record)
 
 
-def test_it_needs_no_network_and_no_other_file(page, record) -> None:
-    text = render_report(record)
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
+
+
+def test_it_needs_no_network_and_no_other_file(page, text) -> None:
     for _, attributes in page.seen:
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href") and value is not None:
@@ -53,7 +61,7 @@ def test_pictures_can_be_read_and_have_words(page, record) -> None:
     assert sizes["the original picture"] == tuple(reversed(record.held_out.original.shape))
     assert sizes["the reconstruction"] == sizes["the original picture"]
     groups = min(16, record.phi.shape[1])
-    assert len(page.all("svg")) == 3 + groups
+    assert len(page.all("svg")) == 4 + groups
     assert sum("eight directions" in words for words in sizes) == groups
 
 
@@ -70,12 +78,134 @@ def test_it_says_what_was_measured(page, record) -> None:
     assert "$" not in text
 
 
+def test_the_groups_have_their_numbers(page, record, text) -> None:
+    figure = text[text.index('<svg class="atoms"') :]
+    figure = figure[: figure.index("</svg>")]
+    numbers = [int(number) for number in re.findall(r"<text [^>]*>(\d+)</text>", figure)]
+    assert numbers == record.usage.argsort(descending=True).tolist()
+    (picture,) = page.all("image")
+    with Image.open(io.BytesIO(base64.b64decode(picture["href"].split(",", 1)[1]))) as image:
+        assert image.size == (int(picture["width"]), int(picture["height"]))
+        pixels = np.asarray(image)
+    # To the right of each number stands the group's first atom.
+    places = re.findall(r'<text x="(\d+)" y="(\d+)">(\d+)</text>', figure)
+    assert len(places) == len(numbers)
+    for x, y, group in places:
+        left, top = int(x) + 1, int(y) - 4
+        atom = record.phi[:, int(group), 0]
+        shown = torch.tensor(pixels[top : top + 8, left : left + 8, 0].astype(float)).flatten()
+        torch.testing.assert_close(shown, 127.5 + 127.5 * (atom / atom.abs().max()).double(), rtol=0, atol=0.51)
+        assert pixels[top, left - 1, 3] == 0
+
+
+def test_every_ratio_says_where_it_is_measured(page, record) -> None:
+    text = " ".join(" ".join(page.text).split())
+    assert f"SNR at {record.active} coefficients of {record.patches} held-out patches" in text
+    assert "Three signal-to-noise ratios stand on this page" in text
+    assert "SNR of whole codes of held-out patches, dB" in text
+    assert f"{record.held_out.snr:.1f} dB: the ratio of whole codes in this picture" in text
+    height, width = record.held_out.original.shape
+    assert f"upper left {height} × {width} pixels" not in text
+    part = replace(record, held_out=replace(record.held_out, whole=(height + 1, width)))
+    assert f"upper left {height} × {width} pixels" in render_report(part)
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory) -> LearningRun:
+    """A run that differs from the default one in all that code and panels must know of."""
+    path = tmp_path_factory.mktemp("pictures") / "film's.npy"
+    np.save(path, np.random.default_rng(0).random((6, 30, 40, 3)).cumsum(axis=1) / 30)
+    options = {"groups": 6, "size": 3, "patch": 5, "steps": 8, "batch": 16, "iterations": 5, "colour": True}
+    return LearningRun(
+        RunSettings(str(path), **options, whiten="zca", prior="nonnegative", infer="lca", target_active=2.0)
+    )
+
+
+@pytest.fixture(scope="module")
+def other_record(other_run) -> LearningRecord:
+    while not other_run.finished:
+        other_run.advance()
+    other_run.note(seconds=1.0)
+    return learning_record(other_run)
+
+
+def test_the_code_of_the_page_runs(other_run, other_record, tmp_path, monkeypatch) -> None:
+    assert other_run.learner.lam != other_run.settings.lam
+    other_run.save(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    code = html.unescape(re.findall(r"<pre>(.*?)</pre>", render_report(other_record), re.DOTALL)[0])
+    assert f"{other_run.learner.lam:.4g}" in code
+    names = {}
+    exec(code, names)
+    pixels = load_images(Path(other_run.settings.images), colour=True).images[0].pixels
+    samples = other_run.preparation.samples(pixels, stride=2)
+    assert torch.equal(names["codes"], other_run.encode(samples.x).codes)
+    assert (names["codes"] - names["encoded"].codes).abs().max() < 0.1
+    assert names["codes"].any()
+    assert names["restored"].shape == pixels.shape
+
+
+def test_the_code_of_shipped_pictures(record) -> None:
+    code = sample_code(record)
+    compile(code, "the page", "exec")
+    assert "shipped_images()[0]" in code
+
+
+def test_gratings_are_inferred_as_the_run_infers(other_run, other_record) -> None:
+    options = {"lam": other_run.learner.lam, "channels": 3}
+    same = phase_response(other_run.phi, **options, prior="nonnegative", infer="lca")
+    assert torch.equal(other_record.phase.amplitude, same.amplitude)
+    plain = phase_response(other_run.phi, **options)
+    assert not torch.allclose(other_record.phase.amplitude, plain.amplitude)
+    assert "prior nonnegative, by lca" in " ".join(Page(render_report(other_record)).text)
+
+
+def test_many_small_groups_take_no_longer(monkeypatch) -> None:
+    """Patches, groups that are drawn and atoms that are fitted are bounded, and the page says so."""
+    run = LearningRun(RunSettings(groups=30, size=4, patch=4, steps=1, batch=16, iterations=2))
+    coded, told = [], []
+    encode = run.encode
+
+    def counted(x: torch.Tensor) -> Inference:
+        coded.append(len(x))
+        return encode(x)
+
+    monkeypatch.setattr(run, "encode", counted)
+    monkeypatch.setattr("gramian.cli.record._EFFORT", 2e6)
+    monkeypatch.setattr("gramian.cli.record._NUMBERS_OF_ATOMS", 16 * 4 * 9)
+    monkeypatch.setattr("gramian.report.learning_page.MOST_DRAWN", 7)
+    monkeypatch.setattr("gramian.report.groups.MOST_DRAWN", 7)
+    record = learning_record(run, lambda *stage: told.append(stage))
+    text = render_report(record, lambda *stage: told.append(stage))
+    assert max(coded) <= 512
+    assert sum(coded) < 5 * 250
+    assert record.gabor.explained.isfinite().all(dim=1).sum() == 9
+    assert "To every atom of the 9 most used groups the nearest Gabor function" in text
+    assert text.count("Drawn are the 7 most used of 30 groups.") == 2
+    assert len(Page(text).all("text")) >= 7
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == [
+        "held-out patches", "a held-out picture", "patches moved by 0", "patches moved by 1", "patches moved by 2",
+        "gratings", "Gabor functions", "the page",
+    ]  # fmt: skip
+    for stage in stages:
+        each = [(done, total) for name, done, total in told if name == stage]
+        assert each == sorted(each)
+        assert each[0][0] == 0
+        assert each[-1][0] == each[-1][1] > 0
+
+
+def test_names_that_are_no_text(record) -> None:
+    picture = replace(record.held_out, name="caf\udce9.png")
+    assert "caf\\udce9.png" in render_report(replace(record, held_out=picture)).encode().decode()
+
+
 def test_a_run_that_was_stopped(record) -> None:
     assert "It was stopped at step 20 of 50, and can be resumed." in render_report(replace(record, steps=(20, 50)))
 
 
-def test_the_same_record_gives_the_same_text(record) -> None:
-    assert render_report(record) == render_report(record)
+def test_the_same_record_gives_the_same_text(record, text) -> None:
+    assert render_report(record) == text
 
 
 def test_names_are_escaped(record) -> None:

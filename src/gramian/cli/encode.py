@@ -1,13 +1,16 @@
 """`gramian encode` and `gramian decode`: pictures to codes in files, and back."""
 
+import contextlib
+import os
 from pathlib import Path
 
 from rich.console import Console
 
 from gramian.coding import Dictionary, decode_picture, encode_picture, load_codes, load_dictionary, save_codes
+from gramian.coding.encoding import check_coding
 from gramian.data import load_images
 from gramian.errors import RunError
-from gramian.files import must_be_new, replace_file
+from gramian.files import check_output, replace_file
 from gramian.report.pictures import gray_picture, png
 
 __all__ = ["decode_codes", "encode_images"]
@@ -21,10 +24,14 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
     Raises:
         RunError: If the dictionary cannot be read, or a file is there already or cannot be written.
         DataError: If a picture cannot be used.
+        OptionError: If the stride or the tolerance is out of range.
     """
     learned = _dictionary(dictionary)
+    check_coding(learned, stride=stride, tol=tol)
     loaded = load_images(images, colour=learned.preparation.channels == 3)
-    targets = _targets(out, [f"{picture.name}{_SUFFIX}" for picture in loaded.images], force=force)
+    check_coding(learned, loaded.images, stride=stride, tol=tol)
+    names = [f"{picture.name}{_SUFFIX}" for picture in loaded.images]
+    targets = _targets(out, names, suffix=_SUFFIX, force=force, inputs=[dictionary, images])
     console = Console(highlight=False)
     for name in loaded.skipped:
         console.print(f"[yellow]left out, not readable:[/] {name}")
@@ -51,7 +58,8 @@ def decode_codes(dictionary: Path, codes: list[Path], out: Path, *, force: bool)
     encoded = [load_codes(path) for path in paths]
     pictures = [png(gray_picture(decode_picture(each, learned))) for each in encoded]
     names = [path.name.removesuffix(_SUFFIX).removesuffix(".png") for path in paths]
-    for target, picture in zip(_targets(out, [f"{name}.png" for name in names], force=force), pictures, strict=True):
+    targets = _targets(out, [f"{name}.png" for name in names], suffix=".png", force=force, inputs=[dictionary, *paths])
+    for target, picture in zip(targets, pictures, strict=True):
         replace_file(target, picture)
         print(target)
 
@@ -60,16 +68,23 @@ def _dictionary(path: Path) -> Dictionary:
     return load_dictionary(path / "dictionary.safetensors" if path.is_dir() else path)
 
 
-def _targets(folder: Path, names: list[str], *, force: bool) -> list[Path]:
-    """Make the folder, and check that no file takes the place of another."""
+def _targets(folder: Path, names: list[str], *, suffix: str, force: bool, inputs: list[Path]) -> list[Path]:
+    """Make the folder, and check that no file takes the place of another; a folder made in vain is taken away again."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RunError(f"every file must have a name of its own in {folder}; got {', '.join(twice)} more than once")
+    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"the folder {folder} could not be made: {error.strerror or error}") from error
     targets = [folder / name for name in names]
-    for target in targets:
-        must_be_new(target, force=force)
+    try:
+        for target in targets:
+            check_output(target, force=force, suffixes=[suffix], inputs=inputs)
+    except RunError:
+        with contextlib.suppress(OSError):
+            for each in made:
+                each.rmdir()
+        raise
     return targets

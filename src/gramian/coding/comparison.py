@@ -20,6 +20,8 @@ __all__ = ["Compared", "compare"]
 
 _ACTIVE = 32
 _PATCHES = 2048
+_WARM_UP = 3
+"""Steps before the clock starts, which are taken back: the first ones load and compile what the others use."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,11 @@ class Compared:
 
     Attributes:
         name: Which way.
-        seconds: Time of learning.
+        seconds: Wall time of the learning steps alone, after some steps of warm-up.
         cosine: Median over groups of the largest |cos| of two atoms of it.
         collapsed: Fraction of groups with two atoms of |cos| > 0.5.
         effective_rank: Mean effective rank of a group.
-        active: At how many coefficients the two ratios are taken.
+        active: At how many coefficients the two ratios are taken; the same for all ways.
         snr: Held-out SNR there, dB.
         debiased: The same after least squares on the support, dB.
         shift: Correlation of amplitudes under a shift of a pixel.
@@ -54,6 +56,9 @@ class Compared:
 def compare(settings: RunSettings) -> Iterator[Compared]:
     """Learn groups with the penalty and without it, single atoms, and scikit-learn's dictionary, on the same patches.
 
+    One way after the other, each with the machine to itself. All are measured at as many coefficients: the largest
+    multiple of the group size up to 32, and one group at least.
+
     Args:
         settings: Of the groups with the penalty; the others have as many atoms and steps.
 
@@ -65,18 +70,22 @@ def compare(settings: RunSettings) -> Iterator[Compared]:
         OptionError: If the settings do not fit them.
     """
     n = settings.size
+    active = n * max(1, min(settings.groups, _ACTIVE // n))
     run = LearningRun(settings)
-    yield _measured(f"groups of {n}, with the penalty", run, *_learned(run))
+    yield _measured(f"groups of {n}, with the penalty", run, *_learned(run), active)
     without = LearningRun(settings)
     without.learner.rule = None
-    yield _measured(f"groups of {n}, without", without, *_learned(without))
-    active = None if settings.target_active is None else n * settings.target_active
-    single = LearningRun(replace(settings, groups=settings.groups * n, size=1, target_active=active))
-    yield _measured("single atoms", single, *_learned(single))
-    yield _measured("scikit-learn", single, *_scikit_learn(single))
+    yield _measured(f"groups of {n}, without", without, *_learned(without), active)
+    target = None if settings.target_active is None else n * settings.target_active
+    single = LearningRun(replace(settings, groups=settings.groups * n, size=1, target_active=target))
+    yield _measured("single atoms", single, *_learned(single), active)
+    yield _measured("scikit-learn", single, *_scikit_learn(single), active)
 
 
 def _learned(run: LearningRun) -> tuple[Phi, float]:
+    patience = run.learner.patience
+    run.seconds_per_step(_WARM_UP)  # and back to where it was
+    run.learner.patience = patience
     began = time.perf_counter()
     while not run.finished:
         run.advance()
@@ -86,22 +95,32 @@ def _learned(run: LearningRun) -> tuple[Phi, float]:
 def _scikit_learn(run: LearningRun) -> tuple[Phi, float]:
     settings = run.settings
     make: Any = MiniBatchDictionaryLearning  # the stub takes alpha for a whole number
-    model = make(
-        n_components=settings.groups, alpha=run.learner.lam, batch_size=settings.batch, fit_algorithm="cd",
-        dict_init=run.initial_phi.flatten(1).mT.numpy().astype(np.float64), random_state=settings.seed,
-        transform_algorithm="lasso_cd",
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "n_components": settings.groups,
+        "alpha": run.learner.lam,
+        "batch_size": settings.batch,
+        "fit_algorithm": "cd",
+        "dict_init": run.initial_phi.flatten(1).mT.numpy().astype(np.float64),
+        "random_state": settings.seed,
+        "transform_algorithm": "lasso_cd",
+    }
+
+    def advance(model: Any, step: int) -> None:
+        model.partial_fit(run.train.sample(settings.batch, seed=settings.seed, step=step).double().numpy())
+
+    warm, model = make(**options), make(**options)
+    for step in range(_WARM_UP):
+        advance(warm, step)
     began = time.perf_counter()
     for step in range(settings.steps):
-        model.partial_fit(run.train.sample(settings.batch, seed=settings.seed, step=step).double().numpy())
+        advance(model, step)
     seconds = time.perf_counter() - began
     atoms = torch.from_numpy(model.components_).float()
     return (atoms / atoms.norm(dim=1, keepdim=True).clamp_min(1e-12)).mT[:, :, None].contiguous(), seconds
 
 
-def _measured(name: str, run: LearningRun, phi: Phi, seconds: float) -> Compared:
-    lam, prior, n = run.learner.lam, run.settings.prior, phi.shape[2]
-    active = n * max(1, min(phi.shape[1], _ACTIVE // n))
+def _measured(name: str, run: LearningRun, phi: Phi, seconds: float, active: int) -> Compared:
+    lam, prior = run.learner.lam, run.settings.prior
     x = run.held_out_patches(_PATCHES)
     codes = fista(x, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes
     state = group_state(phi)

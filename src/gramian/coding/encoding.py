@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gramian.coding.inference import check_stop
 from gramian.coding.methods import METHODS
+from gramian.coding.options import real_number, whole_number
 from gramian.coding.prior import PRIORS, Codes, energy, group_norms, reconstruct
 from gramian.coding.sealed import read_sealed, write_sealed
 from gramian.coding.storage import Dictionary
 from gramian.data import Picture, Samples
-from gramian.errors import RunError
+from gramian.errors import DataError, OptionError, RunError
 
-__all__ = ["EncodedPicture", "decode_picture", "encode_picture", "load_codes", "save_codes"]
+__all__ = ["EncodedPicture", "check_coding", "decode_picture", "encode_picture", "load_codes", "save_codes"]
 
 _FORMAT = "gramian-codes-1"
 _METADATA = ("name", "dictionary", "shape", "stride", "gap")
@@ -70,8 +72,11 @@ def encode_picture(
 
     Raises:
         DataError: If the picture is smaller than a patch, or has other channels.
+        OptionError: If the stride leaves gaps, or the tolerance is negative or no number.
     """
-    samples = dictionary.preparation.samples(picture.pixels, stride=stride or max(1, dictionary.preparation.size // 2))
+    check_coding(dictionary, [picture], stride=stride, tol=tol, max_iter=max_iter)
+    size = dictionary.preparation.size
+    samples = dictionary.preparation.samples(picture.pixels, stride=max(1, size // 2) if stride is None else stride)
     method = METHODS[dictionary.infer]
     parts = [
         method(x, dictionary.phi, lam=dictionary.lam, prior=dictionary.prior, tol=tol, max_iter=max_iter)
@@ -81,6 +86,33 @@ def encode_picture(
     total = energy(samples.x, dictionary.phi, codes, dictionary.lam, PRIORS[dictionary.prior]).total
     gap = torch.cat([part.gap for part in parts]) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return EncodedPicture(picture.name, codes, samples, float(gap.clamp_min(0).max()), _digest(dictionary.phi))
+
+
+def check_coding(
+    dictionary: Dictionary,
+    pictures: Sequence[Picture] = (),
+    *,
+    stride: int | None,
+    tol: float,
+    max_iter: int = 2000,
+) -> None:
+    """Check how pictures are to be coded, before any is.
+
+    Raises:
+        DataError: If one of the pictures is smaller than a patch.
+        OptionError: If the stride leaves gaps or is no whole number, or the tolerance is negative or no number.
+    """
+    check_stop(max_iter, real_number(tol, name="tol", zero=True, attempt="1e-4"))
+    size = dictionary.preparation.size
+    if stride is not None and whole_number(stride, name="stride") > size:
+        raise OptionError(f"stride must be at most the patch's side {size}, to leave no gaps; got {stride}")
+    for picture in pictures:
+        height, width = picture.pixels.shape[:2]
+        if min(height, width) < size:
+            raise DataError(
+                f"a picture must be at least as large as a patch, {size} × {size}; got {height} × {width} (height × "
+                f"width) for {picture.name}"
+            )
 
 
 def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Tensor, "height width *channels"]:

@@ -13,6 +13,9 @@ from gramian.typing import GroupScalars, Phi
 
 __all__ = ["GroupState", "debias", "group_state", "smallest_beta", "snr", "strongest_groups", "within_group_cosines"]
 
+_AT_ONCE = 256
+"""Samples whose systems of equations are solved at a time."""
+
 
 @dataclass(frozen=True)
 class GroupState:
@@ -73,23 +76,25 @@ def debias(x: Float[Tensor, "batch l"], phi: Phi, codes: Codes, active: int) -> 
         OptionError: If `active` is no multiple of n between n and m·n.
 
     Cost:
-        O(batch·(l·active + active³)) flops.
+        O(batch·(l·active² + active³)) flops; the atoms of 256 supports at a time.
     """
     strongest_groups(codes, active)
-    _, m, n = codes.shape
+    m, n = codes.shape[1:]
     D = dictionary_matrix(phi).double()
+    size = D.square().sum(dim=0).mean().clamp_min(torch.finfo(D.dtype).tiny)
     groups = group_norms(codes).topk(active // n, dim=-1).indices
     support = (groups[..., None] * n + torch.arange(n, device=codes.device)).flatten(1)
-    G = D.mT @ D
-    gram = G[support[:, :, None], support[:, None, :]]
-    target = (x.double() @ D).gather(1, support)
-    # Collapsed groups make the system singular: the ridge gives their least-norm fit. Cholesky, because a batched
-    # LU solve of this size can hang in MKL with two threads.
-    size = G.diagonal().mean().clamp_min(torch.finfo(G.dtype).tiny)
-    ridge = 1e-6 * size * torch.eye(active, dtype=gram.dtype, device=gram.device)
-    fitted = torch.cholesky_solve(target[..., None], torch.linalg.cholesky(gram + ridge))[..., 0]
     flat = torch.zeros(codes.shape[0], m * n, dtype=codes.dtype, device=codes.device)
-    return flat.scatter_(1, support, fitted.to(codes.dtype)).unflatten(1, (m, n))
+    for part, chosen, row in zip(x.split(_AT_ONCE), support.split(_AT_ONCE), flat.split(_AT_ONCE), strict=True):
+        atoms = D.mT[chosen]
+        # Collapsed groups make the system singular: the ridge gives their least-norm fit. Cholesky, because a batched
+        # LU solve of this size can hang in MKL with two threads.
+        gram = atoms @ atoms.mT
+        gram.diagonal(dim1=1, dim2=2).add_(1e-6 * size)
+        target = atoms @ part.double()[..., None]
+        fitted = torch.cholesky_solve(target, torch.linalg.cholesky(gram))[..., 0]
+        row.scatter_(1, chosen, fitted.to(codes.dtype))
+    return flat.unflatten(1, (m, n))
 
 
 def within_group_cosines(phi: Phi) -> Float[Tensor, "m pairs"]:

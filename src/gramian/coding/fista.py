@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.coding.inference import Inference, Steps, in_rounds, until_certified
+from gramian.coding.inference import Inference, Steps, check_stop, in_rounds, until_certified
 from gramian.coding.prior import Codes, GroupLaplace, Prior
 from gramian.coding.synthesis import Samples, Synthesis, as_synthesis
 from gramian.typing import Phi
@@ -34,7 +34,7 @@ def fista(
         phi: Dictionary Φ[l, m, n], or a `Synthesis`.
         lam: Sparsity λ > 0.
         prior: Name or `Prior`.
-        max_iter: Most iterations.
+        max_iter: Most iterations; 0 certifies the codes to start from.
         tol: A sample is done when its duality gap is at most this fraction of its energy, looked at every 10
             iterations; 0 runs all iterations, None too, and without a certificate.
         start: Codes to start from; default 0.
@@ -43,8 +43,8 @@ def fista(
         Codes, iterations and the certified gap.
 
     Raises:
-        ShapeError: If `x` does not fit the dictionary.
-        OptionError: If λ is not positive.
+        ShapeError: If `x` or `start` does not fit the dictionary.
+        OptionError: If λ is not positive, or `max_iter` or `tol` is negative or no number.
 
     Cost:
         2·batch·m·n·min(m·n, 2l) flops an iteration; memory of a few codes.
@@ -61,13 +61,14 @@ def fista(
         O'Donoghue and Candès, "Adaptive restart for accelerated gradient schemes", 2015.
     """
     synthesis = as_synthesis(phi)
+    check_stop(max_iter, tol)
     with torch.no_grad():
         synthesis.zeros(x)
         L = synthesis.bound(x)
 
         def one(prior: GroupLaplace, start: Codes) -> Inference:
             steps = _steps(x, synthesis, prior, lam, L, start)
-            return until_certified(steps, x, synthesis, prior, lam=lam, max_iter=max_iter, tol=tol)
+            return until_certified(steps, x, synthesis, prior, lam=lam, start=start, max_iter=max_iter, tol=tol)
 
         return in_rounds(one, x, synthesis, lam=lam, prior=prior, start=start)
 

@@ -14,6 +14,9 @@ __all__ = ["GaborAgreement", "GaborSpread", "group_agreement"]
 Waves = Float[Tensor, "5 groups members"]
 """Row, column, orientation, frequency and phase of Gabor functions."""
 
+_MOST_PAIRS = 2_000_000
+"""Pairs that the control compares."""
+
 
 @dataclass(frozen=True)
 class GaborSpread:
@@ -65,7 +68,7 @@ def group_agreement(fit: GaborFit, *, threshold: float = 0.5, draws: int = 20, s
     Args:
         fit: Gabor fits of a dictionary.
         threshold: Explained share above which an atom counts as well fitted.
-        draws: How many random regroupings the control pools.
+        draws: How many random regroupings the control pools, at most; fewer where there are millions of pairs.
         seed: Seed of the random groups.
 
     Returns:
@@ -89,11 +92,12 @@ def group_agreement(fit: GaborFit, *, threshold: float = 0.5, draws: int = 20, s
     waves = torch.stack([each.flatten().double() for each in numbers])
     places = good.flatten().nonzero()[:, 0]
     order = torch.arange(good.numel(), device=good.device)
+    draws = max(1, min(draws, _MOST_PAIRS // max(1, good.numel() * (n - 1) // 2)))
     generator = torch.Generator().manual_seed(seed)
     mixed = order.repeat(draws, 1)
     for draw in range(draws):
         # Only well-fitted atoms change places: a resultant depends on their number, which every group keeps.
-        mixed[draw, places] = places[torch.randperm(len(places), generator=generator).to(places.device)]
+        mixed[draw, places] = places[torch.randperm(len(places), generator=generator, device="cpu").to(places.device)]
     return GaborAgreement(
         threshold=threshold,
         atoms=len(places),

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.coding.fista import fista
-from gramian.coding.prior import Codes, group_norms
+from gramian.coding.inference import InferenceMethod
+from gramian.coding.methods import as_method
+from gramian.coding.prior import Codes, Prior, group_norms
 from gramian.typing import Phi
 
 __all__ = ["Control", "PhaseResponse", "correlation", "gratings", "phase_response", "random_groups", "shift_control"]
@@ -57,7 +58,7 @@ def random_groups(codes: Codes, *, seed: int) -> Codes:
         [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
     _, m, n = codes.shape
-    order = torch.randperm(m * n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(m * n, generator=torch.Generator().manual_seed(seed), device="cpu").to(codes.device)
     return codes.flatten(1)[:, order].unflatten(1, (m, n))
 
 
@@ -119,7 +120,16 @@ def gratings(
     return waves / waves.std(dim=1, keepdim=True)
 
 
-def phase_response(phi: Phi, *, lam: float, phases: int = 24, channels: int = 1, seed: int = 0) -> PhaseResponse:
+def phase_response(
+    phi: Phi,
+    *,
+    lam: float,
+    prior: str | Prior = "group_laplace",
+    infer: str | InferenceMethod = "fista",
+    phases: int = 24,
+    channels: int = 1,
+    seed: int = 0,
+) -> PhaseResponse:
     """Drift gratings past a dictionary of square patches: each group is shown its best frequency and orientation.
 
     A unit's best grating is the one of largest mean response over phase; its variation there is the standard deviation
@@ -128,6 +138,8 @@ def phase_response(phi: Phi, *, lam: float, phases: int = 24, channels: int = 1,
     Args:
         phi: Dictionary Φ[l, m, n], l a square times the channels.
         lam: Sparsity λ of inference.
+        prior: Name or `Prior`.
+        infer: Name or `InferenceMethod`.
         phases: How many phases.
         channels: Numbers of a pixel; gratings are the same in all.
         seed: Seed of the random groups.
@@ -143,7 +155,7 @@ def phase_response(phi: Phi, *, lam: float, phases: int = 24, channels: int = 1,
     stimuli = [(f, math.pi * k / 12) for f in (0.06, 0.1, 0.14, 0.19, 0.25, 0.32) for k in range(12)]
     x = torch.cat([gratings(size, frequency, orientation, angles) for frequency, orientation in stimuli])
     x = x.repeat_interleave(channels, dim=1)
-    codes = fista(x, phi, lam=lam, max_iter=200, tol=1e-3).codes
+    codes = as_method(infer)(x, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes
     shape = (len(stimuli), phases)
     learned = group_norms(codes).unflatten(0, shape)
     pooled = group_norms(random_groups(codes, seed=seed)).unflatten(0, shape)

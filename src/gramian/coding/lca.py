@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.coding.inference import Inference, Steps, in_rounds, until_certified
+from gramian.coding.inference import Inference, Steps, check_stop, in_rounds, until_certified
 from gramian.coding.prior import Codes, GroupLaplace, Prior, as_prior, group_norms
 from gramian.coding.synthesis import Samples, Synthesis, as_synthesis
 from gramian.errors import OptionError
@@ -39,7 +39,7 @@ def lca(
         phi: Dictionary Φ[l, m, n], or a `Synthesis`.
         lam: Group threshold λ > 0.
         prior: Name or `Prior`.
-        max_iter: Most iterations.
+        max_iter: Most iterations; 0 certifies the codes to start from.
         tol: A sample is done when its duality gap is at most this fraction of its energy, looked at every 10
             iterations; 0 runs all iterations, None too, and without a certificate.
         start: Codes to start from; default 0.
@@ -48,8 +48,8 @@ def lca(
         Codes, iterations and the certified gap.
 
     Raises:
-        ShapeError: If `x` does not fit the dictionary.
-        OptionError: If λ is not positive.
+        ShapeError: If `x` or `start` does not fit the dictionary.
+        OptionError: If λ is not positive, or `max_iter` or `tol` is negative or no number.
 
     Cost:
         That of `fista`, for each of more iterations.
@@ -65,13 +65,14 @@ def lca(
         circuits", 2008; for groups, Paiton et al., "Subspace locally competitive algorithms", 2020.
     """
     synthesis = as_synthesis(phi)
+    check_stop(max_iter, tol)
     with torch.no_grad():
         synthesis.zeros(x)
         rate = min(1.0, 1.9 / synthesis.bound(x))
 
         def one(prior: GroupLaplace, start: Codes) -> Inference:
             steps = _dynamics(x, synthesis, prior, lam, rate, start)
-            return until_certified(steps, x, synthesis, prior, lam=lam, max_iter=max_iter, tol=tol)
+            return until_certified(steps, x, synthesis, prior, lam=lam, start=start, max_iter=max_iter, tol=tol)
 
         return in_rounds(one, x, synthesis, lam=lam, prior=prior, start=start)
 

@@ -188,6 +188,14 @@ class Spread(Synthesis):
         """Give the correlations with the groups of this process."""
         return self.own.analyse(x)
 
+    def longest(self, x: Samples) -> float:
+        """Give the length of the longest atom of all processes."""
+        return float(self.parallel.largest_over_groups(x.new_tensor(self.own.longest(x))))
+
+    def roundoff(self, x: Samples) -> float:
+        """Give the unit of rounding of products on this process."""
+        return self.own.roundoff(x)
+
     def gradient(self, error: Samples, codes: Codes) -> Phi:
         """Give where the atoms of this process are pulled."""
         return self.own.gradient(error, codes)

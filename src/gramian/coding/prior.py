@@ -145,14 +145,33 @@ class GroupLaplace(Prior):
     nonnegative: bool = False
 
     def __post_init__(self) -> None:
-        if self.weights is not None and not bool((self.weights > 0).all()):
+        if self.weights is not None and not bool(((self.weights > 0) & self.weights.isfinite()).all()):
             raise OptionError(
-                f"weights of groups must be positive; the least is {float(self.weights.min()):g}; leave groups out, or "
-                "try a small weight"
+                f"weights of groups must be positive and finite; the least is {float(self.weights.min()):g}; leave "
+                "groups out, or try a small weight"
+            )
+
+    def check(self, codes: Codes) -> None:
+        """Check that there is a weight for each group of such codes.
+
+        Raises:
+            OptionError: If there is not.
+        """
+        if self.weights is None:
+            return
+        batch, m = codes.shape[:2]
+        allowed = [(m,), (batch, m), (batch, m, *codes.shape[3:])]
+        if tuple(self.weights.shape) not in allowed:
+            raise OptionError(
+                f"weights must be one for each of {m} groups, or for each of {batch} samples and {m} groups; got the "
+                f"shape {list(self.weights.shape)}"
             )
 
     def value(self, codes: Codes, lam: float) -> Float[Tensor, " batch"]:
-        return lam * (group_norms(codes) * self._weights(codes)).flatten(1).sum(dim=1)
+        total = lam * (group_norms(codes) * self._weights(codes)).flatten(1).sum(dim=1)
+        if self.nonnegative:
+            total = total.masked_fill((codes < 0).flatten(1).any(dim=1), torch.inf)
+        return total
 
     def around(self, codes: Codes, lam: float) -> "GroupLaplace":  # noqa: ARG002
         return self
@@ -177,11 +196,19 @@ class GroupLaplace(Prior):
         longer = torch.where(lengths > 0, threshold * self._weights(codes) / lengths, 0)
         return codes * (1 + longer).unsqueeze(2)
 
-    def steepest(self, correlations: Codes) -> Float[Tensor, " batch"]:
-        """Give the least λ at which codes of zero would be best, for correlations Φᵀx of samples."""
+    def steepest(self, correlations: Codes, slack: Float[Tensor, " batch"] | None = None) -> Float[Tensor, " batch"]:
+        """Give the least λ at which codes of zero would be best, for correlations Φᵀx of samples.
+
+        Args:
+            correlations: Φᵀx.
+            slack: By how much ‖Φ_iᵀx‖ may be larger than it seems, for each sample.
+        """
         if self.nonnegative:
             correlations = correlations.clamp_min(0)
-        return (group_norms(correlations) / self._weights(correlations)).flatten(1).amax(dim=1)
+        lengths = group_norms(correlations)
+        if slack is not None:
+            lengths = lengths + slack.reshape(-1, *[1] * (lengths.ndim - 1))
+        return (lengths / self._weights(correlations)).flatten(1).amax(dim=1)
 
     def log_normalizer(self, m: int, n: int, lam: float) -> float:
         weights = self._per_group(m)
@@ -197,15 +224,16 @@ class GroupLaplace(Prior):
         if self.weights is None:
             return 1.0
         weights = self.weights.to(codes)
-        return weights.reshape(*weights.shape, *[1] * (codes.ndim - 3))
+        # Of a convolution: one for each group at all places, or one for each place.
+        return weights if weights.ndim > 2 else weights.reshape(*weights.shape, *[1] * (codes.ndim - 3))
 
     def _per_group(self, m: int) -> Tensor:
-        weights = torch.ones(m) if self.weights is None else self.weights
+        weights = torch.ones(m, device="cpu") if self.weights is None else self.weights
         if weights.shape != (m,):
             raise OptionError(
                 f"the density needs one weight for each of {m} groups; got the shape {list(weights.shape)}"
             )
-        return weights.double()
+        return weights.cpu().double()
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from gramian.coding.prior import Codes, dictionary_matrix
-from gramian.errors import ShapeError
+from gramian.errors import OptionError, ShapeError
 from gramian.typing import Phi
 
 __all__ = ["Convolution", "Dense", "Synthesis", "as_synthesis"]
 
 Samples = Float[Tensor, "batch *shape"]
+
+_TF32 = 2.0**-10
+"""Unit of rounding of products in TF32, which CUDA may take for those of float32."""
 
 _PRODUCTS, _MARGIN = 10, 1.08
 """How many products an estimate of an eigenvalue takes, and how much it, which is from below, is enlarged."""
@@ -48,6 +51,15 @@ class Synthesis(ABC):
         """
         start = torch.randn((1, *x.shape[1:]), generator=torch.Generator().manual_seed(0)).to(x)
         return largest_eigenvalue(lambda v: self.synthesise(self.analyse(v)), start)
+
+    def longest(self, x: Samples) -> float:
+        """Bound the length of the longest atom from above."""
+        return self.bound(x) ** 0.5
+
+    def roundoff(self, x: Samples) -> float:
+        """Give the unit of rounding of products with the dictionary, which some devices make coarser than numbers."""
+        coarse = x.is_cuda and x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+        return _TF32 if coarse else torch.finfo(x.dtype).eps
 
     def descent(self, x: Samples, rate: float) -> Callable[[Codes], Codes]:
         """Give the map a ↦ a + rate·Φᵀ(x − Φa): a gradient step on ½‖x − Φa‖²."""
@@ -116,6 +128,9 @@ class Dense(Synthesis):
 
     def analyse(self, x: Samples) -> Codes:
         return (x @ self.D).unflatten(1, self.groups)
+
+    def longest(self, x: Samples) -> float:  # noqa: ARG002
+        return _longest(self.D.mT)
 
     def gradient(self, error: Samples, codes: Codes) -> Phi:
         return (error.mT @ codes.flatten(1)).div_(len(error)).view(self.phi.shape)
@@ -206,6 +221,13 @@ class Convolution(Synthesis):
     def analyse(self, x: Samples) -> Codes:
         return functional.conv2d(x, self.weight, stride=self.stride).unflatten(1, self.groups)
 
+    def longest(self, x: Samples) -> float:  # noqa: ARG002
+        return _longest(self.weight)
+
+    def roundoff(self, x: Samples) -> float:
+        coarse = x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        return _TF32 if coarse else super().roundoff(x)
+
     def gradient(self, error: Samples, codes: Codes) -> Phi:
         pull = conv2d_weight(error, list(self.weight.shape), codes.flatten(1, 2), stride=self.stride)
         pull /= error.numel() / self.weight[0].numel()
@@ -217,12 +239,19 @@ def as_synthesis(phi: Phi | Synthesis) -> Synthesis:
     return phi if isinstance(phi, Synthesis) else Dense(phi)
 
 
+def _longest(atoms: Float[Tensor, "atoms *kernel"]) -> float:
+    return float(torch.linalg.vector_norm(atoms.flatten(1), dim=1).max())
+
+
 def largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor) -> float:
     """Bound the largest eigenvalue of a positive matrix from above, to about eight per cent, by the Lanczos method.
 
     Args:
         product: v ↦ Av.
         start: A random vector, of any shape.
+
+    Raises:
+        OptionError: If the matrix is not finite.
 
     Returns:
         The largest Ritz value after at most 10 products, enlarged by eight per cent: from a random start it is low by
@@ -251,4 +280,6 @@ def largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor) -> fl
             tridiagonal = tridiagonal[: k + 1, : k + 1]
             break
         torch.div(image, length, out=basis[k + 1])
+    if not bool(tridiagonal.isfinite().all()):
+        raise OptionError("atoms must be finite, and their products too; got NaN, infinity, or numbers too large")
     return max(_MARGIN * float(torch.linalg.eigvalsh(tridiagonal)[-1]), tiny)

@@ -1,17 +1,16 @@
 """Natural images: those that installed packages ship, and the user's own, in folders, arrays and moving pictures."""
 
-import warnings
-import zipfile
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gramian.data.reading import PictureValuesError, as_pixels, legible, read_arrays, read_frames, read_picture
 from gramian.errors import DataError
 
 __all__ = [
@@ -89,7 +88,9 @@ def shipped_images(*, colour: bool = False) -> tuple[Picture, ...]:
     raw = {name: np.asarray(getattr(skimage.data, name)()) for name in _SKIMAGE}
     raw.update({name: np.asarray(sklearn.datasets.load_sample_image(f"{name}.jpg")) for name in _SKLEARN})
     return tuple(
-        Picture(name, _pixels(raw[name], colour=colour)) for name in sorted(raw) if raw[name].ndim == 3 or not colour
+        Picture(name, _pixels(raw[name], name, colour=colour))
+        for name in sorted(raw)
+        if raw[name].ndim == 3 or not colour
     )
 
 
@@ -99,16 +100,17 @@ def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
     Args:
         path: A folder, whose files count as pictures by their suffix (bmp, gif, jpeg, jpg, png, tif, tiff, webp;
             subfolders are not entered); a file .npy or .npz with an array [height, width], [count, height, width] or
-            [count, height, width, 3], of bytes, or of numbers in [0, 1]; or one such picture, all frames of which are
-            taken.
+            [count, height, width, 3]; or one such picture, all frames of which are taken.
         colour: Whether to keep colours; else their luminance is taken.
 
     Returns:
-        The pictures and the names of unreadable files. Transparent pixels are laid on white, a turn that a camera noted
-        is carried out, and of a moving picture in a folder the first frame is taken.
+        The pictures and the names of unreadable files. Pixels are bytes, or 16 bits, or numbers in [0, 1], in a picture
+        as in an array; of other numbers nobody knows which is white, and they are refused. Transparent pixels are laid
+        on white, a turn that a camera noted is carried out, and of a moving picture in a folder the first frame is
+        taken.
 
     Raises:
-        DataError: If there is nothing there, or no readable picture in it.
+        DataError: If there is nothing there, no readable picture in it, or one whose numbers have another range.
 
     Examples:
         >>> import tempfile
@@ -118,63 +120,53 @@ def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
         >>> len(film.images), film.images[0].pixels.shape, film.sequence
         (5, torch.Size([32, 48]), True)
     """
-    if not path.exists():
-        raise DataError(f"images must be an existing folder or file; got {path}, which does not exist")
-    if path.is_dir():
-        return _folder(path, colour=colour)
+    try:
+        folder, file = path.is_dir(), path.is_file()
+        # A folder that may not be searched lists its files, and says of none what it is.
+        listed = sorted(path.iterdir()) if folder else []
+        entries = [entry for entry in listed if _is_picture(entry) and entry.is_file()]
+    except OSError as error:
+        raise DataError(f"images must be readable; got {legible(path)}: {error.strerror or error}") from error
+    if folder:
+        return _folder(path, entries, colour=colour)
+    if not file:
+        there = "which is no file" if os.path.lexists(path) else "which does not exist"
+        raise DataError(f"images must be an existing folder or file; got {legible(path)}, {there}")
     if path.suffix.lower() in (".npy", ".npz"):
         return _array_file(path, colour=colour)
-    if path.suffix.lower() in _SUFFIXES:
-        return _frames(path, colour=colour)
+    if _is_picture(path):
+        return _sequence(path.name, read_frames(path), colour=colour)
     raise DataError(
-        f"images must be a folder, an array (.npy, .npz) or a picture ({', '.join(_SUFFIXES)}); got {path}; of a film "
-        "in another format, try: mkdir frames; ffmpeg -i FILM frames/%05d.png"
+        f"images must be a folder, an array (.npy, .npz) or a picture ({', '.join(_SUFFIXES)}); got {legible(path)}; "
+        "of a film in another format, try: mkdir frames; ffmpeg -i FILM frames/%05d.png"
     )
 
 
-def _folder(path: Path, *, colour: bool) -> LoadedImages:
-    from PIL import Image, ImageOps
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES
 
+
+def _folder(path: Path, files: Sequence[Path], *, colour: bool) -> LoadedImages:
     images: list[Picture] = []
     skipped: list[str] = []
-    files = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES and entry.is_file())
     for file in files:
         try:
-            with warnings.catch_warnings():
-                # Pillow warns of a picture so large that it may be an attack; such a one is left out, and named.
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(file) as picture:
-                    array = _as_array(ImageOps.exif_transpose(picture))
-                    images.append(Picture(file.name, _pixels(array, colour=colour)))
-        except _unreadable():
-            skipped.append(file.name)
+            images.append(Picture(legible(file.name), _pixels(read_picture(file), file.name, colour=colour)))
+        except PictureValuesError:
+            raise
+        except DataError:
+            skipped.append(legible(file.name))
     if not images:
         found = f"{len(skipped)} that cannot be read" if skipped else "no file with such a suffix"
-        raise DataError(f"{path} must hold at least one readable picture ({', '.join(_SUFFIXES)}); got {found}")
+        raise DataError(
+            f"{legible(path)} must hold at least one readable picture ({', '.join(_SUFFIXES)}); got {found}"
+        )
     return LoadedImages(tuple(images), tuple(skipped))
 
 
-def _frames(path: Path, *, colour: bool) -> LoadedImages:
-    from PIL import Image, ImageOps, ImageSequence
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as film:
-                arrays = [_as_array(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(film)]
-    except _unreadable() as error:
-        raise DataError(f"{path} must be a picture that can be read; got {error}") from error
-    return _sequence(path.name, arrays, colour=colour)
-
-
 def _array_file(path: Path, *, colour: bool) -> LoadedImages:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} must be an array that can be read, without pickled objects; got {error}") from error
     pictures: list[np.ndarray] = []
-    for array in arrays:
+    for array in read_arrays(path):
         last = array.shape[-1] if array.ndim else 0
         if (
             array.dtype.kind not in "uif"
@@ -182,24 +174,21 @@ def _array_file(path: Path, *, colour: bool) -> LoadedImages:
             or not array.size
         ):
             raise DataError(
-                f"{path} must hold numbers [height, width], [count, height, width] or [count, height, width, 3]; got "
-                f"{array.dtype} {list(array.shape)}"
-            )
-        if array.dtype != np.uint8 and not (array.min() >= 0 and array.max() <= 1):
-            raise DataError(
-                f"{path} must hold bytes, or finite numbers in [0, 1]; got {array.dtype} from {array.min():g} to "
-                f"{array.max():g}; try (x - x.min()) / (x.max() - x.min())"
+                f"{legible(path)} must hold numbers [height, width], [count, height, width] or [count, height, width, "
+                f"3]; got {array.dtype.kind if array.dtype.names else array.dtype} {list(array.shape)}"
             )
         # An array of three axes is a series of grey pictures, a colour picture by itself has four: [1, h, w, 3].
         pictures += [array] if array.ndim == 2 else list(array)
     if not pictures:
-        raise DataError(f"{path} must hold at least one array; got none")
+        raise DataError(f"{legible(path)} must hold at least one array; got none")
     return _sequence(path.name, pictures, colour=colour)
 
 
 def _sequence(name: str, arrays: Sequence[np.ndarray], *, colour: bool) -> LoadedImages:
+    name = legible(name)
     named = [f"{name}[{index}]" for index in range(len(arrays))] if len(arrays) > 1 else [name]
-    images = tuple(Picture(each, _pixels(array, colour=colour)) for each, array in zip(named, arrays, strict=True))
+    pixels = (_pixels(array, each, colour=colour) for each, array in zip(named, arrays, strict=True))
+    images = tuple(Picture(each, those) for each, those in zip(named, pixels, strict=True))
     return LoadedImages(images, sequence=len(images) > 1)
 
 
@@ -259,33 +248,10 @@ def split_held_out(images: tuple[Picture, ...], *, min_side: int, sequence: bool
     return ImageSplit(train, held_out)
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
-    """Give what Pillow raises for a file that is no whole picture, or that is too large to be one."""
-    from PIL import Image
-
-    return OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError
-
-
-def _as_array(picture: Any) -> np.ndarray:
-    from PIL import Image
-
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F", "L", "1"):
-        array = np.asarray(picture)
-        return array.astype(np.float64) / 65535 if picture.mode.startswith("I") else array
-    if picture.mode == "P" or "A" in picture.getbands():
-        layered = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-    return np.asarray(picture.convert("RGB"))
-
-
-def _pixels(array: np.ndarray, *, colour: bool) -> Float[Tensor, "height width *channels"]:
-    pixels = array.astype(np.float64)
-    if array.dtype == np.uint8:
-        pixels = pixels / 255
+def _pixels(array: np.ndarray, name: str, *, colour: bool) -> Float[Tensor, "height width *channels"]:
+    pixels = as_pixels(array, name)
     if pixels.ndim == 2 and colour:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     elif pixels.ndim == 3:
         pixels = pixels[..., :3] if colour else pixels[..., :3] @ np.asarray(_LUMINANCE)
-    if not np.isfinite(pixels).all():
-        raise DataError("a picture must hold finite values; got NaN or infinite ones")
     return torch.from_numpy(np.clip(pixels, 0, 1).astype(np.float32))

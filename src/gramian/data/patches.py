@@ -19,6 +19,9 @@ Pictures = Sequence[Float[Tensor, "_ _ *channels"]]
 """Pictures of any sizes, all grey or all with as many channels."""
 
 
+_ROUNDING = 1e-6
+"""Standard deviation, as a part of the largest pixel, up to which a patch counts as one of a single value."""
+
 _TO_MEASURE = 10_000
 """Patches of which the scale of whitened ones is measured."""
 
@@ -27,9 +30,9 @@ class PatchSampler:
     """Draw patches from pictures, uniformly over all places that are not flat.
 
     A place is flat if the standard deviation of its patch is below `flat` times the root mean square of the standard
-    deviations of all patches: sky and walls, about a third of natural pictures, hold nothing to learn. Patches lose
-    their mean, each channel its own, and are divided by one common scale, so that the patches kept have unit variance
-    on average.
+    deviations of all patches, or no more than rounding: sky and walls, about a third of natural pictures, hold nothing
+    to learn. Patches lose their mean, each channel its own, and are divided by one common scale, so that the patches
+    kept have unit variance on average.
 
     Args:
         pictures: Whitened pictures.
@@ -77,13 +80,16 @@ class PatchSampler:
         variances = [_local_variance(picture, size) for picture in pictures]
         everywhere = torch.cat([variance.flatten() for variance in variances])
         threshold = flat * flat * float(everywhere.mean())
-        kept = everywhere > threshold
+        # What rounding alone makes of a picture of one grey value is no variance.
+        floors = [(_ROUNDING * float(picture.abs().max())) ** 2 for picture in pictures]
+        thresholds = [max(threshold, floor) for floor in floors]
+        kept = torch.cat([(v > t).flatten() for v, t in zip(variances, thresholds, strict=True)])
         if not bool(kept.any()):
             raise DataError("some patches must not be flat; got pictures of one grey value; try other pictures")
         self.size = size
         self.flat_fraction = 1 - float(kept.double().mean())
         self._pixels = torch.cat([picture.flatten(0, 1) for picture in pictures])
-        self._corners, self._strides = _places(pictures, variances, threshold)
+        self._corners, self._strides = _places(pictures, variances, thresholds)
         self._whiten = whiten
         self.scale = 1.0
         if scale is not None:
@@ -204,12 +210,12 @@ def _local_variance(picture: Pixels, size: int) -> Float[Tensor, "rows columns"]
 
 
 def _places(
-    pictures: Pictures, variances: Sequence[Tensor], threshold: float
+    pictures: Pictures, variances: Sequence[Tensor], thresholds: Sequence[float]
 ) -> tuple[Int[Tensor, " places"], Int[Tensor, " places"]]:
     corners: list[Tensor] = []
     strides: list[Tensor] = []
     start = 0
-    for picture, variance in zip(pictures, variances, strict=True):
+    for picture, variance, threshold in zip(pictures, variances, thresholds, strict=True):
         width = picture.shape[1]
         rows, columns = (variance > threshold).nonzero(as_tuple=True)
         corners.append(start + rows * width + columns)

@@ -17,6 +17,9 @@ Pixels = Float[Tensor, "height width *channels"]
 WHITENINGS = ("fourier", "zca", "none")
 """How pictures are whitened: whole, by a filter; patch by patch, by the covariance of patches; or not at all."""
 
+_ROUNDING = 1e-6
+"""Difference of pixels, of [0, 1], up to which they count as equal."""
+
 _PATCHES = 20_000
 """How many patches the covariance is estimated from."""
 
@@ -93,6 +96,7 @@ class Preparation:
         channels = {1 if picture.ndim == 2 else picture.shape[2] for picture in pictures}
         if len(channels) > 1:
             raise DataError(f"pictures must all be grey or all have as many channels; got {sorted(channels)}")
+        _require_contrast(pictures)
         plain = cls(size, channels.pop() if channels else 1, whiten, cutoff=cutoff)
         mixing = _mixing([plain.filtered(picture) for picture in pictures]) if plain.channels > 1 else None
         mixed = cls(size, plain.channels, whiten, cutoff=cutoff, mixing=mixing if whiten == "fourier" else None)
@@ -104,7 +108,12 @@ class Preparation:
         return cls(size, plain.channels, whiten, sampler.scale, cutoff, mixed.mixing, zca), sampler
 
     def sampler(self, pictures: Pictures) -> PatchSampler:
-        """Draw samples from other pictures, prepared as the first were."""
+        """Draw samples from other pictures, prepared as the first were.
+
+        Raises:
+            DataError: If pictures are too small or too flat, or have other channels.
+        """
+        _require_contrast(pictures)
         filtered = [self.filtered(picture) for picture in pictures]
         return PatchSampler(filtered, size=self.size, scale=self.scale, whiten=self.zca)
 
@@ -168,6 +177,13 @@ class Preparation:
             mean = samples.mean if joined.ndim == 3 else samples.mean[0]
             joined = FourierWhitening(self.cutoff).unwhiten(joined, mean=mean)
         return joined.clamp(0, 1)
+
+
+def _require_contrast(pictures: Pictures) -> None:
+    """Check before whitening, which makes something of the rounding of pictures of one value, black or grey."""
+    spans = [float((picture.amax(dim=(0, 1)) - picture.amin(dim=(0, 1))).max()) for picture in pictures]
+    if pictures and max(spans) <= _ROUNDING:
+        raise DataError("some patches must not be flat; got pictures of one grey value; try other pictures")
 
 
 def _mixing(pictures: Pictures) -> Float[Tensor, "channels channels"]:

@@ -28,7 +28,7 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> str:
         ("energy of a held-out patch", (("reconstruction", "reconstruction"), ("sparsity", "sparsity")), False),
         ("orthogonality", (("orthogonality", "L/β = Σ |X|"), ("residual", "largest |X|")), True),
         ("active groups of a held-out patch", (("active_groups", ""),), False),
-        ("held-out SNR, dB", (("snr", ""),), False),
+        ("SNR of whole codes of held-out patches, dB", (("snr", ""),), False),
     )
     for axis, (title, series, logarithmic) in zip(axes, panels, strict=True):
         for (key, label), colour in zip(series, _COLOURS, strict=False):

@@ -37,14 +37,17 @@ def gabor_section(record: LearningRecord, order: Tensor) -> str:
     if n == 1:
         return ""
     agreement = record.agreement
-    missing = int((record.gabor.explained[order[:_GROUPS]] <= agreement.threshold).sum())
+    explained = record.gabor.explained
+    missing = int((~(explained[order[:_GROUPS]] > agreement.threshold)).sum())
+    fitted = int((~explained.isnan()).any(dim=1).sum())
     return fill(
         "gabors.html",
         {
-            "explained": f"{100 * float(record.gabor.explained.median()):.0f}",
+            "fitted": f" of the {fitted} most used groups" if fitted < m else "",
+            "explained": f"{100 * float(explained.nanmedian()):.0f}",
             "threshold": f"{100 * agreement.threshold:.0f}",
             "atoms": agreement.atoms,
-            "all": m * n,
+            "all": fitted * n,
             "pairs": agreement.pairs,
             "rows": "".join(
                 f'<tr><td>{text}</td><td class="n">{_number(getattr(agreement.learned, name), digits)}</td>'

@@ -1,7 +1,8 @@
 """A learning run as one page."""
 
 import html
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -9,60 +10,105 @@ from torch import Tensor
 from gramian.kernels import dense
 from gramian.report import curves, pictures
 from gramian.report.gabors import gabor_section
+from gramian.report.groups import MOST_DRAWN, groups_figure
 from gramian.report.page import as_data, fill
 from gramian.report.record import LearningRecord
+from gramian.report.sample_code import sample_code
 from gramian.report.turning import turning_section
 
 __all__ = ["render_report"]
 
 _MAPS = 8
+_PIXELS = 1 << 21
+"""Pixels of a picture of residuals."""
 
 
-def render_report(record: LearningRecord) -> str:
+def render_report(record: LearningRecord, progress: Callable[[str, int, int], object] | None = None) -> str:
     """Draw a learning run as an HTML page with all pictures inside.
 
     Args:
         record: What was measured.
+        progress: Told, again and again, the stage, how much of it is done, and how much there is of it.
 
     Returns:
         The text of the page, UTF-8. The same record gives the same text.
     """
-    _, m, n = record.phi.shape
     order = record.usage.argsort(descending=True)
-    silent = int((record.usage == 0).sum())
+    parts = (_numbers_of, _groups, _orthogonality, _training, _picture, _invariance, _use)
+    values: dict[str, object] = {}
+    for done, part in enumerate(parts):
+        if progress is not None:
+            progress("the page", done, len(parts))
+        values |= part(record, order)
+    if progress is not None:
+        progress("the page", len(parts), len(parts))
+    # A name that is not UTF-8 comes with lone surrogates, which no file of text can hold.
+    return fill("learning.html", values).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _numbers_of(record: LearningRecord, order: Tensor) -> dict[str, object]:  # noqa: ARG001
+    _, m, n = record.phi.shape
     before, after = (float(dense.residual(phi).abs().max()) for phi in (record.initial_phi, record.phi))
-    picture = record.held_out
-    limit = 4.0 * float(picture.whitened.std())
     done, steps = record.steps
-    values = {
+    last = record.metrics[-1] if record.metrics else None
+    return {
         "title": html.escape(record.title),
         "summary": _summary(record),
         "numbers": _numbers(
             {
                 f"{before:.1g} → {after:.0e}": "largest |ΦᵀΦ − I| within a group, before → after",
-                f"{record.snr_active:.2f} / {record.snr_debiased:.2f} dB": f"held-out SNR at {record.active} "
-                "coefficients, as inferred / after least squares",
-                f"{record.metrics[-1]['active_groups']:.1f} of {m}" if record.metrics else "–": "groups active in a "
-                "held-out patch",
+                f"{record.snr_active:.2f} / {record.snr_debiased:.2f} dB": f"SNR at {record.active} coefficients of "
+                f"{record.patches} held-out patches, as inferred / after least squares",
+                f"{last['active_groups']:.1f} of {m}" if last else "–": "groups active in a held-out patch",
                 f"{100 * record.state.collapsed:.0f} %": "groups with two atoms of |cos| > 0.5",
-                f"{record.metrics[-1]['seconds']:.0f} s" if record.metrics else "–": f"for {done} of {steps} steps",
+                f"{last['seconds']:.0f} s" if last else "–": f"for {done} of {steps} steps",
             }
         ),
         "m": m,
         "n": n,
-        "atoms": as_data(pictures.png(pictures.atoms_picture(record.phi, order, channels=record.channels))),
+        "active": record.active,
+        "patches": record.patches,
+        "largest_before": f"{before:.2g}",
+        "largest_after": f"{after:.0e}",
+    }
+
+
+def _groups(record: LearningRecord, order: Tensor) -> dict[str, object]:
+    m = record.phi.shape[1]
+    silent = int((record.usage == 0).sum())
+    return {
+        "atoms": groups_figure(record, order),
+        "drawn": f" Drawn are the {MOST_DRAWN} most used of {m} groups." if m > MOST_DRAWN else "",
         "dead": f"{silent} groups were silent on held-out patches; they stand last."
         if silent
         else "Every group is in use.",
         "turning": turning_section(record, order),
         "gabor": gabor_section(record, order),
-        "residual_before": as_data(pictures.png(pictures.residual_picture(record.initial_phi, order))),
-        "residual_after": as_data(pictures.png(pictures.residual_picture(record.phi, order))),
-        "largest_before": f"{before:.2g}",
-        "largest_after": f"{after:.0e}",
-        "histogram": curves.cosine_histogram(record.initial_phi, record.phi) if n > 1 else "",
-        "curves": curves.training_curves(record.metrics),
-        "name": html.escape(picture.name),
+    }
+
+
+def _orthogonality(record: LearningRecord, order: Tensor) -> dict[str, object]:
+    shown = order[:MOST_DRAWN]
+    side = max(1, math.isqrt(_PIXELS // len(shown)))
+    blocks = [pictures.residual_picture(phi, shown, side=side) for phi in (record.initial_phi, record.phi)]
+    return {
+        "residual_before": as_data(pictures.png(blocks[0])),
+        "residual_after": as_data(pictures.png(blocks[1])),
+        "histogram": curves.cosine_histogram(record.initial_phi, record.phi) if record.phi.shape[2] > 1 else "",
+    }
+
+
+def _training(record: LearningRecord, order: Tensor) -> dict[str, object]:  # noqa: ARG001
+    return {"curves": curves.training_curves(record.metrics)}
+
+
+def _picture(record: LearningRecord, order: Tensor) -> dict[str, object]:
+    picture = record.held_out
+    limit = 4.0 * float(picture.whitened.std())
+    height, width = picture.original.shape[:2]
+    part = f" (its upper left {height} × {width} pixels)" if (height, width) != picture.whole else ""
+    return {
+        "name": html.escape(picture.name) + part,
         "maps": _maps(record, order),
         "picture_active": f"{picture.active_groups:.1f}",
         "picture_snr": f"{picture.snr:.1f}",
@@ -72,14 +118,25 @@ def render_report(record: LearningRecord) -> str:
         "whitened_reconstruction": as_data(
             pictures.png(pictures.signed_picture(picture.whitened_reconstruction, limit=limit))
         ),
+    }
+
+
+def _invariance(record: LearningRecord, order: Tensor) -> dict[str, object]:  # noqa: ARG001
+    return {
         "phase": curves.phase_curves(record.phase),
         "controls": _controls(record),
-        "settings": _rows(record.settings),
-        "versions": _rows(record.versions),
-        "shape": html.escape(str(list(record.phi.shape))),
-        "lam": html.escape(str(record.settings.get("lam", 2.0))),
+        "inferred": html.escape(
+            f"λ = {record.lam:.4g}, prior {record.settings['prior']}, by {record.settings['infer']}"
+        ),
     }
-    return fill("learning.html", values)
+
+
+def _use(record: LearningRecord, order: Tensor) -> dict[str, object]:  # noqa: ARG001
+    return {
+        "settings": _rows({**record.settings, "λ after learning": f"{record.lam:.6g}"}),
+        "versions": _rows(record.versions),
+        "code": html.escape(sample_code(record)),
+    }
 
 
 def _summary(record: LearningRecord) -> str:

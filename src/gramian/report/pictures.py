@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from gramian.kernels import dense
 from gramian.typing import Phi
 
 __all__ = [
+    "AtomGrid",
     "amplitude_picture",
     "atoms_picture",
     "direction_picture",
@@ -50,35 +52,91 @@ def signed_picture(picture: Float[Tensor, "height width *channels"], *, limit: f
     return gray_picture(0.5 + 0.5 * picture / (reach or 1.0))
 
 
+@dataclass(frozen=True)
+class AtomGrid:
+    """Where atoms stand in a picture of groups, each group a row of atoms.
+
+    Attributes:
+        groups: How many groups there are.
+        columns: How many of them stand side by side.
+        size: Atoms in a group.
+        side: Side of an atom, pixels.
+        gap: Pixels between atoms; three times as many between groups.
+        margin: Pixels to the left of each group.
+    """
+
+    groups: int
+    columns: int
+    size: int
+    side: int
+    gap: int = 1
+    margin: int = 0
+
+    @classmethod
+    def near_square(cls, groups: int, size: int, *, side: int, gap: int = 1, margin: int = 0) -> "AtomGrid":
+        """Choose the columns so that the picture is about as wide as high."""
+        ratio = (side + 3 * gap) / (size * (side + gap) + 3 * gap + margin)
+        return cls(groups, max(1, round(math.sqrt(1.5 * groups * ratio))), size, side, gap, margin)
+
+    @property
+    def width(self) -> int:
+        """Width of the picture, pixels."""
+        return self.columns * self._across - 4 * self.gap
+
+    @property
+    def height(self) -> int:
+        """Height of the picture, pixels."""
+        return math.ceil(self.groups / self.columns) * self._down - 3 * self.gap
+
+    def corner(self, place: int) -> tuple[int, int]:
+        """Give row and column of the upper left pixel of a group's first atom."""
+        return place // self.columns * self._down, place % self.columns * self._across + self.margin
+
+    @property
+    def _across(self) -> int:
+        return self.margin + self.size * (self.side + self.gap) + 3 * self.gap
+
+    @property
+    def _down(self) -> int:
+        return self.side + 3 * self.gap
+
+
 def atoms_picture(
-    phi: Phi, order: Tensor | None = None, *, columns: int | None = None, gap: int = 1, channels: int = 1
+    phi: Phi,
+    order: Tensor | None = None,
+    *,
+    columns: int | None = None,
+    gap: int = 1,
+    channels: int = 1,
+    margin: int = 0,
 ) -> Pixels:
     """Show groups as rows of atoms, each atom scaled to its own largest size.
 
     Args:
         phi: Dictionary Φ[l, m, n], l a square times the channels.
-        order: In which order to show the groups; default as they are.
+        order: Which groups to show, and in which order; default all as they are.
         columns: How many groups stand side by side; default what makes the picture about as wide as high.
         gap: Pixels between atoms; three times as many between groups.
         channels: Numbers of a pixel: 1, or 3 for colours.
+        margin: Pixels to the left of each group.
 
     Returns:
         RGBA pixels, transparent between the atoms.
     """
-    length, m, n = phi.shape
+    shown = phi if order is None else phi[:, order]
+    length, m, n = shown.shape
     side = math.isqrt(length // channels)
-    columns = columns or max(1, round(math.sqrt(m / n * 1.5)))
-    rows = math.ceil(m / columns)
-    pitch = side + gap
-    width, height = columns * (n * pitch + 3 * gap) - 4 * gap, rows * (pitch + 2 * gap) - 3 * gap
-    canvas = np.zeros((height, width, 4), dtype=np.uint8)
-    for place, group in enumerate((torch.arange(m) if order is None else order).tolist()):
-        top = place // columns * (pitch + 2 * gap)
-        left = place % columns * (n * pitch + 3 * gap)
+    grid = AtomGrid.near_square(m, n, side=side, gap=gap, margin=margin)
+    grid = replace(grid, columns=columns or grid.columns)
+    canvas = np.zeros((grid.height, grid.width, 4), dtype=np.uint8)
+    sizes = shown.abs().amax(dim=0)
+    atoms = gray_picture(0.5 + 0.5 * shown / torch.where(sizes > 0, sizes, 1.0))
+    atoms = atoms.reshape(side, side, channels, m, n)
+    for place in range(m):
+        top, left = grid.corner(place)
         for member in range(n):
-            x = left + member * pitch
-            atom = signed_picture(phi[:, group, member].reshape(side, side, channels))
-            canvas[top : top + side, x : x + side, :3] = atom
+            x = left + member * (side + gap)
+            canvas[top : top + side, x : x + side, :3] = atoms[..., place, member]
             canvas[top : top + side, x : x + side, 3] = 255
     return canvas
 
@@ -114,9 +172,10 @@ def residual_picture(phi: Phi, order: Tensor | None = None, *, side: int | None 
     columns = math.ceil(math.sqrt(m))
     rows = math.ceil(m / columns)
     canvas = np.zeros((rows * (n + 1) - 1, columns * (n + 1) - 1, 4), dtype=np.uint8)
-    for place in range(m):
+    blocks = _colours(level.flatten(0, 1)).reshape(m, n, n, 4)
+    for place, block in enumerate(blocks):
         top, left = place // columns * (n + 1), place % columns * (n + 1)
-        canvas[top : top + n, left : left + n] = _colours(level[place])
+        canvas[top : top + n, left : left + n] = block
     return canvas
 
 

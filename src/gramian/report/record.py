@@ -20,17 +20,19 @@ class HeldOutPicture:
 
     Attributes:
         name: Name of the picture.
-        original: Grey values in [0, 1].
+        whole: Height and width of the picture, of which the upper left part may be coded.
+        original: Grey values in [0, 1], of the part that is coded.
         whitened: The whitened picture, in units of the patches' standard deviation.
         whitened_reconstruction: What the codes say of it.
         reconstruction: The same as grey values.
-        snr: Signal-to-noise ratio of the whitened reconstruction, dB.
+        snr: Signal-to-noise ratio of whole codes on the samples of this picture, all its overlapping patches, dB.
         active_groups: Mean number of active groups of a patch.
         amplitudes: ‖a_i‖ of every group at every place.
         directions: a_i/‖a_i‖ of every group at every place; 0 where it is silent.
     """
 
     name: str
+    whole: tuple[int, int]
     original: Picture
     whitened: Picture
     whitened_reconstruction: Picture
@@ -54,9 +56,12 @@ class LearningRecord:
         channels: Numbers of a pixel: 1, or 3 for colours.
         initial_phi: The dictionary before the first step.
         phi: The learned dictionary.
+        lam: Sparsity λ as it is after learning, with which everything here is inferred.
+        images: Where the pictures are; None for those that packages ship.
         usage: Mean amplitude of every group on held-out patches.
         state: State of the groups.
         metrics: Rows of metrics.
+        patches: On how many held-out patches the two ratios and the use of groups are measured.
         active: Number of coefficients at which the two ratios are taken.
         snr_active: SNR with as many coefficients, dB.
         snr_debiased: The same after least squares on the support, dB.
@@ -64,7 +69,8 @@ class LearningRecord:
         shift: Correlations of responses under a shift, by the number of pixels.
         phase: Responses to gratings of every phase.
         planes: The plane within each group that codes of held-out patches use most; None for single atoms.
-        gabor: The Gabor functions nearest to the atoms.
+        gabor: The Gabor functions nearest to the atoms; nan where none was fitted, which the least used groups of a
+            large dictionary are.
         agreement: How alike those of a group are.
     """
 
@@ -76,9 +82,12 @@ class LearningRecord:
     channels: int
     initial_phi: Phi
     phi: Phi
+    lam: float
+    images: str | None
     usage: Float[Tensor, " m"]
     state: GroupState
     metrics: Sequence[Mapping[str, float]]
+    patches: int
     active: int
     snr_active: float
     snr_debiased: float
