@@ -4,14 +4,20 @@ The loss L = β Σ_i Σ_jk |Φ_iᵀΦ_i − I|_jk over groups of weights Φ[l, m
 that end exactly orthogonal.
 """
 
-from gramian import calculus, foreach, kernels
-from gramian.errors import GramianError
-from gramian.layout import Layout
-from gramian.objective import grad_group, grad_slice, grad_vector, loss, residual, value_and_grad
-from gramian.orthogonalize import orthogonalize
-from gramian.penalties import Penalty
-from gramian.rules import step_
-from gramian.training import attach, inspect
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gramian import calculus, foreach, kernels
+    from gramian.errors import GramianError
+    from gramian.layout import Layout
+    from gramian.objective import grad_group, grad_slice, grad_vector, loss, residual, value_and_grad
+    from gramian.orthogonalize import orthogonalize
+    from gramian.penalties import Penalty
+    from gramian.rules import step_
+    from gramian.training import attach, inspect
 
 __version__ = "0.1.0.dev0"
 
@@ -33,3 +39,60 @@ __all__ = [
     "step_",
     "value_and_grad",
 ]
+
+_HOMES = {
+    "GramianError": "errors",
+    "Layout": "layout",
+    "Penalty": "penalties",
+    "attach": "training",
+    "grad_group": "objective",
+    "grad_slice": "objective",
+    "grad_vector": "objective",
+    "inspect": "training",
+    "loss": "objective",
+    "orthogonalize": "orthogonalize",
+    "residual": "objective",
+    "step_": "rules",
+    "value_and_grad": "objective",
+}
+"""Where a name is defined. It is loaded when it is first asked for: torch takes seconds, and `--version` needs none."""
+
+_MODULES = (
+    "calculus",
+    "errors",
+    "foreach",
+    "kernels",
+    "layout",
+    "objective",
+    "penalties",
+    "rules",
+    "training",
+    "typing",
+)
+"""Modules that `import gramian` gives too."""
+
+
+class _Face(ModuleType):
+    """The package as a module, in which the function `orthogonalize` keeps its name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Whoever imports the module gramian.orthogonalize makes Python put it here, in the place of the function.
+        if name in _HOMES and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -1,17 +1,22 @@
 """Errors and warnings with names, so that a caller can catch what it can mend."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 __all__ = [
     "AttachmentWarning",
     "DataError",
     "DtypeError",
     "GramianError",
     "LayoutError",
+    "MissingExtraError",
     "NotConvergedWarning",
     "OptionError",
     "OvercompleteWarning",
     "RunError",
     "ShapeError",
     "WeightsError",
+    "needs_extra",
 ]
 
 
@@ -51,9 +56,35 @@ class AttachmentWarning(UserWarning):
     """An attachment takes parameters over from another one, or no longer acts on one of its own."""
 
 
+class MissingExtraError(GramianError, ModuleNotFoundError):
+    """A package is not installed that only an extra of gramian brings."""
+
+
 class OvercompleteWarning(UserWarning):
     """Groups have more vectors than dimensions (n > l), so none can be orthonormal and min L > 0."""
 
 
 class NotConvergedWarning(UserWarning):
     """Groups are not orthonormal to the tolerance when `orthogonalize` ends: their vectors are dependent, say."""
+
+
+@contextmanager
+def needs_extra(package: str, extra: str) -> Generator[None]:
+    """Tell of an import that fails in the block which extra is to be installed.
+
+    Args:
+        package: What is imported, as in gramian.coding.
+        extra: The extra, as in coding.
+
+    Raises:
+        MissingExtraError: If a package of somebody else's is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if isinstance(error, MissingExtraError) or missing in ("", "gramian"):
+            raise
+        raise MissingExtraError(
+            f"{package} needs {missing}, which must be installed; try pip install 'gramian[{extra}]'", name=error.name
+        ) from None

@@ -1,6 +1,7 @@
 """`gramian explain`: what it prints, in its three forms, and the page of the documentation that it makes."""
 
 import dataclasses
+import importlib.util
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import gramian
 from gramian.calculus import STEPS, Setting, derive
 from gramian.cli import main
 from gramian.cli.explain import as_latex, as_markdown
+from tests.report.browser import executable, opened
 
 PAGE = Path(__file__).parents[2] / "docs" / "measured" / "derivation.md"
 
@@ -61,12 +63,56 @@ def test_arrays_fit_the_screen(monkeypatch, capsys, width) -> None:
 
 def test_latex_is_plain_and_balanced() -> None:
     setting = Setting(5, 2, 3)
-    text = as_latex(setting, list(derive(setting)))
+    text = as_latex(setting, list(derive(setting)), setting.phi[:, 0, 0])
     assert text.isascii()
     assert text.count("{") == text.count("}")
-    assert text.count(r"\[") == text.count(r"\]") == text.count(r"\item") == len(STEPS)
+    assert text.count(r"\[") == text.count(r"\]") == text.count(r"\item") == len(STEPS) + 1
     assert text.count(r"\begin{enumerate}") == text.count(r"\end{enumerate}") == 1
     assert "_" not in re.sub(r"\\\[.*?\\\]|%.*", "", text)  # an underscore outside a formula is an error
+
+
+@pytest.mark.parametrize("form", ["--latex", "--markdown"])
+def test_a_document_ends_with_the_vector_that_was_asked_for(monkeypatch, capsys, form) -> None:
+    code, out, _ = explain(monkeypatch, capsys, form, "--vector", "0", "1")
+    assert code == 0
+    _, end = out.split("By vector 1 of group 0")
+    assert r"\frac{\partial L}{\partial \Phi_{0,1}}" in end
+    shown = re.findall(r"-?\d+\.\d{4}", end)
+    expected = gramian.grad_vector(Setting(5, 2, 3).phi, 0, 1)
+    torch.testing.assert_close(torch.tensor([float(x) for x in shown]).double(), expected, atol=5e-5, rtol=0)
+    assert "group a = 0, vector b = 1" in out
+    assert "By vector 1 of" not in explain(monkeypatch, capsys, form)[1]
+
+
+def test_a_bar_says_which_side_it_closes() -> None:
+    # MathML takes a bar without a side for an operator between two terms, and browsers draw it below the line.
+    barred = [step.latex for step in STEPS if "|" in step.latex.replace(r"\|", "")]
+    assert len(barred) >= 2
+    for latex in barred:
+        assert re.sub(r"\\left\|(.*?)\\right\|", "", latex).replace(r"\|", "").count("|") == 0
+
+
+@pytest.mark.skipif(executable() is None, reason="no Chromium or Chrome on the PATH")
+def test_bars_stand_on_the_line_in_a_browser(tmp_path) -> None:
+    pytest.importorskip("latex2mathml")
+    pytest.importorskip("pymdownx")
+    spec = importlib.util.spec_from_file_location("mathml", PAGE.parents[1] / "mathml.py")
+    mathml = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mathml)
+    page = tmp_path / "page.html"
+    bare = mathml.convert(r"\bigl|Q^\top V\bigr|_{jk}", display="block")
+    formulas = [mathml.fence(step.latex) for step in STEPS if r"\left|" in step.latex]
+    page.write_text("<!doctype html><meta charset=utf-8>" + "".join([bare, *formulas]), encoding="utf-8")
+    # How far the middle of each bar is from the middle of the letter beside it, in heights of that letter.
+    measure = """[...document.querySelectorAll('math')].map(math => Math.max(...[...math.querySelectorAll('mo')]
+        .filter(each => each.textContent === '|').map(each => {
+            const bar = each.getBoundingClientRect(), letter = math.querySelector('msup mi').getBoundingClientRect();
+            return Math.abs(bar.top + bar.bottom - letter.top - letter.bottom) / 2 / letter.height; })))"""
+    with opened(executable(), tmp_path / "profile") as tab:
+        tab.open(page)
+        broken, *drawn = tab.value(measure)
+    assert len(drawn) >= 2
+    assert max(drawn) < 0.2 < broken
 
 
 def test_the_page_of_the_documentation_is_what_the_command_prints(monkeypatch, capsys) -> None:
@@ -83,6 +129,10 @@ def test_the_page_of_the_documentation_is_what_the_command_prints(monkeypatch, c
         (("--latex", "--markdown"), "the output must be LaTeX or Markdown; got both"),
         (("--vector", "2", "0"), "one of 2 groups of 3, from 0; got group 2, vector 0"),
         (("--n", "0"), "l, m and n must be at least 1; got 5, 2, 0"),
+        (("--l", "0"), "l, m and n must be at least 1; got 0, 2, 3"),
+        (("--l", "10000000", "--m", "10000000"), "l·m·n must be at most 4096"),
+        (("--n", "100"), "n³·max(l, n) at most 1048576"),
+        (("--seed", str(2**70)), "the seed must be from -2⁶³ to 2⁶⁴ - 2; got 1180591620717411303424"),
         (("--penalty", "l3"), "l1"),
         (("--penalty", "logdet", "--n", "7"), "logdet is infinite for n > l"),
     ],

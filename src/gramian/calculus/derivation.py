@@ -28,6 +28,8 @@ _SMALL = 1e-6
 """Length of a difference quotient."""
 ROUNDING, _QUOTIENT = 1e-10, 1e-4
 """Relative errors that rounding explains, and a difference quotient."""
+_ENTRIES, _JACOBIAN = 2**12, 2**20
+"""Most entries of Φ, and of the largest matrix that is written out: a few seconds of plain loops."""
 
 Sides = Callable[["Setting"], tuple[Tensor, Tensor]]
 
@@ -46,8 +48,9 @@ class Setting:
         seed: Of the random numbers.
 
     Raises:
-        ShapeError: If a size is below 1, or there is no such group or vector.
-        OptionError: If the penalty is infinite for vectors that must depend on each other (logdet, n > l).
+        ShapeError: If a size is below 1, sizes are too large to be written out, or there is no such group or vector.
+        OptionError: If the penalty is infinite for vectors that must depend on each other (logdet, n > l), or the
+            seed is out of the range of torch.
     """
 
     length: int
@@ -63,12 +66,20 @@ class Setting:
     def __post_init__(self) -> None:
         if min(self.length, self.m, self.n) < 1:
             raise ShapeError(f"l, m and n must be at least 1; got {self.length}, {self.m}, {self.n}")
+        entries, jacobian = self.length * self.m * self.n, self.n**3 * max(self.length, self.n)
+        if entries > _ENTRIES or jacobian > _JACOBIAN:
+            raise ShapeError(
+                f"l·m·n must be at most {_ENTRIES} and n³·max(l, n) at most {_JACOBIAN}, because every matrix is "
+                f"written out; got {self.length}, {self.m}, {self.n} for l, m and n; try smaller ones"
+            )
         if not (0 <= self.a < self.m and 0 <= self.b < self.n):
             raise ShapeError(
                 f"the vector must be one of {self.m} groups of {self.n}, from 0; got group {self.a}, vector {self.b}"
             )
         if isinstance(self.mu, LogDet) and self.n > self.length:
             raise OptionError(f"logdet is infinite for n > l; got n = {self.n}, l = {self.length}; try fewer vectors")
+        if not -(2**63) <= self.seed < 2**64 - 1:
+            raise OptionError(f"the seed must be from -2⁶³ to 2⁶⁴ - 2; got {self.seed}")
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.length, self.m, self.n)
         scale = 0.8 / self.length**0.5
@@ -341,7 +352,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "At a kink", "L'(Q; V) = Σ_jk |QᵀV + VᵀQ|_jk, where QᵀQ = I",
-        r"L'(Q; V) = \sum_{jk}\bigl|Q^\top V + V^\top Q\bigr|_{jk},\quad Q^\top Q = I",
+        r"L'(Q; V) = \sum_{jk}\left|Q^\top V + V^\top Q\right|_{jk},\quad Q^\top Q = I",
         "At orthonormal Q every entry has its kink: every direction leads up, in proportion to the step. The "
         "derivative is one-sided, and sign(0) = 0 is the member of least size of what takes its place.",
         _kink, tolerance=_QUOTIENT, applies=lambda s: isinstance(s.mu, L1) and _tall(s),
@@ -354,7 +365,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "A third: the determinant", "d|PᵀP| = 2 |PᵀP| tr((PᵀP)⁻¹PᵀdP)",
-        r"d|P^\top P| = 2\,|P^\top P|\,\mathrm{tr}\bigl((P^\top P)^{-1}P^\top dP\bigr)",
+        r"d\left|P^\top P\right| = 2\,\left|P^\top P\right|\,\mathrm{tr}\bigl((P^\top P)^{-1}P^\top dP\bigr)",
         "Jacobi's formula; it is in the penalty `logdet`, and here the two terms merge, because (PᵀP)⁻¹ is symmetric.",
         _determinant, tolerance=_QUOTIENT, applies=_tall,
     ),

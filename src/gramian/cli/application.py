@@ -1,24 +1,14 @@
-"""The commands and their options."""
+"""The commands and their options; what a command needs is loaded when it runs."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gramian import __version__
-from gramian.cli.compare import compare_dictionaries
-from gramian.cli.encode import decode_codes, encode_images
-from gramian.cli.explain import explain_derivation
-from gramian.cli.learn import continue_run, start_run, write_report
-from gramian.cli.weights import inspect_files, rewrite
-from gramian.coding.learner import UPDATES
-from gramian.coding.learning_run import RunSettings
-from gramian.coding.methods import METHODS
-from gramian.coding.prior import PRIORS
-from gramian.data import WHITENINGS
+from gramian.cli.choices import DEFAULTS, METHODS, PENALTIES, PRIORS, RULES, UPDATES, WHITENINGS
 from gramian.errors import OptionError
-from gramian.penalties import PENALTIES
-from gramian.rules import RULES
 
 __all__ = ["application"]
 
@@ -30,7 +20,6 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_DEFAULT = RunSettings()
 _TABLE = Path("compare.md")
 
 
@@ -64,31 +53,31 @@ def learn(
         bool, typer.Option("--resume", help="Go on with the run in --out, or with the latest in runs/.")
     ] = False,
     groups: Annotated[
-        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{_DEFAULT.groups}x{_DEFAULT.size}")
+        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
-    size: Annotated[int | None, _option("Atoms in a group.", _DEFAULT.size)] = None,
-    patch: Annotated[int | None, _option("Side of a patch, pixels.", _DEFAULT.patch)] = None,
+    size: Annotated[int | None, _option("Atoms in a group.", DEFAULTS.size)] = None,
+    patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
     colour: Annotated[bool, typer.Option("--colour", help="Learn from colours, not from luminance.")] = False,
-    whiten: Annotated[str | None, _option(f"Whitening: {', '.join(WHITENINGS)}.", _DEFAULT.whiten)] = None,
-    lam: Annotated[float | None, _option("Sparsity λ: larger, fewer active groups.", _DEFAULT.lam)] = None,
+    whiten: Annotated[str | None, _option(f"Whitening: {', '.join(WHITENINGS)}.", DEFAULTS.whiten)] = None,
+    lam: Annotated[float | None, _option("Sparsity λ: larger, fewer active groups.", DEFAULTS.lam)] = None,
     target_active: Annotated[
         float | None, _option("Mean number of active groups, to which λ is moved.", "λ stays as it is")
     ] = None,
-    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", _DEFAULT.beta)] = None,
-    lr: Annotated[float | None, _option("Learning rate at the first step.", _DEFAULT.lr)] = None,
-    steps: Annotated[int | None, _option("Learning steps.", _DEFAULT.steps)] = None,
+    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
+    lr: Annotated[float | None, _option("Learning rate at the first step.", DEFAULTS.lr)] = None,
+    steps: Annotated[int | None, _option("Learning steps.", DEFAULTS.steps)] = None,
     seconds: Annotated[float | None, _option("As many steps as fit, instead of --steps.", "not used")] = None,
-    batch: Annotated[int | None, _option("Patches in a step.", _DEFAULT.batch)] = None,
-    rule: Annotated[str | None, _option(f"Update rule: {', '.join(RULES)}.", _DEFAULT.rule)] = None,
-    penalty: Annotated[str | None, _option(f"Penalty: {', '.join(PENALTIES)}.", _DEFAULT.penalty)] = None,
-    update: Annotated[str | None, _option(f"How the dictionary moves: {', '.join(UPDATES)}.", _DEFAULT.update)] = None,
-    prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", _DEFAULT.prior)] = None,
-    infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", _DEFAULT.infer)] = None,
-    device: Annotated[str | None, _option("Where to learn, as torch names it.", _DEFAULT.device)] = None,
+    batch: Annotated[int | None, _option("Patches in a step.", DEFAULTS.batch)] = None,
+    rule: Annotated[str | None, _option(f"Update rule: {', '.join(RULES)}.", DEFAULTS.rule)] = None,
+    penalty: Annotated[str | None, _option(f"Penalty: {', '.join(PENALTIES)}.", DEFAULTS.penalty)] = None,
+    update: Annotated[str | None, _option(f"How the dictionary moves: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
+    prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", DEFAULTS.prior)] = None,
+    infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", DEFAULTS.infer)] = None,
+    device: Annotated[str | None, _option("Where to learn, as torch names it.", DEFAULTS.device)] = None,
     spread: Annotated[
-        int | None, _option("Under torchrun: among how many processes groups are shared out.", _DEFAULT.spread)
+        int | None, _option("Under torchrun: among how many processes groups are shared out.", DEFAULTS.spread)
     ] = None,
-    seed: Annotated[int | None, _option("Seed: the same seed gives the same dictionary.", _DEFAULT.seed)] = None,
+    seed: Annotated[int | None, _option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
 ) -> None:
     """Learn groups of atoms from natural images, and leave a report with pictures.
@@ -124,6 +113,10 @@ def learn(
         "seed": seed,
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}
+
+    from gramian.cli.learn import continue_run, start_run
+    from gramian.coding.learning_run import RunSettings
+
     if not resume:
         start_run(RunSettings(**chosen), out, seconds=seconds, tensorboard=tensorboard)
     elif chosen or seconds is not None:
@@ -156,6 +149,13 @@ def encode(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
 ) -> None:
     """Code pictures with a learned dictionary."""
+    if stride is not None and stride < 1:
+        raise OptionError(f"--stride must be at least 1; got {stride}; try half a patch")
+    if not 0 < tol < math.inf:
+        raise OptionError(f"--tol must be positive and finite; got {tol:g}; try 1e-4")
+
+    from gramian.cli.encode import encode_images
+
     encode_images(dictionary, images, out, stride=stride, tol=tol, force=force)
 
 
@@ -167,6 +167,8 @@ def decode(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
 ) -> None:
     """Make pictures of codes."""
+    from gramian.cli.encode import decode_codes
+
     decode_codes(dictionary, codes, out, force=force)
 
 
@@ -175,6 +177,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
 ) -> None:
     """Make the report of a run anew."""
+    from gramian.cli.learn import write_report
+
     write_report(folder)
 
 
@@ -185,13 +189,13 @@ def compare(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = _TABLE,
     groups: Annotated[
-        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{_DEFAULT.groups}x{_DEFAULT.size}")
+        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
-    patch: Annotated[int | None, _option("Side of a patch, pixels.", _DEFAULT.patch)] = None,
-    lam: Annotated[float | None, _option("Sparsity λ.", _DEFAULT.lam)] = None,
-    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", _DEFAULT.beta)] = None,
+    patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
+    lam: Annotated[float | None, _option("Sparsity λ.", DEFAULTS.lam)] = None,
+    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
     steps: Annotated[int, typer.Option(help="Learning steps of each.")] = 1000,
-    seed: Annotated[int | None, _option("Seed.", _DEFAULT.seed)] = None,
+    seed: Annotated[int | None, _option("Seed.", DEFAULTS.seed)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the table if it is there already.")] = False,
 ) -> None:
     """Learn with and without the penalty, without groups, and with scikit-learn, and compare on held-out patches."""
@@ -206,6 +210,10 @@ def compare(
         "steps": steps,
         "seed": seed,
     }
+
+    from gramian.cli.compare import compare_dictionaries
+    from gramian.coding.learning_run import RunSettings
+
     settings = RunSettings(**{name: value for name, value in chosen.items() if value is not None})
     compare_dictionaries(settings, out, force=force)
 
@@ -224,6 +232,8 @@ def inspect(
     force: Annotated[bool, typer.Option("--force", help="Replace the page if it is there already.")] = False,
 ) -> None:
     """Show how far the weights in files are from orthonormal."""
+    from gramian.cli.weights import inspect_files
+
     inspect_files(files, select or [], layout or [], as_json=json, page=html, force=force)
 
 
@@ -243,6 +253,11 @@ def orthogonalize(
     ] = False,
 ) -> None:
     """Make the weights in a file orthonormal, and keep everything else in it byte for byte."""
+    if max_steps < 0:
+        raise OptionError(f"--max-steps must be at least 0; got {max_steps}")
+
+    from gramian.cli.weights import rewrite
+
     rewrite(source, out, select or [], layout or [], rule=rule, penalty=penalty, max_steps=max_steps, force=force)
 
 
@@ -260,4 +275,6 @@ def explain(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
     """Derive the gradient step by step, and check every line on random numbers."""
+    from gramian.cli.explain import explain_derivation
+
     explain_derivation(length, m, n, penalty, vector, seed=seed, latex=latex, markdown=markdown)

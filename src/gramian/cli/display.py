@@ -48,10 +48,12 @@ class LearningDisplay:
         self._console.print(
             f"learning {run.settings.groups} groups of {run.settings.size} atoms of {run.settings.patch} × "
             f"{run.settings.patch} pixels from {len(run.split.train)} pictures; held out: "
-            f"{', '.join(image.name for image in run.split.held_out)}"
+            f"{', '.join(image.name for image in run.split.held_out)}",
+            markup=False,
         )
         if run.skipped:
-            self._console.print(f"[yellow]left out, not readable:[/] {', '.join(run.skipped)}")
+            names = Text(", ".join(run.skipped))
+            self._console.print(Text("left out, not readable: ", style="yellow") + names)
         if self._console.is_terminal:
             self._live.start()
             self._draw()
@@ -102,7 +104,7 @@ class LearningDisplay:
         footer = Text("Ctrl-C stops and keeps what was learned", style="dim")
         # Short of the right edge: there the ^C that a terminal echoes would wrap, and leave the panel drawn twice.
         width = min(self._console.width - 4, _WIDEST)
-        title = str(self._folder)
+        title = Text(str(self._folder))
         self._live.update(Panel(Group(table, self._progress, footer), title=title, padding=(0, 1), width=width))
 
 

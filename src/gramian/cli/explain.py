@@ -1,7 +1,7 @@
 """The command that derives the gradient, and checks every line as it goes."""
 
 import re
-from collections.abc import Callable
+from itertools import count
 from textwrap import indent
 
 from rich.console import Console
@@ -43,13 +43,13 @@ def explain_derivation(
     a, b = vector or (0, 0)
     setting = Setting(length, m, n, penalty, a, b, seed)
     lines = list(derive(setting))
+    derivative = None if vector is None else derivative_by_vector(setting.phi, a, b, penalty)
     if latex or markdown:
-        print(as_latex(setting, lines) if latex else as_markdown(setting, lines), end="")
+        print((as_latex if latex else as_markdown)(setting, lines, derivative), end="")
     else:
         _print(setting, lines)
-    if vector is not None and not (latex or markdown):
-        found = derivative_by_vector(setting.phi, a, b, penalty)
-        print(f"∂L/∂Φ_{a},{b} =\n{_array(found[:, None])}")
+        if derivative is not None:
+            print(f"∂L/∂Φ_{a},{b} =\n{_array(derivative[:, None])}")
     broken = [checked.step.title for checked in lines if not checked.holds]
     if broken:
         raise GramianError(f"these lines must hold, and do not on this machine: {', '.join(broken)}")
@@ -121,8 +121,14 @@ def _sides(checked: Checked, columns: int = _COLUMNS) -> str:
     )
 
 
-def as_markdown(setting: Setting, lines: list[Checked]) -> str:
-    """Write the derivation in Markdown, with formulas in fences named math and the numbers of both sides."""
+def as_markdown(setting: Setting, lines: list[Checked], derivative: Tensor | None = None) -> str:
+    """Write the derivation in Markdown, with formulas in fences named math and the numbers of both sides.
+
+    Args:
+        setting: Sizes, penalty and seed.
+        lines: The steps with their numbers.
+        derivative: ∂L/∂Φ_ab, [l], to stand at the end; default none.
+    """
 
     def item(number: int, checked: Checked) -> str:
         numbers = f"```text\n{_sides(checked)}\n```\n\n" if _shows_numbers(checked) else ""
@@ -131,7 +137,13 @@ def as_markdown(setting: Setting, lines: list[Checked]) -> str:
             f"{numbers}*{_sentence(checked)}*\n\n"
         )
 
-    return _document(setting, lines, "", item, "").rstrip("\n") + "\n"
+    text = f"On random numbers, {_about(setting)}.\n\n" + "".join(map(item, count(1), lines))
+    if derivative is not None:
+        text += (
+            f"### By vector {setting.b} of group {setting.a}\n\n```math\n{_by_vector(setting)}\n```\n\n"
+            f"```text\n{_array(derivative[:, None])}\n```\n"
+        )
+    return text.rstrip("\n") + "\n"
 
 
 _IN_LATEX = {
@@ -147,21 +159,37 @@ def _in_latex(text: str) -> str:
     return "".join(rf"\ensuremath{{{_IN_LATEX[each]}}}" if each in _IN_LATEX else each for each in text)
 
 
-def as_latex(setting: Setting, lines: list[Checked]) -> str:
-    """Write the derivation in LaTeX, as an enumeration."""
-    return _document(
-        setting,
-        lines,
-        "% \\usepackage{amsmath}\n\\begin{enumerate}\n",
-        lambda _, checked: (
-            f"\\item \\textbf{{{_in_latex(checked.step.title)}.}}\n  \\[ {checked.step.latex} \\]\n"
-            f"  {_in_latex(checked.step.because)}\n  % {_in_latex(_verdict(checked)[2:])}\n"
-        ),
-        "\\end{enumerate}\n",
+def as_latex(setting: Setting, lines: list[Checked], derivative: Tensor | None = None) -> str:
+    """Write the derivation in LaTeX, as an enumeration.
+
+    Args:
+        setting: Sizes, penalty and seed.
+        lines: The steps with their numbers.
+        derivative: ∂L/∂Φ_ab, [l], to stand at the end; default none.
+    """
+    items = [
+        f"\\item \\textbf{{{_in_latex(checked.step.title)}.}}\n  \\[ {checked.step.latex} \\]\n"
+        f"  {_in_latex(checked.step.because)}\n  % {_in_latex(_verdict(checked)[2:])}\n"
+        for checked in lines
+    ]
+    if derivative is not None:
+        numbers = r" \\ ".join(
+            each.strip().replace("…", r"\vdots") for each in _array(derivative[:, None]).splitlines()
+        )
+        items.append(
+            f"\\item \\textbf{{By vector {setting.b} of group {setting.a}.}}\n"
+            f"  \\[ {_by_vector(setting)} = \\begin{{pmatrix}} {numbers} \\end{{pmatrix}} \\]\n"
+        )
+    head = f"% \\usepackage{{amsmath}}\n\\begin{{enumerate}}\n% {_about(setting)}\n"
+    return head + "".join(items) + "\\end{enumerate}\n"
+
+
+def _about(setting: Setting) -> str:
+    return (
+        f"l = {setting.length}, m = {setting.m}, n = {setting.n}, penalty {setting.penalty}, seed {setting.seed}, "
+        f"group a = {setting.a}, vector b = {setting.b}"
     )
 
 
-def _document(setting: Setting, lines: list[Checked], head: str, item: Callable[[int, Checked], str], tail: str) -> str:
-    about = f"l = {setting.length}, m = {setting.m}, n = {setting.n}, penalty {setting.penalty}, seed {setting.seed}"
-    opening = f"% {about}\n" if tail else f"On random numbers, {about}.\n\n"
-    return head + opening + "".join(item(number, checked) for number, checked in enumerate(lines, 1)) + tail
+def _by_vector(setting: Setting) -> str:
+    return rf"\frac{{\partial L}}{{\partial \Phi_{{{setting.a},{setting.b}}}}}"

@@ -1,42 +1,45 @@
 """Subspace sparse coding: the group prior, inference, dictionary learning, and how to judge what was learned."""
 
-from gramian.coding.dictionary import cosine_decay, initial_dictionary, learning_step
-from gramian.coding.encoding import EncodedPicture, decode_picture, encode_picture, load_codes, save_codes
-from gramian.coding.estimator import SubspaceSparseCoding
-from gramian.coding.evaluation import (
-    GroupState,
-    debias,
-    group_state,
-    smallest_beta,
-    snr,
-    strongest_groups,
-    within_group_cosines,
-)
-from gramian.coding.fista import fista
-from gramian.coding.gabor import GaborFit, fit_gabor
-from gramian.coding.gabor_agreement import GaborAgreement, GaborSpread, group_agreement
-from gramian.coding.inference import Inference, InferenceMethod, duality_gap
-from gramian.coding.invariance import Control, PhaseResponse, gratings, phase_response, random_groups, shift_control
-from gramian.coding.lca import Trace, lca, trace_lca
-from gramian.coding.learner import Learner, LearningStep
-from gramian.coding.methods import METHODS, as_method
-from gramian.coding.overlap import Overlap
-from gramian.coding.parallel import Parallel
-from gramian.coding.planes import GroupPlanes, group_planes
-from gramian.coding.prior import (
-    PRIORS,
-    Energy,
-    GroupLaplace,
-    LaplacianScaleMixture,
-    Prior,
-    as_prior,
-    energy,
-    group_norms,
-    group_shrink,
-    reconstruct,
-)
-from gramian.coding.storage import Dictionary, load_dictionary, save_dictionary
-from gramian.coding.synthesis import Convolution, Dense, Synthesis, as_synthesis
+from gramian.errors import needs_extra
+
+with needs_extra("gramian.coding", "coding"):
+    from gramian.coding.dictionary import cosine_decay, initial_dictionary, learning_step
+    from gramian.coding.encoding import EncodedPicture, decode_picture, encode_picture, load_codes, save_codes
+    from gramian.coding.estimator import SubspaceSparseCoding
+    from gramian.coding.evaluation import (
+        GroupState,
+        debias,
+        group_state,
+        smallest_beta,
+        snr,
+        strongest_groups,
+        within_group_cosines,
+    )
+    from gramian.coding.fista import fista
+    from gramian.coding.gabor import GaborFit, fit_gabor
+    from gramian.coding.gabor_agreement import GaborAgreement, GaborSpread, group_agreement
+    from gramian.coding.inference import Inference, InferenceMethod, duality_gap
+    from gramian.coding.invariance import Control, PhaseResponse, gratings, phase_response, random_groups, shift_control
+    from gramian.coding.lca import Trace, lca, trace_lca
+    from gramian.coding.learner import Learner, LearningStep
+    from gramian.coding.methods import METHODS, as_method
+    from gramian.coding.overlap import Overlap
+    from gramian.coding.parallel import Parallel
+    from gramian.coding.planes import GroupPlanes, group_planes
+    from gramian.coding.prior import (
+        PRIORS,
+        Energy,
+        GroupLaplace,
+        LaplacianScaleMixture,
+        Prior,
+        as_prior,
+        energy,
+        group_norms,
+        group_shrink,
+        reconstruct,
+    )
+    from gramian.coding.storage import Dictionary, load_dictionary, save_dictionary
+    from gramian.coding.synthesis import Convolution, Dense, Synthesis, as_synthesis
 
 __all__ = [
     "METHODS",

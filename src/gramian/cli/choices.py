@@ -1,0 +1,22 @@
+"""What options may be, and what they are by default, as `--help` says it.
+
+It stands here once more, because the modules that define it load torch, and help must not wait for that. A test
+compares the two.
+"""
+
+from types import SimpleNamespace
+
+__all__ = ["DEFAULTS", "METHODS", "PENALTIES", "PRIORS", "RULES", "UPDATES", "WHITENINGS"]
+
+PENALTIES = ("l1", "huber", "squared_frobenius", "frobenius", "spectral", "coherence", "logdet")
+RULES = ("proximal", "polyak", "subgradient")
+WHITENINGS = ("fourier", "zca", "none")
+UPDATES = ("sgd", "online")
+PRIORS = ("group_laplace", "nonnegative", "scale_mixture")
+METHODS = ("fista", "lca")
+
+DEFAULTS = SimpleNamespace(
+    groups=64, size=4, patch=16, whiten="fourier", lam=2.0, beta=0.3, lr=0.5, steps=8000, batch=128, rule="proximal",
+    penalty="l1", update="sgd", prior="group_laplace", infer="fista", device="cpu", spread=1, seed=0,
+)  # fmt: skip
+"""Of the settings of a run."""
