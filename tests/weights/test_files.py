@@ -333,7 +333,7 @@ class TestTheCommands:
     @pytest.mark.parametrize("columns", [20, 40, 60, 79, 80, 120])
     def test_names_and_numbers_at_any_width(self, columns, tmp_path, monkeypatch, capsys) -> None:
         names = ("model.layers.11.self_attn.q_proj.weight", "[red]w[/]", "w")
-        path = tmp_path / "[bold]x[/nothing].safetensors"
+        path = tmp_path / "[bold]x[red].safetensors"
         save_file({name: torch.eye(3, 5) * 2 for name in names}, path)
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.chdir(tmp_path)
