@@ -66,6 +66,21 @@ def test_it_needs_no_network_and_no_other_file() -> None:
     assert "of 1 axes" in text
 
 
+def test_names_are_shown_as_they_are_and_every_place_is_one_to_link_to() -> None:
+    names = ("[red]w", "<b>w</b>", "w w", "w_w", "w\x1b\n", "w\udcff")
+    found = gramian.inspect({name: torch.randn(2, 5) for name in names})
+    portraits = {row.name: portrait(gramian.Layout(row.layout).to_phi(torch.randn(2, 5))) for row in found.rows}
+    page = Page(
+        render_weights({"[a] <b>.npz": (found, portraits), "b\udcff.npz": (found, portraits)}).encode().decode()
+    )
+    places = [each["id"] for each in page.all("h3")]
+    assert len(set(places)) == len(places) == 12
+    assert [each["href"] for each in page.all("a")] == [f"#{place}" for place in places]
+    text = " ".join(page.text)
+    for shown in ("[red]w", "<b>w</b>", r"w\x1b\n", r"w\udcff", "[a] <b>.npz", r"b\udcff.npz"):
+        assert shown in text
+
+
 def test_what_is_not_finite() -> None:
     tensor = torch.randn(2, 5)
     tensor[0, 0] = torch.nan

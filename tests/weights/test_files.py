@@ -290,6 +290,69 @@ class TestTheCommands:
         assert said.count("\n") == 1
         assert not (tmp_path / "out.npz").exists()
 
+    def main(self, monkeypatch, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["gramian", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code
+
+    def test_a_page_replaces_nothing_unasked(self, tmp_path, monkeypatch, capsys) -> None:
+        for kind in ("npz", "safetensors"):
+            write(tmp_path, kind)
+        monkeypatch.chdir(tmp_path)
+        Path("notes.html").write_text("precious")
+        Path("link.html").symlink_to("weights.npz")
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        for arguments, message in (
+            (("weights.npz", "--html", "weights.npz"), "must end in .html"),
+            (("--html", "weights.npz", "weights.safetensors"), "must end in .html"),
+            (("--html", "weights.npz", "weights.safetensors", "--force"), "must end in .html"),
+            (("weights.npz", "--html", "notes.html"), "exists already; try another name, or --force"),
+            (("weights.npz", "--html", "link.html", "--force"), "must not be a file that is read"),
+            (("weights.npz", "--html", "nowhere/a.html"), "folder of nowhere/a.html must exist"),
+        ):
+            assert self.main(monkeypatch, "inspect", *arguments) == 2
+            assert message in capsys.readouterr().err
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert self.main(monkeypatch, "inspect", "weights.npz", "--html", "notes.html", "--force") == 0
+        assert "<html" in Path("notes.html").read_text()
+
+    def test_the_exit_status_tells_of_what_did_not_converge(self, tmp_path, monkeypatch, capsys) -> None:
+        save_file({"good": torch.eye(3, 5), "[bad]": torch.ones(4, 8)}, tmp_path / "a.safetensors")
+        monkeypatch.chdir(tmp_path)
+        command = ("orthogonalize", "a.safetensors", "-o", "b.safetensors", "--max-steps", "5")
+        assert self.main(monkeypatch, *command) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("gramian: warning: [bad] in a.safetensors")
+        assert said.err.count("\n") == 1
+        assert "written to b.safetensors" in said.out
+        assert "[bad]" in said.out
+        assert set(load_file("b.safetensors")) == {"good", "[bad]"}
+        assert self.main(monkeypatch, *command, "--select", "good", "--force") == 0
+
+    @pytest.mark.parametrize("columns", [20, 40, 60, 79, 80, 120])
+    def test_names_and_numbers_at_any_width(self, columns, tmp_path, monkeypatch, capsys) -> None:
+        names = ("model.layers.11.self_attn.q_proj.weight", "[red]w[/]", "w")
+        path = tmp_path / "[bold]x[red].safetensors"
+        save_file({name: torch.eye(3, 5) * 2 for name in names}, path)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.chdir(tmp_path)
+        for command in (("inspect", path.name), ("orthogonalize", path.name, "-o", "[out].safetensors")):
+            assert self.main(monkeypatch, *command) == 0
+            said = capsys.readouterr().out
+            joined = re.sub(r"\s", "", said)
+            for name in names[1:]:
+                assert name in joined
+            pieces = iter(joined)
+            assert all(letter in pieces for letter in names[0])
+            assert "5×1×3" in joined
+            assert "…" not in said
+            if command[0] == "inspect":
+                assert path.name in joined
+                assert said.count("3.0e+00") == 3
+            else:
+                assert "writtento[out].safetensors" in joined
+
     def test_a_page(self, tmp_path, monkeypatch, capsys) -> None:
         write(tmp_path, "npz")
         write(tmp_path, "safetensors")
