@@ -189,7 +189,7 @@ class TestThreads:
     def test_in_processes_of_their_own(self) -> None:
         done = subprocess.run(
             [sys.executable, "-c", PROCESS], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
-            timeout=300,
+            timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["one", "two", "idle", "fork", "four"]
@@ -197,6 +197,7 @@ class TestThreads:
 
 PROCESS = """
 import os, sys, threading, time
+import numpy as np
 import torch, gramian
 from gramian.kernels.lanes import Lanes
 
@@ -208,7 +209,8 @@ def run():
     return lanes.residual(phi), lanes.apply(phi, M)
 
 def alike(found):
-    return all(torch.equal(a, b) for a, b in zip(found, expected))
+    # By NumPy: torch's own threads, OpenMP's, do not outlive a fork.
+    return all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(found, expected))
 
 def count():
     return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else threading.active_count()
@@ -228,7 +230,7 @@ print("one")
 torch.set_num_threads(2)
 started = threading.active_count()
 for _ in range(20):
-    assert all(torch.equal(a, b) for a, b in zip(run(), expected))
+    assert alike(run())
 assert threading.active_count() <= started + 1
 print("two")
 
@@ -241,8 +243,7 @@ print("idle")
 # A child of a process that has used them.
 child = os.fork()
 if child == 0:
-    good = all(torch.equal(a, b) for a, b in zip(run(), expected))
-    os._exit(0 if good else 1)
+    os._exit(0 if alike(run()) else 1)
 assert os.waitpid(child, 0)[1] == 0
 print("fork")
 
@@ -251,7 +252,7 @@ wrong = []
 def many():
     torch.set_num_threads(2)
     for _ in range(10):
-        if not all(torch.equal(a, b) for a, b in zip(run(), expected)):
+        if not alike(run()):
             wrong.append(1)
 callers = [threading.Thread(target=many) for _ in range(4)]
 [caller.start() for caller in callers]

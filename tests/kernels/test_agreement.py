@@ -335,3 +335,86 @@ def test_memory_of_panel_does_not_grow_with_n_squared() -> None:
         gramian.kernels.choose(phi, as_penalty(L1())).value_and_grad(phi, L1(), 1.0)
     assert sizes
     assert max(sizes) <= 1 << 23
+
+
+class TestExactSymmetry:
+    """X_jk and X_kj are one number, bit for bit: penalties that look for the largest entry rely on it."""
+
+    @over_kernels
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+    def test_of_the_residual(self, kernel, dtype) -> None:
+        with gramian.kernels.use(kernel):
+            few = 1 if kernel in ("fused", "tiled") else 10  # device code is interpreted
+            for shape in (
+                (33, 5 * few, 5),
+                (7, 4 * few, 3),
+                (64, 3 * few, 8),
+                (40, 3, 20),
+                (300, 3, 259),
+                (700, 1, 513),
+            ):
+                phi = draw(shape, dtype)
+                try:
+                    chosen = gramian.kernels.choose(phi, L1())
+                except OptionError:
+                    continue
+                if kernel in ("fused", "tiled") and shape[2] > 64:
+                    continue
+                X = chosen.residual(phi)
+                assert torch.equal(X, X.mT), shape
+
+    @over_kernels
+    @pytest.mark.parametrize("n", [5, 8, 90])
+    def test_of_the_dual(self, kernel, n) -> None:
+        if n == 90 and kernel in ("lanes", "folded", "fused"):
+            return
+        # Orthonormal vectors on top: X off the diagonal is noise, and the identity below shows G itself.
+        top = torch.linalg.qr(draw((20, 90, n)).permute(1, 0, 2))[0] if n < 20 else draw((20, 1, n)).permute(1, 0, 2)
+        low = torch.eye(n, dtype=torch.float64).expand(len(top), n, n)
+        phi = torch.cat([top, low], dim=1).permute(1, 0, 2).contiguous()
+        with gramian.kernels.use(kernel):
+            G = gramian.value_and_grad(phi)[1][-n:].permute(1, 0, 2)
+        assert torch.equal(G, G.mT)
+        assert (G != 0).any()
+
+    @over_kernels
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_so_the_gradient_of_coherence_is_that_of_its_pair(self, kernel, dtype) -> None:
+        if kernel in ("panel", "tiled"):
+            return  # they take penalties of single entries
+        m = 20 if kernel == "fused" else 200
+        phi = draw((33, m, 5), dtype)
+        with gramian.kernels.use(kernel):
+            grad = gramian.value_and_grad(phi, penalty="coherence")[1]
+        for i in range(m):
+            P = phi[:, i].double()
+            X = (P.mT @ P).fill_diagonal_(0)
+            place = X.triu().abs().argmax().item()
+            j, k = place // 5, place % 5
+            expected = torch.zeros_like(P)
+            expected[:, j], expected[:, k] = X[j, k].sign() * P[:, k], X[j, k].sign() * P[:, j]
+            torch.testing.assert_close(grad[:, i].double(), expected, rtol=1e-6, atol=1e-6)
+
+    def test_by_autograd_and_vmap(self) -> None:
+        phi = draw((33, 60, 5))
+        expected = gramian.value_and_grad(phi, penalty="coherence")[1]
+
+        def plain(phi: Tensor) -> Tensor:
+            return gramian.kernels.dense.value(phi, as_penalty("coherence")).sum()
+
+        torch.testing.assert_close(torch.func.grad(plain)(phi), expected)
+        batched = torch.func.vmap(torch.func.grad(lambda p: gramian.loss(p, penalty="coherence")))(phi[None])
+        torch.testing.assert_close(batched[0], expected)
+        X = torch.func.vmap(gramian.residual)(phi[None])[0]
+        assert torch.equal(X, X.mT)
+
+    def test_a_matrix_that_is_symmetric_to_rounding_only(self) -> None:
+        X = torch.tensor([[0.0, 0.5, 0.1], [0.5, 0.0, 0.2], [0.1, 0.2, 0.0]], dtype=torch.float64)
+        expected = as_penalty("coherence").dual(X)
+        X[0, 1] += 1e-16
+        for penalty in ("coherence", "spectral", "frobenius"):
+            G = as_penalty(penalty).dual(X)
+            torch.testing.assert_close(G, G.mT, rtol=0, atol=1e-15)
+        torch.testing.assert_close(as_penalty("coherence").dual(X), expected)
+        tied = torch.tensor([[0.0, 0.5, -0.5], [0.5, 0.0, 0.2], [-0.5, 0.2, 0.0]])
+        assert as_penalty("coherence").dual(tied)[0].tolist() == [0, 0.25, -0.25]
