@@ -82,7 +82,7 @@ def start_run(
     held: AbstractContextManager[Path] = new_run(out, runs=_RUNS) if run.parallel.first else nullcontext(_RUNS)
     with held as folder:
         if store is not None and run.parallel.first:
-            store.set(_FOLDER, os.fsencode(folder.absolute()))
+            store.set(_FOLDER, os.fsencode(folder))
         _begin(run, folder, tensorboard=tensorboard)
 
 
