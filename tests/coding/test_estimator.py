@@ -45,7 +45,7 @@ def test_the_verbs() -> None:
     amplitudes = model.amplitudes(X)
     np.testing.assert_allclose(amplitudes, np.linalg.norm(codes.reshape(300, 6, 2), axis=2), rtol=1e-5, atol=1e-6)
     back = model.inverse_transform(codes)
-    np.testing.assert_allclose(back, codes @ model.components_ * model.scale_, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(back, codes @ model.components_ * model.scale_ + model.mean_, rtol=1e-4, atol=1e-5)
     assert np.mean((back - X) ** 2) < 0.7 * np.mean(X**2)
     assert gramian.residual(model.phi_).abs().max() < 1e-4
     assert model.n_features_in_ == 12
@@ -96,10 +96,12 @@ def test_lca_learns_the_same_kind_of_dictionary() -> None:
     assert gramian.residual(model.phi_).abs().max() < 1e-4
 
 
-def test_samples_and_options_that_will_not_do() -> None:
+def test_samples_and_options_that_will_not_do(unchecked) -> None:
     X = samples()
     with pytest.raises(DataError, match="samples must not all be zero"):
-        SubspaceSparseCoding(**SMALL).fit(np.zeros_like(X))
+        SubspaceSparseCoding(**SMALL, center=False).fit(np.zeros_like(X))
+    with pytest.raises(DataError, match="samples must differ; got one value in every feature"):
+        SubspaceSparseCoding(**SMALL).fit(np.full_like(X, 100.1))
     with pytest.raises(ValueError, match="NaN"):
         SubspaceSparseCoding(**SMALL).fit(np.full_like(X, np.nan))
     with pytest.raises(OptionError, match="infer must be one of 'fista', 'lca' or a function; got 'magic'"):
@@ -114,6 +116,17 @@ def test_samples_and_options_that_will_not_do() -> None:
         ({"steps": 0}, "steps must be at least 1; got 0"),
         ({"lr": 0.0}, "lr must be positive; got 0.0"),
         ({"lam": 0.0}, "lam must be positive; got 0.0"),
+        ({"n_groups": 2.5}, "n_groups must be a whole number; got 2.5; try n_groups=2"),
+        ({"group_size": True}, "group_size must be a whole number; got True"),
+        ({"steps": "9"}, "steps must be a whole number; got '9'"),
+        ({"beta": "0.1"}, "beta must be a number; got '0.1'"),
+        ({"beta": float("nan")}, "beta must be 0 or positive; got nan"),
+        ({"lr": "0.1"}, "lr must be a number; got '0.1'"),
+        ({"lam": float("inf")}, "lam must be finite; got inf"),
+        ({"tol": -1.0}, "tol must be 0 or positive; got -1.0"),
+        ({"patience": 2.5}, "patience must be a whole number; got 2.5"),
+        ({"target_active": "2"}, "target_active must be a number; got '2'"),
+        ({"center": "no"}, "center must be True or False; got 'no'"),
     ):
         with pytest.raises(OptionError, match=message):
             SubspaceSparseCoding(**{**SMALL, **wrong}).fit(X)
@@ -126,7 +139,9 @@ def test_samples_and_options_that_will_not_do() -> None:
 def test_groups_of_one_are_scikit_learns_codes() -> None:
     X = samples().astype(np.float64)
     model = SubspaceSparseCoding(n_groups=15, group_size=1, lam=0.4, steps=60, batch_size=32, tol=1e-10).fit(X)
-    lasso = sparse_encode(X / model.scale_, model.components_, algorithm="lasso_cd", alpha=0.4, max_iter=100_000)
+    lasso = sparse_encode(
+        (X - model.mean_) / model.scale_, model.components_, algorithm="lasso_cd", alpha=0.4, max_iter=100_000
+    )
     np.testing.assert_allclose(model.transform(X), lasso, atol=2e-4)
 
 
@@ -165,7 +180,7 @@ def test_the_density_of_samples_and_codes() -> None:
     model = SubspaceSparseCoding(**SMALL).fit(3 * X)
     codes = model.transform(3 * X)
     s, lam = model.scale_, model.lam_
-    error = 3 * X / s - codes @ model.components_
+    error = (3 * X - model.mean_) / s - codes @ model.components_
     expected = -0.5 * (error**2).sum(axis=1) - 6 * math.log(2 * math.pi) - 12 * math.log(s)
     # In the plane ∫exp(−λ‖a‖) da = 2π/λ².
     expected += -lam * np.linalg.norm(codes.reshape(-1, 6, 2), axis=2).sum(axis=1) - 6 * math.log(2 * math.pi / lam**2)
@@ -175,11 +190,49 @@ def test_the_density_of_samples_and_codes() -> None:
     assert model.score(3 * X) == pytest.approx(expected.mean())
 
 
+def test_the_place_of_the_samples_does_not_matter() -> None:
+    X = samples().astype(np.float64)
+    far = X + np.linspace(100, 1000, 12)
+    plain, moved = SubspaceSparseCoding(**SMALL).fit(X), SubspaceSparseCoding(**SMALL).fit(far)
+    np.testing.assert_allclose(moved.mean_, far.mean(axis=0))
+    assert moved.scale_ == pytest.approx((X - X.mean(axis=0)).std())
+    codes = moved.transform(far)
+    np.testing.assert_allclose(codes, plain.transform(X), atol=2e-2)
+    np.testing.assert_allclose(moved.log_prob(far), plain.log_prob(X), rtol=1e-3)
+    assert moved.score(far) == pytest.approx(plain.score(X), rel=1e-3)
+    assert np.mean((moved.inverse_transform(codes) - far) ** 2) < 0.7 * np.mean((far - moved.mean_) ** 2)
+    np.testing.assert_allclose(moved.sample(20_000)[0].mean(axis=0), moved.mean_, atol=0.2)
+
+
+def test_codes_that_are_all_zero_are_told() -> None:
+    X = samples()
+    with pytest.warns(UserWarning, match=r"every code is zero: lam = 50 where no group .* more than .*; try lam="):
+        SubspaceSparseCoding(**{**SMALL, "steps": 3, "lam": 50.0}).fit(X)
+    with pytest.warns(UserWarning, match="every code is zero"):
+        SubspaceSparseCoding(**{**SMALL, "lam": 50.0}).partial_fit(X)
+    model = SubspaceSparseCoding(**SMALL, center=False).fit(X)
+    with pytest.warns(UserWarning, match="every code is zero: .*, or center=True if the samples have a mean"):
+        assert not model.transform(1e-3 * X).any()
+    assert not model.transform(1e-3 * X[:1]).any()
+
+
+def test_a_mean_and_a_scale_of_all_that_was_seen() -> None:
+    X = samples(400).astype(np.float64) * np.linspace(1, 3, 400)[:, None] + np.linspace(0, 9, 400)[:, None]
+    for center in (True, False):
+        model = SubspaceSparseCoding(**SMALL, center=center)
+        for part in np.split(X, [30, 31, 200]):
+            model.partial_fit(part)
+        mean = X.mean(axis=0) if center else np.zeros(12)
+        np.testing.assert_allclose(model.mean_, mean)
+        assert model.scale_ == pytest.approx(np.sqrt(np.mean((X - mean) ** 2)))
+        assert model.n_samples_seen_ == 400
+
+
 def test_samples_of_the_model() -> None:
     model = SubspaceSparseCoding(**SMALL).fit(2 * samples())
     X, codes = model.sample(20_000, random_state=3)
     assert X.shape == codes.shape == (20_000, 12)
-    noise = X / model.scale_ - codes @ model.components_
+    noise = (X - model.mean_) / model.scale_ - codes @ model.components_
     np.testing.assert_allclose(np.cov(noise.T), np.eye(12), atol=0.05)
     # The mean length of a group of two is 2/λ.
     lengths = np.linalg.norm(codes.reshape(-1, 6, 2), axis=2)

@@ -9,6 +9,7 @@ from torch import Tensor
 from gramian.coding.fista import fista
 from gramian.coding.inference import InferenceMethod
 from gramian.coding.learner import Learner, LearningStep
+from gramian.coding.options import whole_number
 from gramian.errors import OptionError
 from gramian.penalties import Penalty
 from gramian.rules import Rule
@@ -30,8 +31,12 @@ def initial_dictionary(length: int, n_groups: int, group_size: int, *, seed: int
         Φ[l, m, n], float32.
 
     Raises:
-        OptionError: If the group size exceeds the length, or a size is not positive.
+        OptionError: If the group size exceeds the length, or a size is not a positive whole number.
     """
+    length, n_groups, group_size = (
+        whole_number(value, name=name, least=-(2**63))
+        for name, value in (("length", length), ("n_groups", n_groups), ("group_size", group_size))
+    )
     if min(length, n_groups, group_size) < 1:
         raise OptionError(f"sizes must be positive; got l = {length}, m = {n_groups}, n = {group_size}")
     if group_size > length:
@@ -39,8 +44,8 @@ def initial_dictionary(length: int, n_groups: int, group_size: int, *, seed: int
             f"a group cannot hold more orthonormal atoms than an atom has pixels; got {group_size} atoms of "
             f"{length} pixels; try larger patches or smaller groups"
         )
-    generator = torch.Generator().manual_seed(seed)
-    phi = torch.randn(length, n_groups, group_size, generator=generator)
+    generator = torch.Generator().manual_seed(whole_number(seed, name="seed", least=-(2**63)) % 2**63)
+    phi = torch.randn(length, n_groups, group_size, generator=generator, device="cpu")
     return phi / torch.linalg.vector_norm(phi, dim=0, keepdim=True)
 
 

@@ -1,6 +1,7 @@
 """Subspace sparse coding as an estimator, with scikit-learn's verbs."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gramian.coding.dictionary import cosine_decay, initial_dictionary
 from gramian.coding.inference import InferenceMethod
 from gramian.coding.learner import Learner
 from gramian.coding.methods import as_method
+from gramian.coding.options import real_number, whole_number
 from gramian.coding.prior import Codes, Prior, as_prior, energy, group_norms, reconstruct
 from gramian.errors import DataError, OptionError, ShapeError
 from gramian.penalties import Penalty
@@ -25,9 +27,11 @@ __all__ = ["SubspaceSparseCoding"]
 class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
     r"""Learn a dictionary whose atoms stand in orthonormal groups, and code samples with a group prior.
 
-    Minimises the mean over samples of min_a ½‖x/s − Σ_i Φ_i a_i‖² + λ Σ_i ‖a_i‖₂, with every group Φ_iᵀΦ_i driven to I
-    by a decoupled step on β Σ_i μ(Φ_iᵀΦ_i − I). s is the standard deviation of the training samples, so that λ means
-    the same for data of any scale. Samples should have zero mean, as whitened patches have.
+    Minimises the mean over samples of min_a ½‖(x − c)/s − Σ_i Φ_i a_i‖² + λ Σ_i ‖a_i‖₂, with every group Φ_iᵀΦ_i driven
+    to I by a decoupled step on β Σ_i μ(Φ_iᵀΦ_i − I). c is the mean of the training samples, feature by feature, and s
+    the standard deviation of all features about it, so that λ means the same for data of any place and scale.
+    `partial_fit` takes both of all samples that it has been given so far, with this batch. Where every code is zero,
+    there is a warning.
 
     Samples are arrays, or tensors on any device; what is given back is of the same kind, on the same device. float32
     and float64 stay what they are.
@@ -47,6 +51,8 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         target_active: Mean number of active groups towards which λ is moved while learning; None keeps λ.
         patience: After how many steps without use a group is made anew; None leaves it.
         infer: 'fista', 'lca' or an `InferenceMethod`.
+        center: Whether c is taken off. False leaves samples as they are, for data whose zero means something, as with
+            the non-negative prior; s is then their root mean square.
         tol: Relative duality gap at which `transform` stops.
         max_iter: Most iterations of `transform`.
         random_state: Seed of the first dictionary and of the batches.
@@ -55,7 +61,9 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         phi_: The dictionary Φ[l, m, n], a tensor.
         components_: The atoms as rows, an array [m·n, l], group by group.
         lam_: λ as it is after learning; `lam` unless `target_active` is given.
-        scale_: The standard deviation s of the training samples.
+        mean_: The mean c of the training samples, an array [l]; zeros where `center` is False.
+        scale_: The standard deviation s of the training samples about it.
+        n_samples_seen_: How many samples these two are of.
         n_features_in_: Number of features l.
         n_iter_: How many learning steps were made.
 
@@ -91,6 +99,7 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         target_active: float | None = None,
         patience: int | None = 200,
         infer: str | InferenceMethod = "fista",
+        center: bool = True,
         tol: float = 1e-4,
         max_iter: int = 1000,
         random_state: int | np.random.RandomState | None = 0,
@@ -109,6 +118,7 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         self.target_active = target_active
         self.patience = patience
         self.infer = infer
+        self.center = center
         self.tol = tol
         self.max_iter = max_iter
         self.random_state = random_state
@@ -125,19 +135,27 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
 
         Raises:
             OptionError: If an option is out of range.
-            DataError: If all samples are zero.
+            DataError: If all samples are equal; without `center`, if all are zero.
+
+        Warns:
+            UserWarning: If no step found any group active.
         """
         samples = self._samples(X, reset=True)
         self._begin(samples)
         generator = torch.Generator().manual_seed(self._seed)
+        active = 0.0
         for step in range(self.steps):
-            chosen = torch.randint(len(samples), (self.batch_size,), generator=generator)
-            batch = samples[chosen.to(samples.device)] / self.scale_
-            self._learner.step(batch, lr=cosine_decay(self.lr, step, self.steps))
+            chosen = torch.randint(len(samples), (self.batch_size,), generator=generator, device="cpu")
+            batch = self._standardised(samples[chosen.to(samples.device)])
+            active += self._learner.step(batch, lr=cosine_decay(self.lr, step, self.steps)).active_groups
+        if active == 0:
+            self._warn(self._standardised(samples))
         return self._learned()
 
     def partial_fit(self, X: Any, y: Any = None) -> "SubspaceSparseCoding":  # noqa: ARG002
-        """Make one learning step with these samples, of which the first decide the scale.
+        """Make one learning step with these samples; `mean_` and `scale_` become those of all samples so far.
+
+        After `fit` it goes on from there, and so do these two.
 
         Args:
             X: Samples [samples, l], an array or tensor.
@@ -148,17 +166,24 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
 
         Raises:
             OptionError: If an option is out of range.
-            DataError: If all of the first samples are zero.
+            DataError: If all samples so far are equal; without `center`, if all are zero.
+
+        Warns:
+            UserWarning: If no group is active.
         """
         begun = hasattr(self, "_learner")
         samples = self._samples(X, reset=not begun)
-        if not begun:
+        if begun:
+            self._see(samples)
+        else:
             self._begin(samples)
-        self._learner.step((samples / self.scale_).to(self.phi_), lr=self.lr)
+        batch = self._standardised(samples).to(self.phi_)
+        if self._learner.step(batch, lr=self.lr).active_groups == 0:
+            self._warn(batch)
         return self._learned()
 
     def transform(self, X: Any) -> Any:
-        """Code samples: coefficients [samples, m·n], group by group."""
+        """Code samples: coefficients [samples, m·n], group by group; with a warning if all of several are zero."""
         samples = self._samples(X)
         return _like(self._codes(samples).flatten(1), X)
 
@@ -173,9 +198,11 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         return _like(codes / group_norms(codes).clamp_min(torch.finfo(codes.dtype).tiny)[..., None], X)
 
     def inverse_transform(self, codes: Any) -> Any:
-        """Give the reconstruction [samples, l] that codes stand for, in the scale of the training samples."""
+        """Give the reconstruction [samples, l] that codes stand for, in the place and scale of the training samples."""
         check_is_fitted(self)
-        return _like(reconstruct(self._phi(flat := _tensor(codes)), self._grouped(flat)) * self.scale_, codes)
+        flat = _tensor(codes)
+        reached = reconstruct(self._phi(flat), self._grouped(flat))
+        return _like(reached * self.scale_ + torch.as_tensor(self.mean_).to(reached), codes)
 
     def log_prob(self, X: Any, codes: Any = None) -> Any:
         """Give log p(x, a) of samples with codes, [samples].
@@ -189,7 +216,7 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         """
         samples = self._samples(X)
         given = self._codes(samples) if codes is None else self._grouped(_tensor(codes).to(samples))
-        terms = energy(samples / self.scale_, self._phi(samples), given, self.lam_, as_prior(self.prior))
+        terms = energy(self._standardised(samples), self._phi(samples), given, self.lam_, as_prior(self.prior))
         length, m, n = self.phi_.shape
         normalizer = as_prior(self.prior).log_normalizer(m, n, self.lam_)
         constant = normalizer + length * (0.5 * math.log(2 * math.pi) + math.log(self.scale_))
@@ -200,7 +227,7 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         return float(np.mean(np.asarray(_tensor(self.log_prob(X)).cpu())))
 
     def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = 0) -> tuple[Any, Any]:
-        """Draw from the model: codes from the prior, and samples with noise of unit variance before the scale.
+        """Draw from the model: codes from the prior, and samples with noise of unit variance before scale and mean.
 
         Args:
             n_samples: How many.
@@ -210,11 +237,12 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
             Samples [samples, l] and the codes [samples, m·n] that made them, arrays.
         """
         check_is_fitted(self)
+        n_samples = whole_number(n_samples, name="n_samples")
         generator = torch.Generator().manual_seed(_seed_of(random_state))
         length, m, n = self.phi_.shape
         drawn = as_prior(self.prior).sample(n_samples, m, n, self.lam_, generator=generator)
-        noise = torch.randn(n_samples, length, generator=generator, dtype=torch.float64)
-        x = (reconstruct(self.phi_.cpu().double(), drawn) + noise) * self.scale_
+        noise = torch.randn(n_samples, length, generator=generator, dtype=torch.float64, device="cpu")
+        x = (reconstruct(self.phi_.cpu().double(), drawn) + noise) * self.scale_ + torch.from_numpy(self.mean_)
         return x.to(self.phi_.dtype).numpy(), drawn.flatten(1).to(self.phi_.dtype).numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
@@ -230,18 +258,18 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
 
     def _begin(self, samples: Tensor) -> None:
         for name in ("n_groups", "group_size", "steps", "batch_size", "max_iter"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} must be at least 1; got {getattr(self, name)!r}")
-        if not self.lr > 0:
-            raise OptionError(f"lr must be positive; got {self.lr!r}; try lr=0.5")
+            whole_number(getattr(self, name), name=name)
+        real_number(self.lr, name="lr", attempt="0.5")
+        real_number(self.tol, name="tol", zero=True, attempt="1e-4")
+        if not isinstance(self.center, bool | np.bool_):
+            raise OptionError(f"center must be True or False; got {self.center!r}")
         if self.group_size > samples.shape[1]:
             raise OptionError(
                 f"a group of {self.group_size} orthonormal atoms needs samples of as many features; got n_features = "
                 f"{samples.shape[1]}; try group_size={samples.shape[1]}"
             )
-        scale = float(samples.square().mean().sqrt())
-        if scale == 0:
-            raise DataError("samples must not all be zero; got nothing but zeros")
+        self.n_samples_seen_ = 0
+        self._see(samples)
         self._seed = _seed_of(self.random_state)
         phi = initial_dictionary(samples.shape[1], self.n_groups, self.group_size, seed=self._seed)
         self._learner = Learner(
@@ -256,8 +284,39 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
             target_active=self.target_active,
             patience=self.patience,
         )
-        self.scale_ = scale
         self._learned()
+
+    def _see(self, samples: Tensor) -> None:
+        """Let the mean and the scale be those of these samples too."""
+        wide = samples.cpu().double()
+        seen, count = self.n_samples_seen_, len(wide)
+        mean = wide.mean(dim=0) if self.center else torch.zeros_like(wide[0])
+        spread = float((wide - mean).square().mean())
+        if seen:
+            before, share = torch.from_numpy(self.mean_), count / (seen + count)
+            apart = float((mean - before).square().mean())
+            # The mean square about the common mean is that about each, and what the two are apart.
+            spread = (1 - share) * self.scale_**2 + share * spread + share * (1 - share) * apart
+            mean = torch.lerp(before, mean, share)
+        # Of equal numbers, the rounding of their mean is all that is left.
+        if not spread**0.5 > 4 * torch.finfo(wide.dtype).eps * float(wide.abs().max()):
+            what = "must differ; got one value in every feature" if self.center else "must not all be zero; got zeros"
+            raise DataError(f"samples {what}, n_samples = {seen + count}; try other samples, or more of them")
+        self.mean_, self.scale_, self.n_samples_seen_ = mean.numpy(), spread**0.5, seen + count
+
+    def _standardised(self, samples: Tensor) -> Tensor:
+        return (samples - torch.as_tensor(self.mean_).to(samples)) / self.scale_
+
+    def _warn(self, x: Tensor) -> None:
+        """Say that every code is zero, and from which λ on one would not be."""
+        strongest = float(group_norms((x @ self._phi(x).flatten(1)).unflatten(1, self.phi_.shape[1:])).max())
+        mean = "" if self.center else ", or center=True if the samples have a mean"
+        warnings.warn(
+            f"every code is zero: lam = {self.lam_:.3g} where no group is called for by more than {strongest:.3g}; try "
+            f"lam={strongest / 4:.2g}{mean}",
+            UserWarning,
+            stacklevel=3,
+        )
 
     def _learned(self) -> "SubspaceSparseCoding":
         self.phi_ = self._learner.phi
@@ -279,8 +338,11 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
     def _codes(self, samples: Tensor) -> Codes:
         phi = self._phi(samples)
         method = as_method(self.infer)
-        x = samples / self.scale_
-        return method(x, phi, lam=self.lam_, prior=self.prior, max_iter=self.max_iter, tol=self.tol).codes
+        x = self._standardised(samples)
+        codes = method(x, phi, lam=self.lam_, prior=self.prior, max_iter=self.max_iter, tol=self.tol).codes
+        if len(x) > 1 and not bool(codes.any()):  # of one sample it says nothing of the data
+            self._warn(x)
+        return codes
 
     def _phi(self, like: Tensor) -> Tensor:
         return self.phi_.to(like)

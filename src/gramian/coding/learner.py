@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from gramian.coding.inference import InferenceMethod
 from gramian.coding.methods import as_method
+from gramian.coding.options import real_number, whole_number
 from gramian.coding.overlap import Overlap
 from gramian.coding.parallel import ALONE, Parallel
 from gramian.coding.prior import Codes, Prior, as_prior, dictionary_matrix, group_norms
@@ -122,9 +123,11 @@ class Learner:
     ) -> None:
         if update not in UPDATES:
             raise OptionError(f"update must be one of {', '.join(map(repr, UPDATES))}; got {update!r}")
-        if target_active is not None and not 0 < target_active <= phi.shape[1]:
+        lam, beta = real_number(lam, name="lam"), real_number(beta, name="beta", zero=True, attempt="0.3")
+        max_iter, stride = whole_number(max_iter, name="max_iter"), whole_number(stride, name="stride")
+        if target_active is not None and not 0 < real_number(target_active, name="target_active") <= phi.shape[1]:
             raise OptionError(f"target_active must lie between 0 and the {phi.shape[1]} groups; got {target_active!r}")
-        if patience is not None and patience < 1:
+        if patience is not None and whole_number(patience, name="patience", least=-(2**63)) < 1:
             raise OptionError(f"patience must be at least 1 step, or None; got {patience!r}")
         if update == "online" and not (parallel.over_groups is None and kernel is None and overlap is None):
             raise OptionError(
@@ -170,11 +173,12 @@ class Learner:
             The new dictionary and the terms of the objective.
 
         Raises:
-            OptionError: If the energy is no longer finite: the rule has diverged.
+            OptionError: If the energy is no longer finite: the rule has diverged; or if η is negative or no number.
 
         Cost:
             Inference, max_iter·2·batch·m·n·min(m·n, 2l) flops, dominates; the rule adds 4·m·l·n².
         """
+        lr = real_number(lr, name="lr", zero=True, attempt="0.1")
         with torch.no_grad():
             x = self.parallel.share_of_patches(x)
             synthesis = self.parallel.spread(self._synthesis())
