@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gramian
-from tests.cases import LAYOUT_CASES, over_penalties, overcomplete_is_meant
+from tests.cases import LAYOUT_CASES, over_all_penalties, overcomplete_is_meant
 
 pytestmark = pytest.mark.filterwarnings(
     # All from inside torch, while it traces.
@@ -26,12 +26,14 @@ def value_and_grad(function, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return value.detach(), leaf.grad
 
 
-@over_penalties
+@over_all_penalties
 def test_forward_and_backward(case) -> None:
-    def loss(phi: torch.Tensor) -> torch.Tensor:
-        return gramian.loss(phi.sin(), beta=0.7, penalty=case.penalty)
+    penalty = case.at(2, 4)
 
-    phi = torch.randn(6, 2, 4)
+    def loss(phi: torch.Tensor) -> torch.Tensor:
+        return gramian.loss(phi.sin(), beta=0.7, penalty=penalty)
+
+    phi = case.draw((6, 2, 4)).float()
     torch.testing.assert_close(value_and_grad(compiled(loss), phi), value_and_grad(loss, phi))
 
 
