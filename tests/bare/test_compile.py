@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gramian
-from tests.cases import LAYOUT_CASES, over_all_penalties, overcomplete_is_meant
+from tests.cases import ALL_CASES, LAYOUT_CASES, overcomplete_is_meant
 
 pytestmark = pytest.mark.filterwarnings(
     # All from inside torch, while it traces.
@@ -26,7 +26,14 @@ def value_and_grad(function, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return value.detach(), leaf.grad
 
 
-@over_all_penalties
+@pytest.mark.parametrize(
+    "case",
+    [
+        # To trace one takes seconds.
+        pytest.param(case, id=name, marks=[] if name in ("l1", "huber", "spectral") else pytest.mark.slow)
+        for name, case in ALL_CASES.items()
+    ],
+)
 def test_forward_and_backward(case) -> None:
     penalty = case.at(2, 4)
 
