@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gramian
-from tests.cases import LAYOUT_CASES, over_penalties, overcomplete_is_meant
+from tests.cases import ALL_CASES, LAYOUT_CASES, overcomplete_is_meant
 
 pytestmark = pytest.mark.filterwarnings(
     # All from inside torch, while it traces.
@@ -26,12 +26,21 @@ def value_and_grad(function, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return value.detach(), leaf.grad
 
 
-@over_penalties
+@pytest.mark.parametrize(
+    "case",
+    [
+        # To trace one takes seconds.
+        pytest.param(case, id=name, marks=[] if name in ("l1", "huber", "spectral") else pytest.mark.slow)
+        for name, case in ALL_CASES.items()
+    ],
+)
 def test_forward_and_backward(case) -> None:
-    def loss(phi: torch.Tensor) -> torch.Tensor:
-        return gramian.loss(phi.sin(), beta=0.7, penalty=case.penalty)
+    penalty = case.at(2, 4)
 
-    phi = torch.randn(6, 2, 4)
+    def loss(phi: torch.Tensor) -> torch.Tensor:
+        return gramian.loss(phi.sin(), beta=0.7, penalty=penalty)
+
+    phi = case.draw((6, 2, 4)).float()
     torch.testing.assert_close(value_and_grad(compiled(loss), phi), value_and_grad(loss, phi))
 
 

@@ -10,7 +10,7 @@ import gramian
 from gramian.errors import OptionError
 from gramian.kernels import dispatch
 from gramian.penalties import L1, as_penalty
-from tests.cases import over_penalties, overcomplete_is_meant
+from tests.cases import overcomplete_is_meant
 
 pytestmark = overcomplete_is_meant
 
@@ -108,11 +108,11 @@ def numbers(kernel: str, phi: Tensor, penalty) -> dict[str, Tensor]:
 
 
 @over_cases
-@over_penalties
-def test_beside_dense(kernel, shape, case) -> None:
+def test_beside_dense(kernel, shape) -> None:
+    # Each penalty beside each kernel: tests/laws/test_kernels.py.
     phi = draw(shape)
-    expected = numbers("dense", phi, case.penalty)
-    found = numbers(kernel, phi, case.penalty)
+    expected = numbers("dense", phi, "l1")
+    found = numbers(kernel, phi, "l1")
     if kernel in ("panel", "tiled") and shape[2] > shape[0]:
         del found["stepped"]  # its norms are other estimates: tests/rules/test_streamed.py
     for name, each in found.items():
@@ -153,7 +153,7 @@ def test_strides(kernel) -> None:
         "folded": (40, 70, 3),
         "whole": (40, 7, 30),
         "fused": (40, 7, 5),
-        "tiled": (90, 2, 70),
+        "tiled": (40, 1, 66),
     }[kernel]
     phi = draw(shape)
     expected = numbers(kernel, phi, "l1")
@@ -174,11 +174,12 @@ def test_strides(kernel) -> None:
 @pytest.mark.filterwarnings("ignore:invalid value encountered in")  # by NumPy, in Triton's interpreter
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_number_stays_in_its_group(kernel, bad) -> None:
-    phi = draw((20, 70, 3))
+    m = 7 if kernel in ("fused", "tiled") else 70  # device code is interpreted, one program after the other
+    phi = draw((20, m, 3))
     good = numbers(kernel, phi, "l1")
     phi[4, 5, 1] = bad
     found = numbers(kernel, phi, "l1")
-    others = torch.arange(70) != 5
+    others = torch.arange(m) != 5
     assert not found["value"].isfinite()
     for name in ("grad", "backward", "stepped", "descended"):
         assert torch.isnan(found[name][:, 5]).all(), name
@@ -210,8 +211,8 @@ def test_a_large_float32_product_is_right(kernel) -> None:
             "lanes": (5000, 64, 4),
             "folded": (5000, 64, 4),
             "whole": (5000, 2, 300),
-            "fused": (5000, 5, 4),
-            "tiled": (1000, 1, 90),
+            "fused": (1500, 3, 4),
+            "tiled": (500, 1, 66),
         }[kernel],
         torch.float32,
     )

@@ -20,7 +20,8 @@ def decompose(X: GroupMatrix) -> tuple[Float[Tensor, "... n"], GroupMatrix]:
 
 def compose(values: Float[Tensor, "... n"], vectors: GroupMatrix) -> GroupMatrix:
     """Give the matrix with these eigenvalues and eigenvectors, exactly symmetric."""
-    X = (vectors * values[..., None, :]) @ vectors.mT
+    with torch.autocast(vectors.device.type, enabled=False):  # it would multiply in 16 bits
+        X = (vectors * values[..., None, :]) @ vectors.mT
     return (X + X.mT) / 2
 
 
