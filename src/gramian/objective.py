@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 
 from gramian import kernels
 from gramian.errors import OptionError, ShapeError
@@ -273,15 +275,29 @@ def residual(phi: Tensor, *, layout: Layout | str | None = None) -> GroupMatrice
 
 
 def as_number(value: float, name: str) -> float:
-    """Return an option as a float.
+    """Return an option as a float: of a number, of NumPy too, or of a tensor of one number.
 
     Raises:
-        OptionError: If it is not a number.
+        OptionError: If it is none: text, a truth value, None, an array; or a tensor that a gradient is wanted by.
     """
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise OptionError(f"{name} must be a number; got {type(value).__name__}; try {name}=0.1") from None
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor):
+        tangent = forward_ad.unpack_dual(value).tangent
+        if value.requires_grad or tangent is not None or is_functorch_wrapped_tensor(value):
+            raise OptionError(
+                f"{name} must be a constant, for no gradient by it is computed; got a tensor that is differentiated by "
+                f"or transformed; try {name}.detach(), or loss(phi) * {name} for a strength that is learned"
+            )
+        boolean = value.dtype == torch.bool
+    else:
+        boolean = isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") in ("b", "S", "U")
+    if not boolean and not isinstance(value, (str, bytes, bytearray)):
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            pass
+    raise OptionError(f"{name} must be a number; got {type(value).__name__}; try {name}=0.1")
 
 
 def check_beta(beta: float) -> float:

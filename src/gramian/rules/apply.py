@@ -1,7 +1,7 @@
 """The one place where a change is written into a tensor: check everything, compute the changes, write them.
 
-`admit` checks one tensor: its dtype and layout, that it can be written to, that rule, penalty and sizes go together.
-`apply_` computes and writes. What it promises:
+`admit` checks a tensor by itself: its dtype and layout, and that it can be written to. `check_together` checks that
+rule, penalty and sizes go together. `apply_` computes and writes. What it promises to those who asked both before:
 
 - Every check of every tensor is made before the first of them is written.
 - Where code of somebody else takes part, a rule or a penalty that is not of this package, or an eigendecomposition,
@@ -40,10 +40,11 @@ from gramian.rules.base import Rule, Step, check_lr
 from gramian.rules.batches import side_by_side
 from gramian.rules.gradient import check_finite, check_tall, polyak, subgradient
 from gramian.rules.prox import proximal, proximal_
+from gramian.rules.restore import Excess
 from gramian.rules.writable import check_writable
 from gramian.typing import Phi, Scalar
 
-__all__ = ["Operand", "admit", "apply_", "check_together", "put_"]
+__all__ = ["Operand", "admit", "apply_", "check_hard", "check_together", "put_"]
 
 _ARITHMETIC = frozenset((L1, Huber, SquaredFrobenius, Frobenius, Coherence))
 """Penalties that cannot fail. A subclass is none of them: it is somebody's code."""
@@ -76,17 +77,33 @@ def check_together(rule: Rule, penalty: Penalty, shape: Sequence[int] | None = N
         penalty.check_sizes(m, n)
 
 
-def admit(tensor: Tensor, layout: Layout | str | None, *, rule: Rule, penalty: Penalty, lr: float = 0.0) -> Operand:
-    """Check everything about one tensor that can be checked before a step.
+def check_hard(rule: Rule, penalty: Penalty, shape: Sequence[int] | None = None) -> None:
+    """Refuse what no hard constraint, β = ∞, can be: another rule, a penalty without a shrink, groups of n > l vectors.
+
+    Raises:
+        OptionError: If the rule is not the proximal one, or the penalty has no shrink.
+        ShapeError: If n > l, or the penalty has parameters for groups of other sizes.
+    """
+    if rule is not proximal:
+        name = getattr(rule, "__name__", type(rule).__name__)
+        raise OptionError(f"a hard constraint needs the proximal rule; got {name}; try a finite beta")
+    check_together(rule, penalty, shape)
+    if shape is not None and shape[2] > shape[0]:
+        raise ShapeError(
+            f"a hard constraint needs groups of n <= l vectors, which alone can be orthonormal; got n = {shape[2]}, "
+            f"l = {shape[0]}; try a finite beta, or a layout with smaller groups"
+        )
+
+
+def admit(tensor: Tensor, layout: Layout | str | None) -> Operand:
+    """Check one tensor that is to be stepped, by itself.
 
     Raises:
         DtypeError, LayoutError: As for `gramian.layout.as_phi`.
         DtypeError, ShapeError: If it cannot be written to; see `check_writable`.
-        OptionError, ShapeError: If rule, penalty and sizes do not go together; see `check_together`.
     """
     phi = as_phi(tensor, layout)
     check_writable(tensor)
-    check_together(rule, penalty, phi.shape, lr=lr)
     return Operand(tensor, layout, phi)
 
 
@@ -145,11 +162,10 @@ def _compute(batch: Sequence[Operand], rule: Rule, options: dict[str, Any]) -> t
 
 
 def _write(batch: Sequence[Operand], results: Sequence[Tensor], loss: Scalar) -> Scalar:
+    dtype = batch[0].tensor.dtype
+    exact = dtype == dense.compute_dtype(dtype)
     for each, result in zip(batch, results, strict=True):
-        if each.tensor.dtype == dense.compute_dtype(each.tensor.dtype):
-            each.tensor.add_(result)
-        else:
-            each.tensor.copy_(result)
+        each.tensor.add_(result) if exact else each.tensor.copy_(result)
     return loss
 
 
@@ -175,7 +191,7 @@ def _is_arithmetic(penalty: Penalty) -> bool:
     """Tell whether a penalty is made of plain arithmetic of this package, which cannot fail."""
     if isinstance(penalty, Sum):
         return type(penalty) is Sum and all(_is_arithmetic(part) for part in penalty.parts)
-    if type(penalty) in (Cosine, Scaled, Target, Weighted):
+    if type(penalty) in (Cosine, Excess, Scaled, Target, Weighted):
         return _is_arithmetic(penalty.penalty)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
     return type(penalty) in _ARITHMETIC
 

@@ -117,7 +117,8 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     loss = beta * chunks.value(M, penalty).sum()
     tau = _tau(lr, beta)
     sizes = torch.linalg.vector_norm(M, dim=(1, 2))
-    look = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling()  # to look costs nothing here
+    # To look costs nothing here.
+    look = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling() and kernels.is_plain(M)
     if look and penalty.centred and sizes.max().item() <= _NEAR:
         # Training spends its time here: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no guard.
         return chunks.shrink_(M, penalty, M.new_tensor(tau)).mul_(-0.5), loss

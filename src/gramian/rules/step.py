@@ -7,7 +7,7 @@ from gramian.errors import OptionError
 from gramian.layout import Layout
 from gramian.objective import check_beta
 from gramian.penalties import Penalty, as_penalty
-from gramian.rules.apply import admit, apply_
+from gramian.rules.apply import admit, apply_, check_together
 from gramian.rules.base import Rule, check_lr
 from gramian.rules.gradient import polyak, subgradient
 from gramian.rules.prox import proximal
@@ -64,7 +64,8 @@ def step_(
     update, mu = as_rule(rule), as_penalty(penalty)
     lr, beta = check_lr(lr), check_beta(beta)
     with torch.no_grad():
-        operand = admit(phi, layout, rule=update, penalty=mu, lr=lr)
+        operand = admit(phi, layout)
+        check_together(update, mu, operand.phi.shape, lr=lr)
         return apply_([[operand]], lr=lr, beta=beta, rule=update, penalty=mu)[0]
 
 
@@ -72,7 +73,7 @@ def as_rule(rule: str | Rule) -> Rule:
     """Turn a name or a `Rule` into a `Rule`.
 
     Raises:
-        OptionError: If there is no rule of that name.
+        OptionError: If there is no rule of that name, or it is no function.
     """
     if callable(rule):
         return rule

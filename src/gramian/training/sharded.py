@@ -5,6 +5,7 @@ the vectors of a group are, an exchange between all processes turns them into co
 time. A whole parameter is gathered only where it is spread in none of these ways.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,18 @@ import torch
 from torch import Tensor
 
 from gramian import kernels
+from gramian.errors import OptionError, ShapeError
 from gramian.kernels import dense
 from gramian.layout import Layout
+from gramian.objective import check_beta
 from gramian.penalties import Penalty, as_penalty
-from gramian.rules import Rule, as_rule, polyak, step_
+from gramian.rules import Rule, as_rule, check_lr, is_coordinatewise, is_groupwise, proximal
+from gramian.rules.apply import Operand, admit, apply_, check_hard, check_together, put_
+from gramian.rules.restore import MOST_STEPS, Restoration, level, until_restored
+from gramian.rules.writable import check_writable
 from gramian.typing import Scalar
 
-__all__ = ["Plan", "is_sharded", "plan", "sharded_step_"]
+__all__ = ["Plan", "is_sharded", "plan", "sharded_restore_", "sharded_step_"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,9 @@ def plan(parameter: Any, layout: Layout, rule: str | Rule = "proximal") -> Plan:
     Args:
         parameter: A DTensor.
         layout: Its layout.
-        rule: The update rule: Polyak's, and your own, need whole groups.
+        rule: Name or `Rule`: Polyak's needs whole groups, your own the whole parameter, or what it declares.
     """
+    update = as_rule(rule)
     mesh, shape = parameter.device_mesh, tuple(parameter.shape)
     spread = [(i, each.dim) for i, each in enumerate(parameter.placements) if each.is_shard()]
     _, m, n = layout.phi_shape(shape)
@@ -71,17 +78,17 @@ def plan(parameter: Any, layout: Layout, rule: str | Rule = "proximal") -> Plan:
     gram = 2 * m * n * n * size * (processes - 1) // processes
     roles = _roles(layout, shape)
     role, outermost = roles[axis]
-    if role == "group" and outermost % processes == 0:
+    # Processes hold parts of equal length, but for the last; groups stay whole if such a part is whole factors.
+    part = -(-shape[axis] // processes)
+    if role == "group" and part % (shape[axis] // max(1, outermost)) == 0 and is_groupwise(update):
         return Plan("groups", axis, mesh_axis, 0)
-    linear = as_rule(rule) is not polyak and not callable(rule)
     coordinates = [i for i, (each, _) in enumerate(roles) if each == "vector"]
-    if not linear or not coordinates:
+    if not is_coordinatewise(update) or not coordinates:
         return Plan("gather", None, mesh_axis, whole * (processes - 1) // processes)
     if role == "vector":
         return Plan("coordinates", axis, mesh_axis, gram)
     best = max(coordinates, key=lambda i: shape[i])
-    part = whole * (processes - 1) // processes**2
-    return Plan("exchange", best, mesh_axis, gram + 2 * part)
+    return Plan("exchange", best, mesh_axis, gram + 2 * (whole * (processes - 1) // processes**2))
 
 
 def sharded_step_(
@@ -95,42 +102,99 @@ def sharded_step_(
 ) -> Scalar:
     """Make one update of a DTensor, in place; all processes of its mesh must make it.
 
+    Where groups are spread, each process takes the parameters of the penalty that belong to its groups.
+
     Returns:
         The loss before the step, the same in all processes.
+
+    Raises:
+        OptionError, ShapeError: As for `gramian.step_`, in all processes alike and before anything is sent; and
+            OptionError if the parameter is a partial sum.
     """
     from torch import distributed
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
-    how = plan(parameter, layout, rule)
-    mesh, own = parameter.device_mesh, parameter.placements
+    update, mu = as_rule(rule), as_penalty(penalty)
+    lr, beta = check_lr(lr), check_beta(beta)
+    mesh, placements, shape = parameter.device_mesh, parameter.placements, tuple(parameter.shape)
+    check_together(update, mu, layout.phi_shape(shape), lr=lr)
+    if any(each.is_partial() for each in placements):
+        raise OptionError(f"a parameter must be whole or sharded; got a partial sum, {placements}; try redistribute")
+    how = plan(parameter, layout, update)
     held: Any = parameter.detach()
-    options: dict[str, Any] = {"lr": lr, "beta": beta, "rule": rule, "penalty": penalty}
     if how.way == "gather":
-        held = held.redistribute(mesh, [Replicate() if each.is_shard() else each for each in own])
-        local = held.to_local()
-        loss = step_(local, **options, layout=layout)
-    else:
-        if how.way == "exchange" and how.axis is not None:
-            placements = [Shard(how.axis) if i == how.mesh_axis else each for i, each in enumerate(own)]
-            held = held.redistribute(mesh, placements)
-        local = held.to_local()
-        own_layout = _local(layout, tuple(parameter.shape), tuple(local.shape), how.axis)
-        if how.way == "groups":
-            loss = step_(local, **options, layout=own_layout)
-            if how.mesh_axis is not None:
-                distributed.all_reduce(loss, group=mesh.get_group(how.mesh_axis))
+        held = held.redistribute(mesh, [Replicate() if each.is_shard() else each for each in placements])
+    elif how.way == "exchange" and how.axis is not None:
+        held = held.redistribute(mesh, [Shard(how.axis) if i == how.mesh_axis else p for i, p in enumerate(placements)])
+    local = held.to_local()
+    local_layout = _local(layout, shape, tuple(local.shape), how.axis)
+    group = None if how.mesh_axis is None else mesh.get_group(how.mesh_axis)
+    with torch.no_grad():
+        if how.way in ("coordinates", "exchange"):
+            check_writable(local)
+            # Not by `admit`: some coordinates of n vectors may be fewer than n, and all may be enough.
+            operand = Operand(local, local_layout, local_layout.to_phi(local))
+            with kernels.reduce_over(group):
+                (loss,) = apply_([[operand]], lr=lr, beta=beta, rule=update, penalty=mu)
         else:
-            with kernels.reduce_over(mesh.get_group(how.mesh_axis)), torch.no_grad():
-                phi = own_layout.to_phi(local)
-                wide = phi.to(dense.compute_dtype(phi.dtype))
-                step = as_rule(rule)(wide, lr=lr, beta=beta, penalty=as_penalty(penalty))
-                local.copy_(own_layout.from_phi(wide + step.change, tuple(local.shape)))
-                loss = step.loss
-    if held.placements != own:
-        stepped = DTensor.from_local(local, mesh, held.placements, shape=parameter.shape, stride=parameter.stride())
-        with torch.no_grad():
-            parameter.to_local().copy_(stepped.redistribute(mesh, own).to_local())
+            if how.way == "groups" and how.axis is not None and mu.groups is not None:
+                mu = mu.of_groups(_held_groups(layout, parameter, how, local.shape[how.axis]))
+            (loss,) = apply_([[admit(local, local_layout)]], lr=lr, beta=beta, rule=update, penalty=mu)
+            if how.way == "groups" and group is not None:
+                distributed.all_reduce(loss, group=group)
+        if held.placements != placements:
+            stepped = DTensor.from_local(local, mesh, held.placements, shape=parameter.shape, stride=parameter.stride())
+            put_(parameter.to_local(), stepped.redistribute(mesh, placements).to_local())
     return loss
+
+
+def sharded_restore_(
+    parameter: Any, *, penalty: str | Penalty, layout: Layout, max_steps: int = MOST_STEPS
+) -> Restoration:
+    """Make the groups of a DTensor orthonormal at once, in place, as `gramian.foreach.restore_` does; in all processes.
+
+    Returns:
+        What was done, the same in all processes.
+
+    Raises:
+        OptionError, ShapeError: If the penalty has no shrink, or n > l.
+    """
+    mu = as_penalty(penalty)
+    phi_shape = layout.phi_shape(tuple(parameter.shape))
+    check_hard(proximal, mu, phi_shape)
+
+    def step(excess: Penalty) -> Scalar:
+        return sharded_step_(parameter, lr=math.inf, beta=1.0, rule=proximal, penalty=excess, layout=layout)
+
+    return until_restored(step, mu, rounding=level(parameter.dtype, phi_shape[0]), max_steps=max_steps)
+
+
+def _held_groups(layout: Layout, parameter: Any, how: Plan, count: int) -> slice | Tensor:
+    """Say which groups of the whole this process holds, of a parameter whose groups are spread.
+
+    A part is a part of one factor of the group axis, as 'three' and 'h' are of `(three h)`: of the outermost one it is
+    groups that follow each other, of another one it is some in every stretch.
+    """
+    axis, shape = how.axis, tuple(parameter.shape)
+    if axis is None or how.mesh_axis is None:
+        return slice(None)
+    sizes = layout.axis_sizes(shape)
+    left, (_, names, _) = layout.sides()
+    spread = next((name for name in left[axis] if sizes[name] > 1), left[axis][0])
+    part = -(-shape[axis] // parameter.device_mesh.size(how.mesh_axis))
+    first = min(parameter.device_mesh.get_local_rank(how.mesh_axis) * part, shape[axis])
+    if count != min(part, shape[axis] - first):
+        raise ShapeError(
+            f"a part of a sharded parameter must be as long as torch.chunk makes it; got {count} of {shape[axis]}, and "
+            f"not {min(part, shape[axis] - first)}; try a penalty that is the same for all groups"
+        )
+    inner = shape[axis] // max(1, sizes[spread])
+    index = torch.arange(math.prod(sizes[name] for name in names)).view([sizes[name] for name in names])
+    index = index.narrow(names.index(spread), first // inner, count // inner).flatten()
+    if len(index) == 0:
+        return slice(0, 0)
+    begin, end = int(index[0]), int(index[-1]) + 1
+    return slice(begin, end) if end - begin == len(index) else index
 
 
 def _roles(layout: Layout, shape: tuple[int, ...]) -> list[tuple[str | None, int]]:
@@ -159,6 +223,7 @@ def _local(layout: Layout, whole: tuple[int, ...], local: tuple[int, ...], axis:
     """Give the layout of a part: the outermost factor of the axis that is spread is shorter there."""
     if axis is None:
         return layout
+    layout = _merged(layout, whole, axis)
     sizes = layout.axis_sizes(whole)
     left, _ = layout.sides()
     names = [name for name in left[axis] if sizes[name] > 1] or list(left[axis])
@@ -174,3 +239,19 @@ def _local(layout: Layout, whole: tuple[int, ...], local: tuple[int, ...], axis:
     # Sizes that the shape of the part decides need not be given, and those of length 0 cannot be.
     given = {name: size for name, size in known.items() if any(name in names and len(names) > 1 for names in left)}
     return Layout(layout.pattern, **given)
+
+
+def _merged(layout: Layout, shape: tuple[int, ...], axis: int) -> Layout:
+    """Give an axis all of whose factors are coordinates as one factor: a part of it may cut any of them.
+
+    The coordinates of vectors are in another order then, the same for all vectors, which no Gram matrix sees.
+    """
+    left, right = layout.sides()
+    if len(left[axis]) < 2 or not set(left[axis]) <= set(right[0]):
+        return layout
+    sizes, rest = layout.axis_sizes(shape), left[axis][1:]
+    sides = [
+        " ".join(f"({' '.join(name for name in each if name not in rest)})" for each in side) for side in (left, right)
+    ]
+    shared = {name for each in left if len(each) > 1 for name in each} - set(left[axis])
+    return Layout(" -> ".join(sides), **{name: sizes[name] for name in shared})
