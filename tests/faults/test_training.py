@@ -673,3 +673,9 @@ def test_a_weight_for_every_group_must_be_there() -> None:
     weights = torch.ones(2, 8, 8)
     with pytest.raises(ShapeError, match=r"2.weight: the penalty must have parameters|2.weight: weights"):
         gramian.attach(sgd(model), model, beta=0.3, select="2.weight", penalty=Weighted(L1(), weights))
+
+
+def test_a_strength_in_quotes(unchecked) -> None:
+    model = make()
+    with pytest.raises(GramianError, match="beta must be"):
+        gramian.attach(sgd(model), model, beta="0.1")

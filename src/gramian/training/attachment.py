@@ -135,14 +135,19 @@ def attach(
     (each gate) are taken; embeddings, norms, biases and depthwise filters are left out unless they are selected.
     `print(attachment)` shows every parameter and why it is taken or not.
 
-    Copies and pickles of an optimiser do not carry its hooks: attach them anew.
+    A parameter has one attachment for each optimiser: a later `attach` takes over those that both select, with a
+    warning. Tensors that are replaced in the model are followed if the optimiser has them; what `add_param_group` adds
+    is taken if the same choice selects it; what is frozen rests. Copies and pickles of an optimiser do not carry its
+    hooks, and those of an attachment act on nothing: attach anew.
 
     Args:
-        optimizer: Any optimiser of torch or with its step hooks; written to.
-        model: Whose parameters are looked through; all that are taken must be in the optimiser.
+        optimizer: Any optimiser of torch or with its step hooks, or a wrapper that holds one as `.optimizer`; written
+            to.
+        model: Whose parameters are looked through; all that are taken must be in the optimiser. Names are without the
+            prefixes of wrappers.
         beta: Strength β ≥ 0: 2β is the pull of a task on one inner product that the penalty just holds at zero, the
             same for every layer. `math.inf` is a hard constraint: the weights are made orthonormal at once, and again
-            after every step, by Newton–Schulz steps to rounding.
+            after every step, by Newton–Schulz steps to rounding, as far as the penalty sees them.
         select: Which parameters: a glob of names, several, a compiled regular expression, or a function of name and
             parameter.
         layouts: Layouts by glob or regular expression; or one for all.
@@ -153,8 +158,10 @@ def attach(
         The attachment.
 
     Raises:
-        OptionError: If nothing is selected, a pattern matches nothing, a selected parameter is frozen,
-            re-parametrised or not in the optimiser, or β, rule or penalty are no such.
+        OptionError: If nothing is selected, a pattern matches nothing, a selected parameter is frozen, lazy,
+            re-parametrised, without values or not in the optimiser, or β, rule or penalty are no such, or do not go
+            together.
+        ShapeError: If a parameter has n > l and β is infinite or the rule is 'polyak'.
         LayoutError: If a selected parameter has no layout, or does not fit it.
 
     Cost:
