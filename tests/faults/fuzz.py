@@ -1,7 +1,7 @@
 """All fuzzers, one after the other: `make fuzz SECONDS=600`, or a minute of it in the slow suite.
 
-Each fuzzer is a module `fuzz_*.py` beside this one with a function `run(seconds, seed)`, which raises `AssertionError` or
-the package's own unforeseen error at the first input that is not answered as promised. The seed that is printed repeats it.
+Each fuzzer is a module `fuzz_*.py` beside this one with a function `run(seconds, seed)`, which raises `AssertionError`
+or the unforeseen error itself at the first input that is not answered as promised. The seed that is printed repeats it.
 """
 
 import argparse
