@@ -85,6 +85,8 @@ def needs_extra(package: str, extra: str) -> Generator[None]:
         missing = (error.name or "").partition(".")[0]
         if isinstance(error, MissingExtraError) or missing in ("", "gramian"):
             raise
-        raise MissingExtraError(
-            f"{package} needs {missing}, which must be installed; try pip install 'gramian[{extra}]'", name=error.name
-        ) from None
+        refusal = MissingExtraError(
+            f"{package} needs {missing}, which must be installed; try pip install 'gramian[{extra}]'"
+        )
+        refusal.name = error.name
+        raise refusal from None

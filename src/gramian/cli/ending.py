@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from gramian import __version__
 from gramian.errors import GramianError
@@ -153,7 +154,7 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _silence(stream: io.TextIOBase) -> None:
+def _silence(stream: TextIO) -> None:
     with contextlib.suppress(OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         try:
