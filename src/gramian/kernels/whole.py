@@ -87,13 +87,14 @@ def _few(P: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def _residual(P: Tensor) -> GroupMatrices:
     """Form PᵀP − I of a batch [m, l, n], away from autocast."""
-    if P.shape[2] < _LEAST_MIRRORED:
-        H = dense.half_gram(P)
-        X = H + H.mT
-    else:
-        X = _mirrored(P)
+    X = _averaged(P) if P.shape[2] < _LEAST_MIRRORED else _mirrored(P)
     X.diagonal(dim1=1, dim2=2).sub_(1)
     return X
+
+
+def _averaged(P: Tensor) -> GroupMatrices:
+    H = dense.half_gram(P)
+    return H + H.mT
 
 
 def _mirrored(P: Tensor) -> GroupMatrices:
