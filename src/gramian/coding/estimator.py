@@ -261,7 +261,7 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
             whole_number(getattr(self, name), name=name)
         real_number(self.lr, name="lr", attempt="0.5")
         real_number(self.tol, name="tol", zero=True, attempt="1e-4")
-        if not isinstance(self.center, bool | np.bool_):
+        if not isinstance(self.center, bool | np.bool_):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError(f"center must be True or False; got {self.center!r}")
         if self.group_size > samples.shape[1]:
             raise OptionError(
