@@ -75,8 +75,8 @@ LAYOUTS = [
 NAMES = ["l1", "huber", "logdet", "coherence", "proximal", "polyak", "subgradient", "lca", "zca", "none", "online"]
 PLACES = [
     "w.npz", "w.safetensors", "p.png", "a.npy", "pictures", "empty", "nowhere", "nowhere/x.npz", "/dev/null",
-    "/dev/full", ".", "..", "w.npz/x", "new.npz", "new.safetensors", "new.html", "new", "w.npz.html", "β.npz", "caf\udce9.html",
-    "link.npz", "dangling.npz", "text.txt", "none.safetensors",
+    "/dev/full", ".", "..", "w.npz/x", "new.npz", "new.safetensors", "new.html", "new", "w.npz.html", "β.npz",
+    "caf\udce9.html", "link.npz", "dangling.npz", "text.txt", "none.safetensors",
 ]  # fmt: skip
 
 OPTIONS = {

@@ -99,8 +99,8 @@ class TestLoading:
         [
             ("coding", "numpy"),
             ("coding", "sklearn"),
-            ("data", "skimage"),
-            ("report", "PIL"),
+            ("data", "numpy"),
+            ("report", "numpy"),
             ("weights", "safetensors"),
         ],
     )
@@ -206,6 +206,10 @@ sys.exit(end(command))
     def test_warnings_take_one_line(self) -> None:
         done = command("warnings.warn('some\\nthing \\x1b[31mred\\x1b[0m', UserWarning)")
         assert (done.returncode, done.stderr) == (0, b"gramian: warning: some thing red\n")
+
+    def test_a_warning_is_shown_once_for_each_place(self) -> None:
+        done = command("for number in range(100):\n    warnings.warn(f'gap {number}', UserWarning)")
+        assert (done.returncode, done.stderr) == (0, b"gramian: warning: gap 0\n")
 
     @pytest.mark.parametrize("argument", ["[red]x", "[/]", "[link=x]y", "caf\udce9", "Ω", "a\nb", "\x1b[31mx"])
     def test_a_usage_error_shows_names_as_they_are(self, argument, monkeypatch, capfd) -> None:

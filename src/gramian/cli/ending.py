@@ -165,9 +165,17 @@ def _silence(stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def _one_line_warnings() -> Generator[None]:
+    """Show a warning in one line, and once for each place in the code, whatever numbers it holds."""
     previous = warnings.formatwarning
+    shown: set[tuple[str, int]] = set()
 
-    def formatted(message: Warning | str, *_: object, **__: object) -> str:
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        del category, line
+        if (filename, lineno) in shown:
+            return ""
+        shown.add((filename, lineno))
         return f"gramian: warning: {_one_line(str(message))}\n"
 
     warnings.formatwarning = formatted
