@@ -21,6 +21,7 @@ from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule, check_lr, is_groupwise, proximal
 from gramian.rules.apply import Operand, admit, apply_, check_hard, check_together
 from gramian.rules.batches import batches, side_by_side
+from gramian.rules.lengths import free_lengths
 from gramian.rules.restore import MOST_STEPS, Restoration, level, until_restored
 from gramian.rules.writable import check_disjoint
 from gramian.typing import Scalar
@@ -155,7 +156,8 @@ def restore_(
 
     Steps of the proximal rule at η = ∞ (Newton–Schulz, far away with a guard) are made until every entry of X that the
     penalty sees is within rounding, or they get no nearer, as with groups of too low a rank. So the penalty says what
-    is constrained: `L1(diagonal=False)` leaves lengths free, a `Target` leads to its Gram matrix.
+    is constrained: `L1(diagonal=False)` leaves lengths free, a `Target` leads to its Gram matrix. Where lengths are
+    free, vectors are of length 1 on the way, for which the steps converge quadratically, and get their lengths back.
 
     Args:
         tensors: As for `step_`, with n ≤ l; written to.
@@ -194,10 +196,16 @@ def restore_(
         for dtype, some in alike.items():
             rounding = level(dtype, max(operand.phi.shape[0] for operand in some))
 
-            def step(excess: Penalty, some: list[Operand] = some) -> Scalar:
-                return _step(some, lr=math.inf, beta=1.0, rule=proximal, penalty=excess)
+            with free_lengths(some, mu) as set_lengths:
 
-            done.append(until_restored(step, mu, rounding=rounding, max_steps=max_steps))
+                def step(excess: Penalty, some: list[Operand] = some, end: Callable[[], None] = set_lengths) -> Scalar:
+                    # Where Φ is a copy of the tensor, the last step has not changed it.
+                    current = [each._replace(phi=as_phi(each.tensor, each.layout)) for each in some]
+                    loss = _step(current, lr=math.inf, beta=1.0, rule=proximal, penalty=excess)
+                    end()
+                    return loss
+
+                done.append(until_restored(step, mu, rounding=rounding, max_steps=max_steps))
         ends = [each.stopped for each in done if not each.converged]
         steps = max((each.steps for each in done), default=0)
         return Restoration(_total([each.loss for each in done]), steps, ends[0] if ends else "converged")

@@ -18,7 +18,7 @@ from gramian.objective import as_number, check_beta, residual
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule, proximal
 from gramian.training.compatibility import check_fit
-from gramian.training.constraint import restore_, step_targets_
+from gramian.training.constraint import restore_targets_, step_targets_
 from gramian.training.coupled import add_up
 from gramian.training.following import Following
 from gramian.training.selection import Layouts, Left, Selector, Target, as_selector, select_parameters
@@ -223,7 +223,7 @@ def attach(
         )
     if hard:
         with torch.no_grad():
-            restore_(targets, mu)
+            restore_targets_(targets, mu)
 
     @torch.no_grad()
     def after_step(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -268,9 +268,6 @@ def _update(optimizer: Optimizer, targets: dict[int, Target], attachment: Attach
     for group in optimizer.param_groups:
         mine = [targets[id(p)] for p in group["params"] if id(p) in targets and p.grad is not None and p.requires_grad]
         if not mine:
-            continue
-        if attachment.beta == math.inf:
-            yield restore_(mine, as_penalty(attachment.penalty))
             continue
         lr = float(group["lr"])
         yield from step_targets_(mine, lr=lr, beta=attachment.beta, rule=attachment.rule, penalty=attachment.penalty)

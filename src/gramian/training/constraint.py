@@ -1,95 +1,86 @@
-"""The hard constraint: weights made orthonormal to rounding, as far as their penalty sees them."""
+"""Steps of selected parameters: those that are spread over processes one by one, the others of a device together."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from gramian import foreach
-from gramian.layout import as_phi, from_phi
-from gramian.objective import residual
-from gramian.penalties import L1, Penalty
+from gramian.errors import AttachmentWarning
+from gramian.penalties import Penalty
 from gramian.rules import Rule
-from gramian.rules.apply import put_
-from gramian.training.coupled import add_up
+from gramian.rules.restore import Restoration
 from gramian.training.selection import Target
-from gramian.training.sharded import is_sharded, sharded_step_
-from gramian.training.wrappers import whole_tensor
+from gramian.training.sharded import is_sharded, sharded_restore_, sharded_step_
 from gramian.typing import Scalar
 
-__all__ = ["restore_", "step_targets_"]
-
-_MOST_STEPS = 60
-"""Newton–Schulz steps from any start; near the manifold each squares the residual, and two or three are enough."""
+__all__ = ["restore_targets_", "step_targets_"]
 
 
 def step_targets_(
     targets: Sequence[Target], *, lr: float, beta: float, rule: str | Rule, penalty: str | Penalty
 ) -> Iterator[Scalar]:
-    """Step parameters in place: those that are spread over processes one by one, the others of a device together.
+    """Step parameters in place: by the rule, or where β is infinite until they are orthonormal.
 
     Returns:
-        The losses before the step, some for each device.
+        The losses before the step, one for each device and for each parameter that is spread over processes.
+
+    Warns:
+        AttachmentWarning: If β is infinite, and parameters cannot be made orthonormal to rounding.
     """
-    together: dict[torch.device, list[Target]] = {}
-    for each in targets:
-        if is_sharded(each.parameter):
+    if math.isinf(beta):
+        yield from restore_targets_(targets, penalty)
+        return
+    for part in _together(targets):
+        if len(part) == 1 and is_sharded(part[0].parameter):
+            (each,) = part
             yield sharded_step_(each.parameter, lr=lr, beta=beta, rule=rule, penalty=penalty, layout=each.layout)
         else:
-            together.setdefault(each.parameter.device, []).append(each)
-    for alike in together.values():
-        yield foreach.step_(
-            [each.parameter for each in alike], lr=lr, beta=beta, rule=rule, penalty=penalty,
-            layouts=[each.layout for each in alike],
-        )  # fmt: skip
+            yield foreach.step_(
+                [each.parameter for each in part], lr=lr, beta=beta, rule=rule, penalty=penalty,
+                layouts=[each.layout for each in part],
+            )  # fmt: skip
 
 
-def restore_(targets: Sequence[Target], penalty: Penalty) -> Scalar:
-    """Make weights orthonormal to rounding, by Newton–Schulz steps.
-
-    What the penalty does not see is left alone. Where lengths are free, vectors are of length 1 on the way, for which
-    the steps converge quadratically, and get their lengths back at the end.
+def restore_targets_(targets: Sequence[Target], penalty: str | Penalty) -> list[Scalar]:
+    """Make parameters orthonormal to rounding, in place, as far as the penalty sees them.
 
     Returns:
-        The loss before, Σ|X_jk| of the entries that the penalty sees.
+        The losses before, as `step_targets_` gives them.
+
+    Warns:
+        AttachmentWarning: If some cannot be made so: their vectors are linearly dependent, or not finite.
     """
-    rounding = 0.0
+    losses: list[Scalar] = []
+    for part in _together(targets):
+        done = _restored(part, penalty)
+        losses.append(done.loss)
+        if not done.converged:
+            names = [each.name for each in part]
+            warnings.warn(
+                f"a hard constraint must be met to rounding; after {done.steps} steps ({done.stopped}) it is not, in one "
+                f"of {', '.join(names[:6])}{', …' if len(names) > 6 else ''}; its vectors are linearly dependent or "
+                "not finite; attachment.residuals() tells which it is; try to initialise it anew",
+                AttachmentWarning,
+                stacklevel=2,
+            )
+    return losses
+
+
+def _restored(part: Sequence[Target], penalty: str | Penalty) -> Restoration:
+    if len(part) == 1 and is_sharded(part[0].parameter):
+        return sharded_restore_(part[0].parameter, penalty=penalty, layout=part[0].layout)
+    layouts = [each.layout for each in part]
+    return foreach.restore_([each.parameter for each in part], penalty=penalty, layouts=layouts)
+
+
+def _together(targets: Sequence[Target]) -> Iterator[list[Target]]:
+    """Give each parameter that is spread over processes alone, and those of each device together."""
+    alike: dict[torch.device, list[Target]] = {}
     for each in targets:
-        _, m, n = each.shape
-        eps = torch.finfo(each.parameter.dtype).eps
-        rounding += m * n * n * (4 * eps if eps < 1e-6 else eps / 4)
-    is_l1 = isinstance(penalty, L1)
-    losses = [] if is_l1 and penalty.diagonal else [_left_over(targets, penalty)]
-    free = [] if penalty.diagonal else [each for each in targets if not is_sharded(each.parameter)]
-    lengths = [_lengths(each) for each in free]
-    for _ in range(_MOST_STEPS):
-        for each in free:
-            _set_lengths_(each, torch.ones((), device=each.parameter.device))
-        values = step_targets_(targets, lr=math.inf, beta=1.0, rule="proximal", penalty=penalty)
-        losses.append(add_up([value.double() for value in values]))
-        # The loss of l1 is what is left over, before the step that gave it.
-        if float(losses[-1] if is_l1 else _left_over(targets, penalty)) <= rounding:
-            break
-    for each, length in zip(free, lengths, strict=True):
-        _set_lengths_(each, length)
-    return losses[0]
-
-
-def _left_over(targets: Sequence[Target], penalty: Penalty) -> Scalar:
-    """Give Σ|X_jk| of the entries that the penalty sees."""
-    residuals = (residual(whole_tensor(each.parameter), layout=each.layout) for each in targets)
-    return add_up([penalty.seen(X).abs().sum().double() for X in residuals])
-
-
-def _lengths(target: Target) -> Tensor:
-    phi = as_phi(target.parameter.detach(), target.layout)
-    return torch.linalg.vector_norm(phi, dim=0, dtype=torch.promote_types(phi.dtype, torch.float32))
-
-
-def _set_lengths_(target: Target, lengths: Tensor) -> None:
-    """Give vectors new lengths, but for those of length 0."""
-    current = _lengths(target)
-    factors = torch.where(current > 0, lengths / current, 1)
-    phi = as_phi(target.parameter.detach(), target.layout) * factors
-    put_(target.parameter, from_phi(phi, target.parameter, target.layout))
+        if is_sharded(each.parameter):
+            yield [each]
+        else:
+            alike.setdefault(each.parameter.device, []).append(each)
+    yield from alike.values()
