@@ -13,8 +13,8 @@ def fence(source: str, *_: object, **__: object) -> str:
     """Turn one fence into HTML; the colon of A : B is an operator with room around it.
 
     Raises:
-        SuperFencesException: If a bar does not say which side it closes. MathML takes a bar without a form for a stretchy
-            operator between two terms: browsers put room around it, and draw it below the line.
+        SuperFencesException: If a bar does not say which side it closes. MathML takes a bar without a form for a
+            stretchy operator between two terms: browsers put room around it, and draw it below the line.
     """
     formula = convert(source.strip().replace(" : ", r"\;:\;"), display="block")
     if _BARE_BAR.search(formula):

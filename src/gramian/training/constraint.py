@@ -59,7 +59,7 @@ def restore_targets_(targets: Sequence[Target], penalty: str | Penalty) -> list[
         if not done.converged:
             names = [each.name for each in part]
             warnings.warn(
-                f"a hard constraint must be met to rounding; after {done.steps} steps ({done.stopped}) it is not, in one "
+                f"a hard constraint must be met; after {done.steps} steps ({done.stopped}) it is not, in one "
                 f"of {', '.join(names[:6])}{', …' if len(names) > 6 else ''}; its vectors are linearly dependent or "
                 "not finite; attachment.residuals() tells which it is; try to initialise it anew",
                 AttachmentWarning,
