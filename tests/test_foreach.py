@@ -100,6 +100,16 @@ def test_under_vmap() -> None:
     torch.testing.assert_close(grads[0][2], gramian.value_and_grad(phis[2])[1])
 
 
+@pytest.mark.filterwarnings("ignore::gramian.errors.OvercompleteWarning")
+def test_tensors_without_a_group_or_a_vector() -> None:
+    for shape in ((8, 0, 2), (8, 3, 0), (0, 3, 2), (0, 0, 0)):
+        tensors = [torch.zeros(shape) for _ in range(3)]
+        total, grads = gramian.foreach.value_and_grad(tensors)
+        assert total == sum(gramian.loss(each) for each in tensors)
+        assert [grad.shape for grad in grads] == [torch.Size(shape)] * 3
+        assert gramian.foreach.step_(tensors, lr=0.1) == total
+
+
 class TestErrorsNameTheTensorAndWriteNothing:
     def test_dtype(self) -> None:
         tensors = [torch.randn(4, 2), torch.ones(4, 2, dtype=torch.int64)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import gramian
-from tests.cases import ALL_CASES, PenaltyCase, over_all_penalties, stiefel
+from tests.cases import ALL_CASES, FREE_LENGTHS, PenaltyCase, over_all_penalties, stiefel
 
 BETA = 0.7
 SHAPE = (6, 4, 3)
@@ -112,3 +112,14 @@ def test_entries_that_are_not_finite_stay_in_their_group_and_fill_it(case, entry
         for b in range(3):
             assert gramian.grad_vector(phi, 1, b, penalty=penalty).isnan().all()
             assert gramian.grad_vector(phi, 0, b, penalty=penalty).isfinite().all()
+
+
+@pytest.mark.parametrize("entry", [math.nan, math.inf])
+def test_a_single_vector_that_is_not_finite_is_told_where_lengths_are_free(entry) -> None:
+    phi = torch.randn(4, 3, 1, dtype=torch.float64)
+    phi[2, 1] = entry
+    for case in FREE_LENGTHS.values():
+        value, grad = gramian.value_and_grad(phi, penalty=case.penalty)
+        assert value.isnan()
+        assert grad[:, 1].isnan().all()
+        assert not grad[:, 0].any()

@@ -60,10 +60,14 @@ class TestNames:
         assert as_penalty(mine) is mine
         assert set(PENALTIES) == {"l1", "huber", "squared_frobenius", "frobenius", "spectral", "coherence", "logdet"}
 
-    @pytest.mark.parametrize("penalty", ["l2", "", "L1", None, 3, L1], ids=str)
+    @pytest.mark.parametrize("penalty", ["l2", "", "L1", None, 3], ids=str)
     def test_no_penalty(self, penalty, unchecked) -> None:
         with pytest.raises(OptionError, match=r"one of 'l1', 'huber', .*'logdet' or a gramian\.Penalty; got"):
             as_penalty(penalty)
+
+    def test_a_class_in_place_of_an_object(self, unchecked) -> None:
+        with pytest.raises(OptionError, match=r"penalty must be an object; got the class L1; try penalty=L1\(\.\.\.\)"):
+            as_penalty(L1)
 
     @pytest.mark.parametrize("delta", [0.0, -1.0, math.nan, math.inf, -math.inf])
     def test_a_width_that_is_none(self, delta) -> None:

@@ -93,3 +93,12 @@ def test_other_dtypes_are_named() -> None:
 def test_something_else(unchecked) -> None:
     with pytest.raises(OptionError, match="must be a module or tensors by name; got Tensor"):
         gramian.inspect(torch.randn(3, 3))
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-30, 1.0, 1e100])
+def test_angles_do_not_depend_on_the_scale(scale) -> None:
+    phi = torch.randn(6, 2, 3, dtype=torch.float64)
+    (row,) = gramian.inspect({"w": scale * phi}, layouts={"w": "l m n -> l m n"}).rows
+    (plain,) = gramian.inspect({"w": phi}, layouts={"w": "l m n -> l m n"}).rows
+    for name in ("coherence", "condition", "effective_rank"):
+        assert getattr(row.statistics, name) == pytest.approx(getattr(plain.statistics, name), rel=1e-9)

@@ -133,4 +133,6 @@ def symmetric(X: GroupMatrix) -> GroupMatrix:
 
 def off_diagonal(X: GroupMatrix) -> GroupMatrix:
     """Give X with a diagonal of zeros: the angles between vectors, without their lengths."""
+    if X.shape[-1] == 1:
+        return X - X  # one vector has no angles; but where it is not finite, no entry beside the diagonal would say so
     return X.masked_fill(torch.eye(X.shape[-1], dtype=torch.bool, device=X.device), 0)

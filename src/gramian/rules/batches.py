@@ -26,7 +26,9 @@ def batches(phis: Sequence[Tensor], penalty: Penalty) -> Iterator[list[int]]:
     """Give the indices of the tensors that are laid side by side."""
     alike: dict[object, list[int]] = {}
     for i, phi in enumerate(phis):
-        if phi.numel() > _TOGETHER or penalty.groups is not None or not kernels.is_plain(phi):
+        # Without a group there is nothing to lay side by side, and nothing to cut apart again.
+        alone = phi.numel() > _TOGETHER or phi.shape[1] == 0
+        if alone or penalty.groups is not None or not kernels.is_plain(phi):
             yield [i]
         else:
             alike.setdefault((phi.shape, phi.dtype, phi.device), []).append(i)

@@ -199,7 +199,7 @@ def statistics(phi: Phi) -> Statistics:
     _, m, n = phi.shape
     few = max(1, _NUMBERS // (n * n))
     parts = torch.stack([_measured(phi[:, first : first + few]) for first in range(0, m, few)])
-    if not bool(torch.isfinite(parts[:, :3]).all()):
+    if bool(torch.isnan(parts).any()):
         return Statistics(*(float("nan"),) * 5)
     total, rank = parts[:, 0].sum().item(), parts[:, 4].sum().item()
     largest, coherence, condition = parts[:, 1:4].amax(dim=0).tolist()
@@ -208,16 +208,20 @@ def statistics(phi: Phi) -> Statistics:
 
 def _measured(phi: Phi) -> Tensor:
     """Give the sum and the largest of |X|, coherence, condition, and the sum of effective ranks, of a few groups."""
-    X = dense.residual(phi.double())
-    if not bool(torch.isfinite(X).all()):
-        return torch.full((5,), torch.nan, dtype=X.dtype, device=X.device)
-    n = X.shape[-1]
-    tiny, eps = torch.finfo(X.dtype).tiny, torch.finfo(X.dtype).eps
-    gram = X + torch.eye(n, dtype=X.dtype, device=X.device)
-    lengths = gram.diagonal(dim1=1, dim2=2).clamp_min(tiny).sqrt()
-    cosines = gram / lengths[:, :, None] / lengths[:, None, :]
+    P = dense.group_matrices(phi.double())
+    if not bool(torch.isfinite(P).all()):
+        return torch.full((5,), torch.nan, dtype=P.dtype, device=P.device)
+    n = P.shape[-1]
+    tiny, eps = torch.finfo(P.dtype).tiny, torch.finfo(P.dtype).eps
+    X = dense.residual(phi.double())  # infinite where a product is beyond float64
+    # What does not depend on the scale of a group is read from the group at scale 1: exactly so, by a power of two.
+    exponents = torch.frexp(P.abs().amax(dim=(1, 2), keepdim=True)).exponent
+    P = torch.ldexp(P, -exponents)
+    lengths = torch.linalg.vector_norm(P, dim=1, keepdim=True)
+    directions = P / lengths.clamp_min(tiny)
+    cosines = (directions.mT @ directions).abs().clamp_max(1)
     cosines.diagonal(dim1=1, dim2=2).zero_()
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    values = torch.linalg.eigvalsh(P.mT @ P).clamp_min(0).sqrt()
     largest = values[:, -1:]
     # The square root of the rounding of the largest eigenvalue is what a singular value of 0 comes out as.
     values = torch.where(values > largest * (n * eps) ** 0.5, values, 0)
@@ -225,5 +229,5 @@ def _measured(phi: Phi) -> Tensor:
     share = values / values.sum(dim=1, keepdim=True).clamp_min(tiny)
     ranks = torch.exp(-torch.special.xlogy(share, share).sum(dim=1))
     return torch.stack(
-        [X.abs().sum(), X.abs().amax(), cosines.abs().amax(), condition.nan_to_num(torch.inf, torch.inf), ranks.sum()]
+        [X.abs().sum(), X.abs().amax(), cosines.amax(), condition.nan_to_num(torch.inf, torch.inf), ranks.sum()]
     )
