@@ -17,7 +17,7 @@ learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 75 s); 
 	@$(BIN)/gramian learn $(ARGS)
 
 test: $(VENV)/.dev  ## run the test suite
-	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m "slow" $(ARGS)

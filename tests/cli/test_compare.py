@@ -55,6 +55,7 @@ def test_all_are_measured_at_as_many_coefficients(monkeypatch, size, active) -> 
     assert list(compare(RunSettings(groups=64, size=size))) == 4 * [active]
 
 
+@pytest.mark.slow
 def test_it_says_what_is_there() -> None:
     penalised, free, single, theirs = compare(RunSettings(groups=8, size=2, patch=6, steps=150, lr=1.0))
     assert penalised.cosine < 1e-5 < free.cosine

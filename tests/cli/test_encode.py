@@ -126,7 +126,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["nowhere", "pictures", "-o", "new"], "there must be a dictionary at nowhere; got no such file"),
+            (["nowhere", "pictures", "-o", "new"], "there must be a dictionary file at nowhere; got no such file"),
             (["pictures/0.png", "pictures", "-o", "new"], "pictures/0.png must be a whole dictionary file"),
             (["dictionary.safetensors", "nowhere", "-o", "new"], "nowhere, which does not exist"),
             (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "9"], "stride"),
@@ -135,8 +135,14 @@ class TestBadInput:
                 "stride must be at least 1; got -1",
             ),
             (["dictionary.safetensors", "pictures", "-o", "new", "--stride", "0"], "stride must be at least 1; got 0"),
-            (["dictionary.safetensors", "pictures", "-o", "new", "--tol", "nan"], "tol must be 0 or positive; got nan"),
-            (["dictionary.safetensors", "pictures", "-o", "new", "--tol", "-1"], "tol must be 0 or positive; got -1.0"),
+            (
+                ["dictionary.safetensors", "pictures", "-o", "new", "--tol", "nan"],
+                "tol must be positive and finite; got nan",
+            ),
+            (
+                ["dictionary.safetensors", "pictures", "-o", "new", "--tol", "-1"],
+                "tol must be positive and finite; got -1",
+            ),
             (["dictionary.safetensors", "tiny.png", "-o", "new"], "8"),
             (["dictionary.safetensors", "pictures", "-o", "tiny.png"], "the folder tiny.png could not be made"),
         ],

@@ -90,7 +90,8 @@ def finish(folder: Path, whole: Path) -> None:
     assert torch.equal(resumed.phi, expected.phi)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_stopped_it_keeps_what_was_learned_and_goes_on(whole, tmp_path, number) -> None:
     for attempt in range(3):  # a machine that stalls may deliver a signal only after the last step
         folder = tmp_path / str(attempt)
@@ -194,6 +195,7 @@ class TestBadInput:
         )
         assert not names(tmp_path)
 
+    @pytest.mark.slow
     def test_a_disk_that_fills_up_on_the_way_keeps_the_last_checkpoint(self, tmp_path) -> None:
         folder = tmp_path / "run"
         assert gramian(tmp_path, "learn", *TINY, "--steps", "10", "--out", "run").returncode == 0

@@ -86,6 +86,7 @@ def children(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 def test_a_worker_that_is_lost_costs_the_steps_since_the_last_checkpoint(tmp_path) -> None:
     shown, killed = "", False

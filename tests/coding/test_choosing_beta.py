@@ -8,6 +8,8 @@ import torch
 import gramian
 from gramian.coding import Learner, cosine_decay, fista, group_norms, initial_dictionary, smallest_beta
 
+pytestmark = pytest.mark.slow
+
 LAM, LR = 0.5, 0.3
 
 

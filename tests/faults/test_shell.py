@@ -47,6 +47,15 @@ sys.exit(end(command))
     return python(code, **options)
 
 
+USES = {
+    ("coding", "numpy"): "gramian.coding.SubspaceSparseCoding",
+    ("coding", "sklearn"): "gramian.coding.SubspaceSparseCoding",
+    ("data", "skimage"): "gramian.data.shipped_images()",
+    ("report", "PIL"): "gramian.report.png(None)",
+}
+"""What asks for the package that is missing, where the import of ours does not."""
+
+
 class TestLoading:
     @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["learn", "--help"], ["orthogonalize", "--help"]])
     def test_help_loads_neither_torch_nor_the_extras(self, arguments) -> None:
@@ -100,7 +109,9 @@ class TestLoading:
             ("coding", "numpy"),
             ("coding", "sklearn"),
             ("data", "numpy"),
+            ("data", "skimage"),
             ("report", "numpy"),
+            ("report", "PIL"),
             ("weights", "safetensors"),
         ],
     )
@@ -115,7 +126,7 @@ class TestLoading:
             from gramian import GramianError
             try:
                 import gramian.{package}
-                {"gramian.coding.SubspaceSparseCoding" if package == "coding" else ""}
+                {USES.get((package, missing), "")}
             except ImportError as error:
                 assert isinstance(error, GramianError)
                 print(error)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.data.reading import PictureValuesError, as_pixels, legible, read_arrays, read_frames, read_picture
-from gramian.errors import DataError
+from gramian.errors import DataError, needs_extra
 
 __all__ = [
     "HELD_OUT_NAMES",
@@ -82,8 +82,9 @@ def shipped_images(*, colour: bool = False) -> tuple[Picture, ...]:
         >>> len(images), images[0].name
         (12, 'astronaut')
     """
-    import skimage.data
-    import sklearn.datasets
+    with needs_extra("gramian.data", "coding"):
+        import skimage.data
+        import sklearn.datasets
 
     raw = {name: np.asarray(getattr(skimage.data, name)()) for name in _SKIMAGE}
     raw.update({name: np.asarray(sklearn.datasets.load_sample_image(f"{name}.jpg")) for name in _SKLEARN})

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy import ndarray
 
-from gramian.errors import DataError
+from gramian.errors import DataError, needs_extra
 
 __all__ = ["PictureValuesError", "as_pixels", "legible", "read_arrays", "read_frames", "read_picture"]
 
@@ -63,7 +63,8 @@ class PictureValuesError(DataError):
 
 
 def _frames(path: Path, *, all_of_them: bool) -> list[ndarray]:
-    from PIL import Image, ImageOps, ImageSequence
+    with needs_extra("gramian.data", "coding"):
+        from PIL import Image, ImageOps, ImageSequence
 
     frames: list[ndarray] = []
     try:

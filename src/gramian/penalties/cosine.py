@@ -20,8 +20,8 @@ class Cosine(Penalty):
     With Ĝ = ∂μ(X̂), without its diagonal, G_jk = Ĝ_jk/(d_j d_k) and G_jj = −Σ_k Ĝ_jk X̂_jk/d_j²: the gradient has no part
     along the vector itself, and gets smaller as the vector gets longer. The value does not change when a vector is
     scaled. It is not convex in X and has no shrink: the rules for it are polyak and subgradient. A vector of length 0
-    has no cosines, and costs nothing. Lengths are read from X, so those far below 1 are known to ε/d_j² only: in float32
-    a vector of length 1e-3 to 6 %, and a shorter one hardly at all. Scale such vectors up first.
+    has no cosines, and costs nothing. Lengths are read from X, so those far below 1 are known to ε/d_j² alone: in
+    float32 a vector of length 1e-3 to 6 %, and a shorter one hardly at all. Scale such vectors up first.
 
     Args:
         penalty: μ.

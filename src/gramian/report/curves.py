@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from gramian.coding import PhaseResponse, within_group_cosines
+from gramian.errors import needs_extra
 from gramian.typing import Phi
 
 __all__ = ["RESIDUAL_EDGES", "cosine_histogram", "phase_curves", "residual_histogram", "training_curves"]
@@ -93,7 +94,8 @@ def phase_curves(response: PhaseResponse) -> str:
 
 
 def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
+    with needs_extra("gramian.report", "coding"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)

@@ -11,6 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
+from gramian.errors import needs_extra
 from gramian.kernels import dense
 from gramian.typing import Phi
 
@@ -34,7 +35,8 @@ RESIDUAL_RANGE = (1e-8, 1.0)
 
 def png(pixels: Pixels) -> bytes:
     """Encode pixels as PNG."""
-    from PIL import Image
+    with needs_extra("gramian.report", "coding"):
+        from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png", optimize=True)
@@ -197,7 +199,8 @@ def direction_picture(
 
 
 def _colours(level: Float[Tensor, "rows columns"]) -> Pixels:
-    import matplotlib
+    with needs_extra("gramian.report", "coding"):
+        import matplotlib
 
     return matplotlib.colormaps["magma"](level.numpy(), bytes=True)
 
