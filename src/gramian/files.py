@@ -26,7 +26,6 @@ __all__ = [
     "check_folder",
     "check_output",
     "lock_folder",
-    "must_be_new",
     "replace_file",
     "sweep_temporaries",
 ]
@@ -340,19 +339,3 @@ def _flush(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def must_be_new(path: Path, *, force: bool) -> None:
-    """Check that a file can be written without the loss of another; `check_output` says more.
-
-    Args:
-        path: Where the file is to stand.
-        force: Whether it may replace what stands there.
-
-    Raises:
-        RunError: If something stands there already, or there is no such folder.
-    """
-    if path.exists() and not force:
-        raise RunError(f"{path} exists already; try another -o, or --force to replace it")
-    if not path.parent.is_dir():
-        raise RunError(f"the folder of {path} must exist; got none")

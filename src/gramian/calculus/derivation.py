@@ -83,8 +83,12 @@ class Setting:
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.length, self.m, self.n)
         scale = 0.8 / self.length**0.5
-        object.__setattr__(self, "phi", scale * torch.randn(shape, generator=generator, dtype=torch.float64))
-        object.__setattr__(self, "dP", torch.randn(shape, generator=generator, dtype=torch.float64)[:, self.a])
+        object.__setattr__(
+            self, "phi", scale * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        )
+        object.__setattr__(
+            self, "dP", torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")[:, self.a]
+        )
 
     @property
     def mu(self) -> Penalty:
@@ -199,7 +203,7 @@ def _quotient(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tenso
 
 
 def _by_index(s: Setting) -> Tensor:
-    gram = torch.zeros(s.n, s.n, dtype=torch.float64)
+    gram = torch.zeros(s.n, s.n, dtype=torch.float64, device="cpu")
     for j in range(s.n):
         for k in range(s.n):
             gram[j, k] = sum(s.P[p, j] * s.P[p, k] for p in range(s.length)) - int(j == k)
@@ -224,9 +228,9 @@ def _model(s: Setting, S: Tensor, tau: float) -> Tensor:
 
 def _least(s: Setting) -> tuple[Tensor, Tensor]:
     tau = 0.3
-    S = s.mu.shrink(s.X, torch.tensor(tau, dtype=torch.float64)) / 2
+    S = s.mu.shrink(s.X, torch.tensor(tau, dtype=torch.float64, device="cpu")) / 2
     generator = torch.Generator().manual_seed(s.seed + 1)
-    others = torch.randn(50, s.n, s.n, generator=generator, dtype=torch.float64)
+    others = torch.randn(50, s.n, s.n, generator=generator, dtype=torch.float64, device="cpu")
     others = 0.05 * (others + others.mT)
     return _model(s, S, tau).expand(50), torch.stack([_model(s, S + other, tau) for other in others])
 
@@ -250,7 +254,7 @@ def _kink(s: Setting) -> tuple[Tensor, Tensor]:
 
 def _normal_step(s: Setting) -> tuple[Tensor, Tensor]:
     S = 0.1 * s.dX
-    eye = torch.eye(s.n, dtype=torch.float64)
+    eye = torch.eye(s.n, dtype=torch.float64, device="cpu")
     return residual(s.Q @ (eye - S)), -2 * S + S @ S
 
 

@@ -68,8 +68,9 @@ def gram_jacobian(P: Group) -> Float[Tensor, "nn ln"]:
         Magnus and Neudecker, "Matrix Differential Calculus", chapter 9.
     """
     n = P.shape[1]
-    eye = torch.eye(n, dtype=P.dtype)
-    return (torch.eye(n * n, dtype=P.dtype) + commutation_matrix(n, n, dtype=P.dtype)) @ kronecker(eye, P.mT)
+    eye = torch.eye(n, dtype=P.dtype, device=P.device)
+    swap = commutation_matrix(n, n, dtype=P.dtype).to(P.device)
+    return (torch.eye(n * n, dtype=P.dtype, device=P.device) + swap) @ kronecker(eye, P.mT)
 
 
 def gram_jacobian_operator(P: Group) -> LinearOperator:
@@ -161,7 +162,7 @@ def gradient_by_index(phi: Phi, penalty: str | Penalty = "l1") -> Phi:
     length, m, n = phi.shape
     gradient = torch.zeros_like(phi)
     for i in range(m):
-        X = torch.zeros(n, n, dtype=phi.dtype)
+        X = torch.zeros(n, n, dtype=phi.dtype, device=phi.device)
         for j in range(n):
             for k in range(n):
                 X[j, k] = sum(phi[q, i, j] * phi[q, i, k] for q in range(length)) - (1 if j == k else 0)

@@ -1,13 +1,11 @@
 """The report of a run: measured and drawn in view of the user, and never half-written."""
 
-import inspect
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -41,8 +39,7 @@ def make_report(run: LearningRun, folder: Path) -> None:
     """
     try:
         with _interruptible(), _Shown() as progress:
-            record = _followed(learning_record, run, progress=progress)
-            page = _followed(render_report, record, progress=progress)
+            page = render_report(learning_record(run, progress=progress), progress=progress)
             # A name in the page may hold what UTF-8 does not: files are named by bytes.
             replace_file(folder / REPORT, page.encode(errors="replace"))
     except BaseException as error:
@@ -103,10 +100,3 @@ class _Shown:
         if stage != self._stage:
             self._stage, self._task = stage, self._progress.add_task(stage, total=total)
         self._progress.update(self._task, completed=done, total=total)
-
-
-def _followed(function: Callable[..., Any], given: object, *, progress: _Shown) -> Any:
-    """Call a function that may tell how far it is."""
-    if "progress" in inspect.signature(function).parameters:
-        return function(given, progress=progress)
-    return function(given)

@@ -214,8 +214,8 @@ class Learner:
         state = {
             "phi": self.parallel.whole(self.phi).contiguous(),
             "idle": self._idle.clone(),
-            "lam": torch.tensor(self.lam, dtype=torch.float64),
-            "steps": torch.tensor(self.steps),
+            "lam": torch.tensor(self.lam, dtype=torch.float64, device="cpu"),
+            "steps": torch.tensor(self.steps, device="cpu"),
         }
         return {**state, "aa": self._aa.clone(), "xa": self._xa.clone()} if self.update == "online" else state
 

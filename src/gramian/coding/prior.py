@@ -339,7 +339,7 @@ def _log_sphere(n: int) -> float:
 
 
 def _directions(count: int, m: int, n: int, generator: torch.Generator) -> Codes:
-    drawn = torch.randn(count, m, n, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(count, m, n, generator=generator, dtype=torch.float64, device="cpu")
     return drawn / torch.linalg.vector_norm(drawn, dim=2, keepdim=True)
 
 

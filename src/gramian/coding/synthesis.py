@@ -49,7 +49,7 @@ class Synthesis(ABC):
 
         It is looked for in the space of samples, which is the same however groups are spread over processes.
         """
-        start = torch.randn((1, *x.shape[1:]), generator=torch.Generator().manual_seed(0)).to(x)
+        start = torch.randn((1, *x.shape[1:]), generator=torch.Generator().manual_seed(0), device="cpu").to(x)
         return largest_eigenvalue(lambda v: self.synthesise(self.analyse(v)), start)
 
     def longest(self, x: Samples) -> float:

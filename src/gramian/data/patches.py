@@ -113,7 +113,7 @@ class PatchSampler:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
         chosen = torch.randint(len(self._corners), (count,), generator=generator)
         corner, stride = self._corners[chosen, None, None], self._strides[chosen, None, None]
-        side = torch.arange(self.size)
+        side = torch.arange(self.size, device="cpu")
         patches = self._pixels[corner + side[:, None] * stride + side]
         patches = (patches - patches.mean(dim=(1, 2), keepdim=True)).flatten(1)
         return (patches if self._whiten is None else self._whiten.whiten(patches)) / self.scale
@@ -175,12 +175,12 @@ def patches_to_image(patches: Float[Tensor, "count pixels"], *, shape: Sequence[
             f"a picture of shape {list(shape)} is cut into {expected} patches of {size * size * channels} numbers at a "
             f"stride of {stride}; got {list(patches.shape)}"
         )
-    rows, columns = (_offsets(side, size, stride) for side in shape[:2])
-    side = torch.arange(size)
+    rows, columns = (_offsets(side, size, stride).to(patches.device) for side in shape[:2])
+    side = torch.arange(size, device=patches.device)
     down = (rows[:, None] + side)[:, None, :, None]
     across = (columns[:, None] + side)[None, :, None, :]
     index = (down * shape[1] + across).reshape(-1)
-    total = torch.zeros((shape[0] * shape[1], channels), dtype=patches.dtype)
+    total = torch.zeros((shape[0] * shape[1], channels), dtype=patches.dtype, device=patches.device)
     total.index_add_(0, index, patches.reshape(-1, channels))
     count = torch.zeros_like(total[:, :1]).index_add_(0, index, torch.ones_like(index, dtype=patches.dtype)[:, None])
     return (total / count).view(*shape)
@@ -197,7 +197,7 @@ def _places_along(side: int, size: int, stride: int) -> int:
 
 def _offsets(side: int, size: int, stride: int) -> Int[Tensor, " places"]:
     count = _places_along(side, size, stride)
-    return (stride * torch.arange(count)).clamp_max(side - size)
+    return (stride * torch.arange(count, device="cpu")).clamp_max(side - size)
 
 
 def _local_variance(picture: Pixels, size: int) -> Float[Tensor, "rows columns"]:

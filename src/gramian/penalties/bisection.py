@@ -27,7 +27,7 @@ def shrink_by_bisection(dual: Callable[[Entries], Entries], X: Entries, tau: Ten
     low, high = torch.zeros_like(X), torch.ones_like(X)  # of the share of X that stays
     eps = torch.finfo(X.dtype).eps
     size = X.abs()
-    for _ in range(2 - round(torch.tensor(eps, dtype=torch.float64).log2().item())):
+    for _ in range(2 - round(torch.tensor(eps, dtype=torch.float64, device="cpu").log2().item())):
         middle = (low + high) / 2
         slope = dual(X * middle).abs()
         # Where there is no slope, an infinite τ pulls no more than any other.

@@ -49,7 +49,7 @@ class Elementwise(ElementwisePenalty):
     diagonal: bool = True
 
     def __post_init__(self) -> None:
-        x = torch.tensor(_PROBES, dtype=torch.float64)
+        x = torch.tensor(_PROBES, dtype=torch.float64, device="cpu")
         h, slope = self.function(x), self.derivative(x)
         if h.shape != x.shape or slope.shape != x.shape:
             raise OptionError(

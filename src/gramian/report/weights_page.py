@@ -56,7 +56,7 @@ def portrait(phi: Phi) -> Portrait:
     _, m, n = phi.shape
     few = max(1, _NUMBERS // (n * n))
     edges = curves.RESIDUAL_EDGES
-    above = torch.ones(n, n, dtype=torch.bool).triu(1)
+    above = torch.ones(n, n, dtype=torch.bool, device=phi.device).triu(1)
     lengths = angles = np.zeros(len(edges) - 1, dtype=np.int64)
     worst: list[torch.Tensor] = []
     for first in range(0, m, few):

@@ -66,7 +66,9 @@ def check_together(rule: Rule, penalty: Penalty, shape: Sequence[int] | None = N
         ShapeError: If the rule is polyak and n > l, or the penalty has parameters for groups of other sizes.
     """
     if rule is proximal and not penalty.has_shrink:
-        penalty.shrink(torch.zeros(1, 1), torch.zeros(()))  # it says itself why it has none, and what to try
+        penalty.shrink(
+            torch.zeros(1, 1, device="cpu"), torch.zeros((), device="cpu")
+        )  # it says itself why it has none, and what to try
         raise OptionError(f"the proximal rule needs a penalty with a shrink; got {penalty!r}; try rule='polyak'")
     if rule is subgradient:
         check_finite(lr)

@@ -74,7 +74,7 @@ def overlaps_itself(tensor: Tensor) -> bool:
         reach += stride * (size - 1)
     if apart or axes[0][0] == 0:
         return not apart
-    places = torch.zeros(reach + 1, dtype=torch.bool)
+    places = torch.zeros(reach + 1, dtype=torch.bool, device="cpu")
     places.as_strided(tuple(tensor.shape), tensor.stride()).fill_(1)
     return int(places.count_nonzero()) < tensor.numel()
 
@@ -88,7 +88,7 @@ def _check_cluster(tensors: Sequence[Tensor], cluster: Sequence[tuple[int, int, 
     """Mark the places of tensors whose ranges meet, and refuse one that is already marked."""
     unit = min(tensors[i].element_size() for _, _, i in cluster)
     first = cluster[0][0]
-    places = torch.zeros((max(end for _, end, _ in cluster) - first) // unit, dtype=torch.bool)
+    places = torch.zeros((max(end for _, end, _ in cluster) - first) // unit, dtype=torch.bool, device="cpu")
     for start, _, i in cluster:
         tensor = tensors[i]
         wide = tensor.element_size() // unit

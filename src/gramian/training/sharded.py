@@ -189,7 +189,7 @@ def _held_groups(layout: Layout, parameter: Any, how: Plan, count: int) -> slice
             f"not {min(part, shape[axis] - first)}; try a penalty that is the same for all groups"
         )
     inner = shape[axis] // max(1, sizes[spread])
-    index = torch.arange(math.prod(sizes[name] for name in names)).view([sizes[name] for name in names])
+    index = torch.arange(math.prod(sizes[name] for name in names), device="cpu").view([sizes[name] for name in names])
     index = index.narrow(names.index(spread), first // inner, count // inner).flatten()
     if len(index) == 0:
         return slice(0, 0)
