@@ -216,12 +216,12 @@ def _measured(phi: Phi) -> Tensor:
     X = dense.residual(phi.double())  # infinite where a product is beyond float64
     # What does not depend on the scale of a group is read from the group at scale 1: exactly so, by a power of two.
     exponents = torch.frexp(P.abs().amax(dim=(1, 2), keepdim=True)).exponent
-    P = torch.ldexp(P, -exponents)
-    lengths = torch.linalg.vector_norm(P, dim=1, keepdim=True)
-    directions = P / lengths.clamp_min(tiny)
+    scaled = torch.ldexp(P, -exponents)
+    lengths = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    directions = scaled / lengths.clamp_min(tiny)
     cosines = (directions.mT @ directions).abs().clamp_max(1)
     cosines.diagonal(dim1=1, dim2=2).zero_()
-    values = torch.linalg.eigvalsh(P.mT @ P).clamp_min(0).sqrt()
+    values = torch.linalg.eigvalsh(scaled.mT @ scaled).clamp_min(0).sqrt()
     largest = values[:, -1:]
     # The square root of the rounding of the largest eigenvalue is what a singular value of 0 comes out as.
     values = torch.where(values > largest * (n * eps) ** 0.5, values, 0)
