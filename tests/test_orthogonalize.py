@@ -70,7 +70,7 @@ def starts(draw) -> Start:
     return Start((P * 10.0**scale).to(dtype).contiguous(), kind, scale)
 
 
-@pytest.mark.parametrize("lr", [pytest.param(RATES[0], marks=pytest.mark.slow), *RATES[1:]])
+@pytest.mark.parametrize("lr", [pytest.param(rate, marks=[] if rate == 0.25 else pytest.mark.slow) for rate in RATES])
 def test_the_main_promise(lr) -> None:
     worst = {"steps": 0, "distance": 0.0, "dtypes": set(), "kinds": set(), "square": set()}
 

@@ -6,6 +6,8 @@ import torch
 import gramian
 from tests.cases import ALL_CASES, LAYOUT_CASES, overcomplete_is_meant
 
+slow = pytest.mark.slow
+
 pytestmark = pytest.mark.filterwarnings(
     # All from inside torch, while it traces.
     r"ignore:<class 'torch\.autograd\.function\.Function'> should not be instantiated:DeprecationWarning",
@@ -30,7 +32,7 @@ def value_and_grad(function, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     "case",
     [
         # To trace one takes seconds.
-        pytest.param(case, id=name, marks=[] if name in ("l1", "huber", "spectral") else pytest.mark.slow)
+        pytest.param(case, id=name, marks=[] if name == "l1" else slow)
         for name, case in ALL_CASES.items()
     ],
 )
@@ -57,7 +59,10 @@ def test_sixteen_bits() -> None:
     torch.testing.assert_close(value_and_grad(compiled(gramian.loss), phi), value_and_grad(gramian.loss, phi))
 
 
-@pytest.mark.parametrize("name", ["rows by four", "grouped conv", "split and merged across"])
+@pytest.mark.parametrize(
+    "name",
+    ["rows by four", pytest.param("grouped conv", marks=slow), pytest.param("split and merged across", marks=slow)],
+)
 @overcomplete_is_meant
 def test_layouts(name) -> None:
     case = LAYOUT_CASES[name]
@@ -102,7 +107,9 @@ def test_under_autocast() -> None:
     torch.testing.assert_close(fast, value_and_grad(gramian.loss, phi))
 
 
-@pytest.mark.parametrize("rule", ["proximal", "polyak", "subgradient"])
+@pytest.mark.parametrize(
+    "rule", ["proximal", pytest.param("polyak", marks=slow), pytest.param("subgradient", marks=slow)]
+)
 def test_a_step(rule) -> None:
     def step(weight: torch.Tensor) -> torch.Tensor:
         return gramian.step_(weight, lr=0.1, rule=rule, layout="o i -> i () o")
@@ -118,7 +125,7 @@ def network() -> torch.nn.Sequential:
     return torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
 
 
-@pytest.mark.parametrize("what", ["model", "step", "both"])
+@pytest.mark.parametrize("what", [pytest.param("model", marks=slow), pytest.param("step", marks=slow), "both"])
 def test_a_compiled_model_and_a_compiled_optimiser(what) -> None:
     torch._dynamo.reset()
     plain, model = network(), network()

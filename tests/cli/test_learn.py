@@ -212,6 +212,7 @@ class TestBadInput:
         assert names(folder) == FILES - {"report.html"}
 
 
+@pytest.mark.slow
 def test_your_own_pictures(tmp_path) -> None:
     from gramian.data import shipped_images
 

@@ -24,6 +24,9 @@ def dictionary(folder: Path) -> Dictionary:
     return load_dictionary(folder / "run" / "dictionary.safetensors")
 
 
+slow = pytest.mark.slow
+
+
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
 
@@ -31,11 +34,12 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"whiten": "zca", "update": "online", "prior": "nonnegative"},
-        {"whiten": "none", "infer": "lca", "rule": "polyak", "device": "cpu"},
-        {"prior": "scale_mixture", "penalty": "squared_frobenius"},
+        pytest.param({"whiten": "zca", "update": "online", "prior": "nonnegative"}, id="zca, online, nonnegative"),
+        pytest.param(
+            {"whiten": "none", "infer": "lca", "rule": "polyak", "device": "cpu"}, id="none, lca, polyak", marks=slow
+        ),
+        pytest.param({"prior": "scale_mixture", "penalty": "squared_frobenius"}, id="scale_mixture", marks=slow),
     ],
-    ids=lambda options: ", ".join(options.values()),
 )
 def test_each_way_to_learn(command, tmp_path, options) -> None:
     done = command("learn", *TINY, "--lam", "0.5", *(word for name in options for word in (f"--{name}", options[name])))
@@ -48,6 +52,7 @@ def test_each_way_to_learn(command, tmp_path, options) -> None:
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
+@slow
 def test_colours(command, tmp_path) -> None:
     assert command("learn", *TINY, "--colour").code == 0
     learned = dictionary(tmp_path)
@@ -61,6 +66,7 @@ def test_colours(command, tmp_path) -> None:
         assert back.mode == "RGB"
 
 
+@slow
 def test_lambda_goes_where_as_many_groups_are_active(command, tmp_path) -> None:
     assert command("learn", *TINY, "--lam", "0.5", "--target-active", "1.5").code == 0
     first, last = metrics(tmp_path)
@@ -83,6 +89,7 @@ class TestPictures:
         pixels = (255 * shipped_images()[2].pixels).byte().numpy()
         return np.stack([pixels[10 * i : 10 * i + 60, 5 * i : 5 * i + 80] for i in range(count)])
 
+    @slow
     def test_an_array(self, command, tmp_path) -> None:
         np.save(tmp_path / "film.npy", self.frames(10))
         assert command("learn", *TINY, "--images", "film.npy").code == 0
@@ -91,7 +98,7 @@ class TestPictures:
         run, again = (load_dictionary(tmp_path / name / "dictionary.safetensors") for name in ("run", "again"))
         assert torch.equal(run.phi, again.phi)
 
-    @pytest.mark.parametrize("suffix", ["gif", "tiff"])
+    @pytest.mark.parametrize("suffix", ["gif", pytest.param("tiff", marks=slow)])
     def test_a_film(self, command, tmp_path, suffix) -> None:
         first, *others = map(Image.fromarray, self.frames(10))
         first.save(tmp_path / f"film.{suffix}", save_all=True, append_images=others)
@@ -118,6 +125,7 @@ class TestPictures:
 
 
 class TestTensorBoard:
+    @slow
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_metrics_are_written_and_go_on(self, command, tmp_path) -> None:
         pytest.importorskip("tensorboard")
@@ -173,6 +181,7 @@ def test_mistakes(command, tmp_path, options, message) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@slow
 def test_the_report_is_made_anew(command, tmp_path) -> None:
     assert command("learn", *TINY).code == 0
     page = tmp_path / "run" / "report.html"

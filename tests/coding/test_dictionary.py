@@ -50,6 +50,7 @@ def test_without_a_rule_atoms_keep_their_length() -> None:
     assert step.orthogonality == 0
 
 
+@pytest.mark.slow
 def test_planted_subspaces_are_found_from_nearby() -> None:
     # From anywhere, learning may end in another minimum: the problem is not convex.
     x, true = planted(4000)

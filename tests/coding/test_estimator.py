@@ -266,6 +266,7 @@ def test_other_priors(prior) -> None:
     assert gramian.residual(model.phi_).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_number_of_active_groups() -> None:
     X = samples(2000)
     for target in (1.0, 3.0):

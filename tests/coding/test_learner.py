@@ -157,6 +157,7 @@ class TestConvolution:
         assert two.active_groups == pytest.approx(one.active_groups)
         assert two.reconstruction == pytest.approx(one.reconstruction, rel=1e-4)
 
+    @pytest.mark.slow
     def test_planted_groups_are_found(self) -> None:
         x, truth = self.signals(600)
         scale = x.std()

@@ -148,6 +148,7 @@ class TestScaleMixture:
             other = codes + size * random(30, 4, 3)
             assert (prior.value(other, LAM) <= bound.value(other, LAM) - offset + 1e-9).all()
 
+    @pytest.mark.slow
     @over_methods
     def test_every_round_lowers_the_energy(self, method) -> None:
         phi, x = stiefel(16, 8, 3), 3 * random(6, 16)

@@ -122,7 +122,14 @@ def killed_at(moment: int, pictures: Path, folder: Path) -> str:
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    "moment", [pytest.param(1, marks=slow), pytest.param(3, marks=slow), 8, pytest.param(12, marks=slow), 25]
+    "moment",
+    [
+        pytest.param(1, marks=slow),
+        pytest.param(3, marks=slow),
+        8,
+        pytest.param(12, marks=slow),
+        pytest.param(25, marks=slow),
+    ],
 )
 def test_killed_and_resumed_a_run_has_the_same_bits(whole, pictures, tmp_path, moment) -> None:
     shown = killed_at(moment, pictures, tmp_path)
