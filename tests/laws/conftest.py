@@ -1,4 +1,4 @@
-"""The laws run without the check of shapes at every call, which costs more than they do; the tests of the rooms have it."""
+"""The laws run without the check of shapes at every call, which costs more than they do; other tests have it."""
 
 import pytest
 

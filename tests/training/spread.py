@@ -1,5 +1,6 @@
 """One process of many: `torchrun tests/training/spread.py FOLDER CASE`; beside the same training in one process."""
 
+import math
 import os
 import sys
 import warnings
@@ -64,6 +65,11 @@ def fsdp(_: Path, rank: int, world: int) -> None:
     compare(model)
     assert attachment.steps == STEPS
     assert set(attachment.residuals()) == {"0.weight", "2.weight", "4.weight"}
+    for row in gramian.inspect(model).rows:
+        assert math.isclose(row.statistics.largest, attachment.residuals()[row.name], rel_tol=1e-3)
+    attachment.remove()
+    hard = gramian.attach(optimizer, model, beta=math.inf)
+    assert max(hard.residuals().values()) < 1e-5
 
 
 def ddp(_: Path, rank: int, world: int) -> None:
