@@ -75,6 +75,7 @@ def test_lambda_goes_where_as_many_groups_are_active(command, tmp_path) -> None:
     assert last["active_groups"] < first["active_groups"]
 
 
+@slow
 def test_as_many_steps_as_fit(command, tmp_path) -> None:
     began = time.monotonic()
     done = command("learn", *TINY[:6], "--out", "run", "--seconds", "2")

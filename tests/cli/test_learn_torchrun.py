@@ -127,6 +127,7 @@ def test_told_to_stop_all_stop_at_the_same_step_and_one_process_goes_on(tmp_path
     assert dictionary(tmp_path).step == int(stopped[1]) + 20
 
 
+@pytest.mark.slow
 def test_mistakes_are_said_once_and_leave_nothing(tmp_path) -> None:
     done = run(tmp_path, 2, "--batch", "15")
     assert done.returncode != 0

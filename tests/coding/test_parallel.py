@@ -22,7 +22,7 @@ several = [
     [
         pytest.param(2, 1, ["sgd", "counted"], id="patches shared out", marks=several),
         pytest.param(2, 1, ["online", "kernels"], id="patches shared out, more", marks=[*several, pytest.mark.slow]),
-        pytest.param(2, 2, ["inference"], id="groups shared out", marks=several),
+        pytest.param(2, 2, ["inference"], id="groups shared out", marks=[*several, pytest.mark.slow]),
         pytest.param(2, 2, ["sgd", "kernels"], id="groups shared out, learning", marks=[*several, pytest.mark.slow]),
         pytest.param(4, 1, ["sgd", "online", "kernels"], id="patches among four", marks=[*several, pytest.mark.slow]),
         pytest.param(4, 4, ["sgd", "kernels", "inference"], id="groups among four", marks=[*several, pytest.mark.slow]),

@@ -34,8 +34,8 @@ from pathlib import Path
 import gramian.files
 from gramian.cli import learn, page
 from gramian.coding.learning_run import RunSettings
-page.learning_record = lambda run: None  # what is drawn is not asked for here
-page.render_report = lambda record: "<!doctype html>"
+page.learning_record = lambda run, **_: None  # what is drawn is not asked for here
+page.render_report = lambda record, **_: "<!doctype html>"
 """
 """A program that learns as the command does, without the seconds that a report takes."""
 
@@ -189,6 +189,7 @@ learn.start_run(RunSettings(**eval(sys.argv[1])), None)
         for name in ("001", "002"):
             is_the_same(tmp_path / "runs" / name, whole)
 
+    @slow
     def test_of_two_in_one_folder_one_goes_on(self, whole, pictures, tmp_path) -> None:
         run = LearningRun(settings(pictures))
         run.note(seconds=0.0)
@@ -263,7 +264,7 @@ class TestReport:
         run = LearningRun(settings(pictures))
         run.save(tmp_path / "run")
 
-        def drawing(run: LearningRun) -> None:
+        def drawing(run: LearningRun, **_: object) -> None:
             os.kill(os.getpid(), number)
             time.sleep(10)
 
@@ -292,7 +293,7 @@ class TestReport:
             return "<p>\udcff</p>"  # a name that is not UTF-8
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(page, "learning_record", lambda run: run)
+            patch.setattr(page, "learning_record", lambda run, **_: run)
             patch.setattr(page, "render_report", drawn)
             page.make_report(LearningRun(settings(pictures)), tmp_path)
         assert told is not None

@@ -19,7 +19,13 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "case", ["fsdp", "every_way", pytest.param("ddp", marks=slow), pytest.param("tensor_parallel", marks=slow)]
+    "case",
+    [
+        "fsdp",
+        pytest.param("every_way", marks=slow),
+        pytest.param("ddp", marks=slow),
+        pytest.param("tensor_parallel", marks=slow),
+    ],
 )
 def test_with_two_processes(case, tmp_path) -> None:
     torchrun(2, SCRIPT, tmp_path, case)
