@@ -338,6 +338,25 @@ class TestRestore:
         assert (X - X.diag().diag()).abs().max() < 1e-6
         assert (X.diag() + 1).sqrt().min() > 1.7  # lengths are free
 
+    def test_lengths_that_are_free_are_what_they_were(self) -> None:
+        phi = torch.randn(24, 4) * torch.tensor([0.01, 1.0, 3.0, 50.0])
+        before = torch.linalg.vector_norm(phi, dim=0)
+        done = foreach.restore_([phi], penalty=L1(diagonal=False))
+        assert done.converged
+        assert done.steps < 12
+        torch.testing.assert_close(torch.linalg.vector_norm(phi, dim=0), before)
+        cosines = (phi / before).mT @ (phi / before)
+        assert (cosines - torch.eye(4)).abs().max() < 1e-6
+
+    @pytest.mark.parametrize("penalty", [L1(), L1(diagonal=False)], ids=["l1", "free lengths"])
+    def test_of_a_copy_each_step_sees_the_last(self, penalty) -> None:
+        weight = torch.randn(6, 4)
+        layout = gramian.Layout("(a b) c -> (c a) () b", a=2)  # no strides lay it out so
+        assert layout.to_phi(weight).data_ptr() != weight.data_ptr()
+        assert foreach.restore_([weight], penalty=penalty, layouts=layout).converged
+        X = gramian.residual(weight, layout=layout)[0]
+        assert penalty.seen(X).abs().max() < 1e-5
+
     def test_it_ends_where_nothing_is_to_be_won(self) -> None:
         for start, stopped in ((torch.ones(8, 4), "no progress"), (torch.full((8, 4), math.nan), "not finite")):
             done = foreach.restore_([start])
