@@ -9,7 +9,7 @@ from torch import Tensor
 from gramian.errors import ShapeError
 from gramian.typing import Entries, GroupMatrix
 
-__all__ = ["ElementwisePenalty", "Penalty", "off_diagonal", "symmetric"]
+__all__ = ["ElementwisePenalty", "Penalty", "WrappedPenalty", "off_diagonal", "symmetric"]
 
 
 class Penalty(ABC):
@@ -124,6 +124,40 @@ class ElementwisePenalty(Penalty):
     def separable(self) -> bool:
         """Whether it is a sum over the entries of X."""
         return True
+
+
+class WrappedPenalty(Penalty):
+    """A penalty made of another one, `penalty`, of which it keeps what it sees and what it has parameters for."""
+
+    penalty: Penalty
+
+    @property
+    def diagonal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether lengths are penalised."""
+        return self.penalty.diagonal
+
+    @property
+    def centred(self) -> bool:
+        """Whether it is least at X = 0."""
+        return self.penalty.centred
+
+    @property
+    def has_shrink(self) -> bool:
+        """Whether C_τ is known."""
+        return self.penalty.has_shrink
+
+    @property
+    def groups(self) -> int | None:
+        """How many groups it has parameters for."""
+        return self.penalty.groups
+
+    def check_sizes(self, m: int, n: int) -> None:
+        """Refuse m groups of n vectors if it has parameters for others."""
+        self.penalty.check_sizes(m, n)
+
+    def seen(self, X: Entries) -> Entries:
+        """Give X as the penalty sees it."""
+        return self.penalty.seen(X)
 
 
 def symmetric(X: GroupMatrix) -> GroupMatrix:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.errors import OptionError
-from gramian.penalties.base import Penalty
+from gramian.penalties.base import Penalty, WrappedPenalty
 from gramian.penalties.bisection import shrink_by_bisection
 from gramian.typing import Block, Entries
 
@@ -16,7 +16,7 @@ __all__ = ["Scaled", "Sum"]
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled(Penalty):
+class Scaled(WrappedPenalty):
     r"""c·μ(X), which `c * penalty` gives: G and value c times as large, C_τ that of μ at cτ.
 
     Args:
@@ -41,11 +41,6 @@ class Scaled(Penalty):
             raise OptionError(f"a penalty can be scaled by a finite number of at least 0; got {self.factor!r}")
 
     @property
-    def diagonal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether lengths are penalised."""
-        return self.penalty.diagonal
-
-    @property
     def entrywise(self) -> bool:
         """Whether blocks of X may be given in its place."""
         return self.penalty.entrywise
@@ -55,32 +50,9 @@ class Scaled(Penalty):
         """Whether it is a sum over the entries of X."""
         return self.penalty.separable
 
-    @property
-    def centred(self) -> bool:
-        """Whether it is least at X = 0."""
-        return self.penalty.centred
-
-    @property
-    def has_shrink(self) -> bool:
-        """Whether C_τ is known."""
-        return self.penalty.has_shrink
-
-    @property
-    def groups(self) -> int | None:
-        """How many groups it has parameters for."""
-        return self.penalty.groups
-
     def of_groups(self, which: slice | Tensor) -> Penalty:
         """Give the penalty of some of the groups."""
         return self if self.groups is None else Scaled(self.factor, self.penalty.of_groups(which))
-
-    def check_sizes(self, m: int, n: int) -> None:
-        """Refuse m groups of n vectors if it has parameters for others."""
-        self.penalty.check_sizes(m, n)
-
-    def seen(self, X: Entries) -> Entries:
-        """Give X as the penalty sees it."""
-        return self.penalty.seen(X)
 
     def value(self, X: Block) -> Float[Tensor, "..."]:
         return self.factor * self.penalty.value(X)

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.penalties import Penalty
-from gramian.typing import Entries, GroupMatrix, Scalar
+from gramian.penalties.base import WrappedPenalty
+from gramian.typing import GroupMatrix, Scalar
 
 __all__ = ["MOST_STEPS", "Excess", "Restoration", "level", "until_restored"]
 
@@ -44,7 +45,7 @@ class Restoration:
 
 
 @dataclass(frozen=True, eq=False)
-class Excess(Penalty):
+class Excess(WrappedPenalty):
     """Measure, of each group, by how much the largest |X_jk| that a penalty sees is above rounding; shrink as it does.
 
     At η = ∞ a step depends on a penalty by what it sees of X alone. So the loss of a step is free to say whether all
@@ -54,37 +55,9 @@ class Excess(Penalty):
     penalty: Penalty
     rounding: float
 
-    @property
-    def diagonal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether lengths are penalised."""
-        return self.penalty.diagonal
-
-    @property
-    def centred(self) -> bool:
-        """Whether the penalty is least at X = 0."""
-        return self.penalty.centred
-
-    @property
-    def has_shrink(self) -> bool:
-        """Whether C_τ is known."""
-        return self.penalty.has_shrink
-
-    @property
-    def groups(self) -> int | None:
-        """How many groups the penalty has parameters for."""
-        return self.penalty.groups
-
     def of_groups(self, which: slice | Tensor) -> Penalty:
         """Give that of some of the groups."""
         return self if self.groups is None else Excess(self.penalty.of_groups(which), self.rounding)
-
-    def check_sizes(self, m: int, n: int) -> None:
-        """Refuse m groups of n vectors if the penalty has parameters for others."""
-        self.penalty.check_sizes(m, n)
-
-    def seen(self, X: Entries) -> Entries:
-        """Give X as the penalty sees it."""
-        return self.penalty.seen(X)
 
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
         """Give the largest |X_jk| that is seen, 0 where it is within rounding."""
