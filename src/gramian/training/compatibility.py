@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import torch
 
-from gramian.errors import GramianError, ShapeError
+from gramian.errors import GramianError
 from gramian.penalties import Penalty
 from gramian.rules import RULES, Rule, step_
-from gramian.rules.apply import check_together
+from gramian.rules.apply import check_hard, check_together
 from gramian.training.selection import Target
 
 __all__ = ["check_fit"]
@@ -37,24 +37,14 @@ def check_fit(targets: Iterable[Target], rule: Rule, penalty: Penalty, *, hard: 
     rehearsed: set[object] = set()
     for target in targets:
         try:
-            check_together(rule, penalty, target.shape)
-            if hard:
-                _check_possible(target)
+            check = check_hard if hard else check_together
+            check(rule, penalty, target.shape)
             like = (target.shape, target.parameter.dtype, target.parameter.device)
             if like not in rehearsed and not (rule in RULES.values() and _is_known(penalty)):
                 _rehearse(target, rule, penalty)
                 rehearsed.add(like)
         except GramianError as error:
             raise type(error)(f"{target.name}: {error}") from None
-
-
-def _check_possible(target: Target) -> None:
-    length, _, members = target.shape
-    if members > length:
-        raise ShapeError(
-            f"a hard constraint needs groups of n <= l vectors, for no more can be orthogonal; got n = {members}, "
-            f"l = {length} by {target.layout!r}; try a finite beta, select without it, or a layout with smaller groups"
-        )
 
 
 def _is_known(penalty: Penalty) -> bool:
