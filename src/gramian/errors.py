@@ -17,6 +17,7 @@ __all__ = [
     "ShapeError",
     "WeightsError",
     "needs_extra",
+    "printable",
 ]
 
 
@@ -90,3 +91,13 @@ def needs_extra(package: str, extra: str) -> Generator[None]:
         )
         refusal.name = error.name
         raise refusal from None
+
+
+def printable(name: object) -> str:
+    r"""Give a name, or a message, as text that can be printed and stored: what is not printable in it as an escape.
+
+    Examples:
+        >>> printable("caf\udce9\x1b[31m\n [red].png")
+        'caf\\udce9\\x1b[31m\\n [red].png'
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(name))

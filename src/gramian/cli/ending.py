@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TextIO
 
 from gramian import __version__
-from gramian.errors import GramianError
+from gramian.errors import GramianError, printable
 
 __all__ = ["CLOSED_PIPE", "INTERRUPTED", "REFUSED", "UNFORESEEN", "end"]
 
@@ -137,8 +137,7 @@ def _say(message: str) -> None:
 
 def _one_line(text: str) -> str:
     """Write a message in one line, without what would steer the terminal."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).split("\n")).strip()
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return printable(" ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).split("\n")).strip())
 
 
 def _prepare_streams() -> None:

@@ -16,14 +16,14 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from gramian.errors import GramianError, OptionError
+from gramian.errors import GramianError, OptionError, printable
 from gramian.files import check_output, replace_file, sweep_temporaries
 from gramian.layout import Layout
 from gramian.report import Portrait, portrait, render_weights
 from gramian.training.inspection import HEADER, Inspection, cells_of, inspect_each
 from gramian.training.selection import Layouts
 from gramian.typing import Phi
-from gramian.weights import open_weights, orthogonalize_file, printable, proposals_of
+from gramian.weights import open_weights, orthogonalize_file, proposals_of
 
 __all__ = ["inspect_files", "rewrite"]
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.data.reading import PictureValuesError, as_pixels, legible, read_arrays, read_frames, read_picture
-from gramian.errors import DataError, needs_extra
+from gramian.data.reading import PictureValuesError, as_pixels, read_arrays, read_frames, read_picture
+from gramian.errors import DataError, needs_extra, printable
 
 __all__ = [
     "HELD_OUT_NAMES",
@@ -127,18 +127,18 @@ def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
         listed = sorted(path.iterdir()) if folder else []
         entries = [entry for entry in listed if _is_picture(entry) and entry.is_file()]
     except OSError as error:
-        raise DataError(f"images must be readable; got {legible(path)}: {error.strerror or error}") from error
+        raise DataError(f"images must be readable; got {printable(path)}: {error.strerror or error}") from error
     if folder:
         return _folder(path, entries, colour=colour)
     if not file:
         there = "which is no file" if os.path.lexists(path) else "which does not exist"
-        raise DataError(f"images must be an existing folder or file; got {legible(path)}, {there}")
+        raise DataError(f"images must be an existing folder or file; got {printable(path)}, {there}")
     if path.suffix.lower() in (".npy", ".npz"):
         return _array_file(path, colour=colour)
     if _is_picture(path):
         return _sequence(path.name, read_frames(path), colour=colour)
     raise DataError(
-        f"images must be a folder, an array (.npy, .npz) or a picture ({', '.join(_SUFFIXES)}); got {legible(path)}; "
+        f"images must be a folder, an array (.npy, .npz) or a picture ({', '.join(_SUFFIXES)}); got {printable(path)}; "
         "of a film in another format, try: mkdir frames; ffmpeg -i FILM frames/%05d.png"
     )
 
@@ -152,15 +152,15 @@ def _folder(path: Path, files: Sequence[Path], *, colour: bool) -> LoadedImages:
     skipped: list[str] = []
     for file in files:
         try:
-            images.append(Picture(legible(file.name), _pixels(read_picture(file), file.name, colour=colour)))
+            images.append(Picture(printable(file.name), _pixels(read_picture(file), file.name, colour=colour)))
         except PictureValuesError:
             raise
         except DataError:
-            skipped.append(legible(file.name))
+            skipped.append(printable(file.name))
     if not images:
         found = f"{len(skipped)} that cannot be read" if skipped else "no file with such a suffix"
         raise DataError(
-            f"{legible(path)} must hold at least one readable picture ({', '.join(_SUFFIXES)}); got {found}"
+            f"{printable(path)} must hold at least one readable picture ({', '.join(_SUFFIXES)}); got {found}"
         )
     return LoadedImages(tuple(images), tuple(skipped))
 
@@ -175,18 +175,18 @@ def _array_file(path: Path, *, colour: bool) -> LoadedImages:
             or not array.size
         ):
             raise DataError(
-                f"{legible(path)} must hold numbers [height, width], [count, height, width] or [count, height, width, "
-                f"3]; got {array.dtype.kind if array.dtype.names else array.dtype} {list(array.shape)}"
+                f"{printable(path)} must hold numbers [height, width], [count, height, width] or [count, height, "
+                f"width, 3]; got {array.dtype.kind if array.dtype.names else array.dtype} {list(array.shape)}"
             )
         # An array of three axes is a series of grey pictures, a colour picture by itself has four: [1, h, w, 3].
         pictures += [array] if array.ndim == 2 else list(array)
     if not pictures:
-        raise DataError(f"{legible(path)} must hold at least one array; got none")
+        raise DataError(f"{printable(path)} must hold at least one array; got none")
     return _sequence(path.name, pictures, colour=colour)
 
 
 def _sequence(name: str, arrays: Sequence[np.ndarray], *, colour: bool) -> LoadedImages:
-    name = legible(name)
+    name = printable(name)
     named = [f"{name}[{index}]" for index in range(len(arrays))] if len(arrays) > 1 else [name]
     pixels = (_pixels(array, each, colour=colour) for each, array in zip(named, arrays, strict=True))
     images = tuple(Picture(each, those) for each, those in zip(named, pixels, strict=True))

@@ -11,27 +11,15 @@ from typing import IO, Any
 import numpy as np
 from numpy import ndarray
 
-from gramian.errors import DataError, needs_extra
+from gramian.errors import DataError, needs_extra, printable
 
-__all__ = ["PictureValuesError", "as_pixels", "legible", "read_arrays", "read_frames", "read_picture"]
+__all__ = ["PictureValuesError", "as_pixels", "read_arrays", "read_frames", "read_picture"]
 
 _MOST_PIXELS = 1 << 30
 """Pixels of all frames of a film; 4 GiB as they are held."""
 _PACKED = 200
 """How many times larger an array may be than what it is packed in, once it is a large one."""
 _LARGE = 1 << 28
-
-
-def legible(name: object) -> str:
-    r"""Give a name as text that can be printed and stored: what is not a character of it as an escape.
-
-    Examples:
-        >>> legible("caf\udce9\n.png")
-        'caf\\udce9\\n.png'
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(name)
-    )
 
 
 def read_picture(path: Path) -> ndarray:
@@ -82,9 +70,9 @@ def _frames(path: Path, *, all_of_them: bool) -> list[ndarray]:
     except PictureValuesError:
         raise
     except Exception as error:  # Pillow's readers raise whatever they stumble over
-        raise DataError(f"{legible(path)} must be a picture that can be read; got {_reason(error)}") from error
+        raise DataError(f"{printable(path)} must be a picture that can be read; got {_reason(error)}") from error
     if not frames:
-        raise DataError(f"{legible(path)} must be a picture that can be read; got no frame")
+        raise DataError(f"{printable(path)} must be a picture that can be read; got no frame")
     return frames
 
 
@@ -104,7 +92,7 @@ def read_arrays(path: Path) -> list[ndarray]:
         raise
     except Exception as error:  # NumPy's reader evaluates the header, and raises whatever comes of it
         raise DataError(
-            f"{legible(path)} must be an array that can be read, without pickled objects; got {_reason(error)}"
+            f"{printable(path)} must be an array that can be read, without pickled objects; got {_reason(error)}"
         ) from error
 
 
@@ -115,8 +103,8 @@ def _archive(path: Path) -> list[ndarray]:
             promised = entry.file_size
             if promised > max(_LARGE, _PACKED * entry.compress_size):
                 raise DataError(
-                    f"{legible(path)} must hold arrays at most {_PACKED} times as large as the file; got "
-                    f"{legible(entry.filename)} of {promised} bytes in {entry.compress_size}; try a file .npy"
+                    f"{printable(path)} must hold arrays at most {_PACKED} times as large as the file; got "
+                    f"{printable(entry.filename)} of {promised} bytes in {entry.compress_size}; try a file .npy"
                 )
             arrays.append(_array(partial(archive.open, entry), promised))
     return arrays
@@ -156,7 +144,7 @@ def as_pixels(array: ndarray, name: str) -> ndarray:
     if not (low >= 0 and high <= 1):
         what = "try (x - x.min()) / (x.max() - x.min())" if np.isfinite([low, high]).all() else "some are not finite"
         raise PictureValuesError(
-            f"{legible(name)} must hold bytes, or finite numbers in [0, 1]; got {array.dtype} from {low:g} to "
+            f"{printable(name)} must hold bytes, or finite numbers in [0, 1]; got {array.dtype} from {low:g} to "
             f"{high:g}; {what}"
         )
     return pixels
@@ -169,8 +157,8 @@ def _of_picture(picture: Any, path: Path) -> ndarray:
         array = np.asarray(picture).astype(np.float64)
         if array.size and not (array.min() >= 0 and array.max() <= 65535):
             raise PictureValuesError(
-                f"{legible(path)} must hold 8 or 16 bits for each pixel, or numbers in [0, 1]; got whole numbers from "
-                f"{array.min():g} to {array.max():g}; try to save it with 16 bits"
+                f"{printable(path)} must hold 8 or 16 bits for each pixel, or numbers in [0, 1]; got whole numbers "
+                f"from {array.min():g} to {array.max():g}; try to save it with 16 bits"
             )
         return array / 65535
     if picture.mode in ("F", "1"):
@@ -191,5 +179,5 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if type(error).__name__ == "UnidentifiedImageError":
         return "a format that is not known"
-    words = " ".join(legible(error).split())[:200]
+    words = " ".join(printable(error).split())[:200]
     return words or type(error).__name__

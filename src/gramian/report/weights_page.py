@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
+from gramian.errors import printable
 from gramian.kernels import dense
 from gramian.report import curves, pictures
 from gramian.report.page import as_data, fill
 from gramian.training.inspection import HEADER, Inspection, Row, cells_of
 from gramian.typing import Phi
-from gramian.weights import printable
 
 __all__ = ["Portrait", "portrait", "render_weights"]
 

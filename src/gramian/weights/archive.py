@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gramian.errors import WeightsError
-from gramian.weights.entries import Entry, Weights, cause, distinct, printable
+from gramian.errors import WeightsError, printable
+from gramian.weights.entries import Entry, Weights, cause, distinct
 
 __all__ = ["open_archive", "rewrite_archive"]
 

@@ -11,8 +11,8 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, nn
 
-from gramian.errors import WeightsError
-from gramian.weights.entries import Entry, Weights, distinct, printable
+from gramian.errors import WeightsError, printable
+from gramian.weights.entries import Entry, Weights, distinct
 from gramian.weights.training_state import OPTIMISER, slots_among, state_of_training
 
 __all__ = ["open_checkpoint", "rewrite_checkpoint", "sharing_memory"]

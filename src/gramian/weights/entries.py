@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gramian.errors import WeightsError
+from gramian.errors import WeightsError, printable
 from gramian.training.policy import Proposal, propose_by_shape
 
-__all__ = ["Entry", "Weights", "cause", "distinct", "printable", "proposals_of"]
+__all__ = ["Entry", "Weights", "cause", "distinct", "proposals_of"]
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,6 @@ def distinct(names: Iterable[str]) -> list[str]:
             taken.add(new)
         told.append(new)
     return told
-
-
-def printable(text: str) -> str:
-    r"""Give a name as it may be shown: what is not printable in it, as it would be written in Python.
-
-    Examples:
-        >>> printable("layer.\x1b[31mweight\n [red]")
-        'layer.\\x1b[31mweight\\n [red]'
-    """
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def cause(error: BaseException) -> str:

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gramian.errors import WeightsError
+from gramian.errors import WeightsError, printable
 from gramian.weights.archive import open_archive
 from gramian.weights.checkpoint import open_checkpoint
-from gramian.weights.entries import Entry, Weights, cause, printable
+from gramian.weights.entries import Entry, Weights, cause
 
 __all__ = ["SUFFIXES", "UNFINISHED", "open_weights"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gramian.errors import DataError, DtypeError, OptionError, ShapeError, WeightsError
+from gramian.errors import DataError, DtypeError, OptionError, ShapeError, WeightsError, printable
 from gramian.files import atomic_path, check_output, sweep_temporaries
 from gramian.layout import Layout
 from gramian.orthogonalize import orthogonalize
@@ -17,7 +17,7 @@ from gramian.rules import Rule, as_rule
 from gramian.training.selection import Layouts, Selector, choose_parameters
 from gramian.weights.archive import rewrite_archive
 from gramian.weights.checkpoint import rewrite_checkpoint, sharing_memory
-from gramian.weights.entries import Weights, printable, proposals_of
+from gramian.weights.entries import Weights, proposals_of
 from gramian.weights.files import SUFFIXES, open_weights
 from gramian.weights.shards import check_shards, copy_with, rewrite_shards, same_file
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gramian.errors import WeightsError
+from gramian.errors import WeightsError, printable
 from gramian.files import atomic_path, check_folder, check_output, lock_folder, sweep_temporaries
-from gramian.weights.entries import Weights, printable
+from gramian.weights.entries import Weights
 from gramian.weights.files import SUFFIXES, UNFINISHED
 
 __all__ = ["check_shards", "copy_with", "rewrite_shards", "same_file"]
