@@ -108,6 +108,7 @@ def test_silent_groups_are_made_anew(update) -> None:
     assert quality(data[0], anew.phi) > quality(data[0], kept.phi) + 1
 
 
+@pytest.mark.slow
 def test_lambda_goes_to_the_number_of_active_groups() -> None:
     data = batches(300)
     few, many = learner(target_active=1.0), learner(target_active=4.0)
