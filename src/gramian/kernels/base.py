@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from gramian.kernels import dense, device
+from gramian.kernels import chunks, dense, device
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
@@ -51,6 +51,9 @@ class Kernel:
 
     name: ClassVar[str]
     """By which it is forced and reported."""
+
+    piece: ClassVar[int] = chunks.NUMBERS
+    """Numbers of X that are worked on at a time."""
 
     def cannot(self, problem: Problem) -> str | None:  # noqa: ARG002
         """Say why the kernel cannot do this, or None if it can. Only plain memory comes to any but the dense one."""

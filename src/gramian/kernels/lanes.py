@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gramian.kernels import dense, threads
+from gramian.kernels import chunks, dense, threads
 from gramian.kernels.base import Kernel, Problem
-from gramian.typing import GroupMatrices, Phi
+from gramian.penalties import Penalty
+from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = ["Lanes"]
 
@@ -28,6 +29,8 @@ class Lanes(Kernel):
     """Gram products and products with G, of 64 groups at once."""
 
     name = "lanes"
+
+    piece = chunks.SERIAL  # torch's threads would spin while the loops here want the processors
 
     def cannot(self, problem: Problem) -> str | None:
         if problem.device != "cpu":
@@ -55,6 +58,17 @@ class Lanes(Kernel):
         P, into, write = _array(wide), _array(X), _compiled(n)[0]
         _share(wide, lambda start, stop: write(P, into, start, stop))
         return X
+
+    def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
+        return chunks.value(self.residual(phi), penalty, self.piece)
+
+    def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
+        X = self.residual(phi)
+        values = chunks.value(X, penalty, self.piece)
+        G = chunks.scale_(chunks.dual_(X, penalty, self.piece), 2 * beta, self.piece)
+        grad = self.apply(phi, G)
+        dense.lose_(grad, values)  # the sign of a NaN is 0, and would hide it
+        return beta * values, grad.to(phi.dtype)
 
     def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
         wide = phi.to(dense.compute_dtype(phi.dtype))

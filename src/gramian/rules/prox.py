@@ -114,14 +114,15 @@ def _tau(lr: float, beta: float) -> float:
 def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) -> tuple[GroupMatrices, Scalar]:
     """Give −S of every group and the loss."""
     M = kernel.residual(phi)  # X, and in the end −S: one matrix, however large
-    loss = beta * chunks.value(M, penalty).sum()
+    loss = beta * chunks.value(M, penalty, kernel.piece).sum()
     tau = _tau(lr, beta)
-    sizes = torch.linalg.vector_norm(M, dim=(1, 2))
+    sizes = chunks.frobenius(M, kernel.piece)
     # To look costs nothing here.
     look = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling() and kernels.is_plain(M)
     if look and penalty.centred and sizes.max().item() <= _NEAR:
         # Training spends its time here: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no guard.
-        return chunks.shrink_(M, penalty, M.new_tensor(tau)).mul_(-0.5), loss
+        shrunk = chunks.shrink_(M, penalty, M.new_tensor(tau), kernel.piece)
+        return chunks.scale_(shrunk, -0.5, kernel.piece), loss
     near = (sizes <= (_NEAR if penalty.centred else -1))[:, None, None]
     diagonal = M.diagonal(dim1=-2, dim2=-1)
     diagonal.add_(1)
