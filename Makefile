@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-EXAMPLE ?= kink exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
+EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
 	sparse_autoencoder planted_subspaces penalty_comparison denoising
 .DEFAULT_GOAL := help
-.PHONY: help learn test test-slow fuzz check format docs bench bench-quick examples clean
+.PHONY: help learn test test-slow test-versions fuzz check format docs house house-size bench bench-quick examples clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 75 s); more by ARGS="--groups 96"
 	@$(BIN)/gramian learn $(ARGS)
@@ -22,6 +22,9 @@ test: $(VENV)/.dev  ## run the test suite
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m "slow" $(ARGS)
 
+test-versions: $(VENV)/.dev  ## run the tests on other versions of Python, torch and numpy (hours); one by ARGS='-s "tests(3.10, lowest)"'
+	@$(BIN)/nox $(ARGS)
+
 fuzz: $(VENV)/.dev  ## feed hostile files, tensors and command lines for SECONDS=60; ARGS="--seed N" repeats a run
 	@$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(ARGS)
 
@@ -30,12 +33,18 @@ check: $(VENV)/.dev  ## format, lint and types, without changing anything
 	@$(BIN)/ruff check
 	@$(BIN)/pyright
 
-format: $(VENV)/.dev  ## put the code into the house's format
+format: $(VENV)/.dev  ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
 docs: $(VENV)/.docs  ## build the site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+house: $(VENV)/.run  ## draw the rooms and their imports into docs/figures/house.svg
+	@$(BIN)/python docs/house.py
+
+house-size: $(VENV)/.run  ## count files, lines, names and calls, and time imports; beside another version by ARGS="--before SRC"
+	@$(BIN)/python benchmarks/house.py $(ARGS)
 
 bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and learning (about half an hour)
 	@$(BIN)/python benchmarks/kernels.py
@@ -52,13 +61,13 @@ bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes
 examples: $(VENV)/.dev  ## measure what the penalties are good for (about an hour); one by EXAMPLE=exact_penalty
 	@for each in $(EXAMPLE); do $(BIN)/python examples/$$each.py $(ARGS) || exit 1; done
 
-clean:  ## take away the virtual environment and everything that was built
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
+clean:  ## delete the virtual environments and everything that was built
+	rm -rf $(VENV) .nox site .pytest_cache .ruff_cache .hypothesis
 
-# Each stamp is written only after its installation succeeded, so an interrupted one is made again.
+# A stamp is written only after its installation succeeded, so make repeats an interrupted one.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "gramian needs Python 3.10 or later; got " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
-	@echo "making the virtual environment $(VENV)"
+	@echo "creating the virtual environment $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 

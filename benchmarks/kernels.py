@@ -1,10 +1,10 @@
-"""Loss and gradient beside what people use today: time, memory and the fraction of what the machine can do.
+"""Compare the loss and its gradient with other libraries: time, memory and the fraction of the machine's limit.
 
     python benchmarks/kernels.py [--quick]
 
-checks every gradient first, then measures in turn, so that what disturbs one disturbs all; writes kernels.json
-and kernels.md into benchmarks/results, and the curves into docs/figures. About ten minutes, on a machine that does
-nothing else.
+checks every gradient first, then times the methods in turn, so that a disturbance affects all of them; writes
+kernels.json and kernels.md to benchmarks/results, and the curves to docs/figures. It takes about ten minutes on an
+otherwise idle machine.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from torch import Tensor
 import gramian
 from gramian import kernels, penalties
 from gramian.files import replace_file
-from gramian.kernels import lanes
+from gramian.kernels.cpu import simd
+from gramian.kernels.dispatch import choose
 from gramian.typing import Phi
 
 warnings.filterwarnings("ignore")
@@ -47,20 +48,20 @@ MEMORY = ((1024, 1, 8192), (512, 1, 32768))
 SIXTEEN = ((256, 192, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
 SMALL_SHAPES = ((64, 4096, 2), (64, 4096, 4), (64, 4096, 8))
 LAYOUTS = {"l m n": (0, 1, 2), "m l n": (1, 0, 2), "(m n) l": (1, 2, 0)}
-"""Ways of lying in memory, as axes of Φ."""
+"""Memory orders, as axes of Φ."""
 LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (256, 512, 1024)}
-"""100 layers with both sides drawn from these."""
+"""Sides from which the shapes of 100 layers are drawn."""
 
 FIGURE = RESULTS.parents[1] / "docs" / "figures" / "kernels.png"
 SLOW = ("autograd, compiled", "torch orthogonal", "geotorch")
 LONGEST = 6.0
-"""Seconds that a slow method may take by itself."""
+"""Most seconds for one call of a slow method."""
 
 
 def seconds(work: object) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def draw(shape: tuple[int, int, int]) -> Phi:
@@ -78,7 +79,7 @@ def rates() -> tuple[float, float]:
 
 
 def check(method: Method, phi: Phi) -> None:
-    """Compare loss and gradient with float64, leaving out entries that a sign in the rounding of X decides."""
+    """Compare loss and gradient with float64, with a tolerance for signs of X at the rounding level."""
     value, grad = prepare(method, phi)()
     P = phi.double().permute(1, 0, 2)
     X = P.mT @ P - torch.eye(phi.shape[2], dtype=torch.float64)
@@ -91,33 +92,33 @@ def check(method: Method, phi: Phi) -> None:
 
 
 def measure(shape: tuple[int, int, int], methods: tuple[Method, ...], patience: float = 8) -> dict[str, float | str]:
-    """Give the median seconds of each method, or why there are none, after about `patience` seconds."""
+    """Return the median seconds of each method, or the reason why it is not timed, within about `patience` seconds."""
     phi = draw(shape)
-    found: dict[str, float | str] = {}
+    result: dict[str, float | str] = {}
     ready = {}
     for method in methods:
         reason = "not installed" if version(method) is None else method.unfit(shape)
         if reason is not None:
-            found[method.name] = reason
+            result[method.name] = reason
             continue
         if method.exact and phi.numel() < 1 << 24:
             check(method, phi)
         ready[method.name] = prepare(method, phi)
     first = {
-        name: min(took, seconds(work) if took < LONGEST else took)
+        name: min(duration, seconds(work) if duration < LONGEST else duration)
         for name, work in ready.items()
-        for took in [seconds(work)]
+        for duration in [seconds(work)]
     }
-    # What takes a hundred times as long leaves the machine cold for its neighbours: it is timed by itself, briefly.
+    # A method that is much slower disturbs the timing of the next one: it is timed separately, three times.
     slow = {name for name in ready if first[name] > 30 * min(first.values())}
     for name in slow:
-        found[name] = median(seconds(ready[name]) for _ in range(3)) if first[name] < LONGEST / 3 else first[name]
+        result[name] = median(seconds(ready[name]) for _ in range(3)) if first[name] < LONGEST / 3 else first[name]
     turns = [name for name in ready if name not in slow]
-    return found | in_turn({name: ready[name] for name in turns}, patience)
+    return result | in_turn({name: ready[name] for name in turns}, patience)
 
 
 def in_turn(works: dict[str, Work], patience: float) -> dict[str, float]:
-    """Give the median seconds of each, timed in turn, in another order each time: a neighbour leaves its traces."""
+    """Return the median seconds of each, timed in turn, in a new random order in each round."""
     order, shuffle = list(works), random.Random(0).shuffle
     first = sum(seconds(work) for work in works.values())
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -125,37 +126,37 @@ def in_turn(works: dict[str, Work], patience: float) -> dict[str, float]:
         shuffle(order)
         for name in order:
             times[name].append(seconds(works[name]))
-    return {name: median(taken) for name, taken in times.items()}
+    return {name: median(durations) for name, durations in times.items()}
 
 
-def laid_out(shape: tuple[int, int, int], axes: tuple[int, int, int], patience: float) -> dict[str, float]:
-    """Time small groups by how they lie in memory, with all that is installed and with torch alone."""
+def in_memory_order(shape: tuple[int, int, int], axes: tuple[int, int, int], patience: float) -> dict[str, float]:
+    """Time small groups in one memory order, with all installed kernels and with those of torch only."""
     phi = draw(shape).permute(*axes).contiguous().permute(*(axes.index(axis) for axis in range(3)))
     works = {name: prepare(method, phi) for name, method in named("gramian", "two products")}
-    lanes._INSTALLED, installed = False, lanes._INSTALLED
-    told = kernels.explain(shape, strides=phi.stride())
-    lanes._INSTALLED = installed
+    simd._INSTALLED, installed = False, simd._INSTALLED
+    explanation = kernels.explain(shape, strides=phi.stride())
+    simd._INSTALLED = installed
 
     def with_torch_alone() -> object:
-        with kernels.use(told.chosen):
+        with kernels.use(explanation.chosen):
             return works["gramian"]()
 
     return in_turn({"gramian": works["gramian"], "with torch alone": with_torch_alone, **works}, patience)
 
 
 def many(sides: tuple[int, ...], patience: float) -> dict[str, float]:
-    """Time 100 layers of mixed shapes: all at once, a call each, and what people write."""
+    """Time 100 layers of mixed shapes: in one call, in one call for each layer, and in plain torch."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(sides), (100, 2), generator=generator).tolist()
     shapes = [sorted((sides[i], sides[j]), reverse=True) for i, j in drawn]
     layers = [torch.randn(shape, generator=generator) / math.sqrt(shape[0]) for shape in shapes]
     groups, penalty = [layer[:, None] for layer in layers], penalties.L1()
     singles = {name: [prepare(method, phi) for phi in groups] for name, method in named("two products", "autograd")}
-    for found, phi in zip(gramian.foreach.value_and_grad(layers)[1], groups, strict=True):
-        check(Method("foreach", "penalty", lambda phi, g=found: lambda: (gramian.loss(phi), g[:, None])), phi)
+    for grad, phi in zip(gramian.foreach.value_and_grad(layers)[1], groups, strict=True):
+        check(Method("foreach", "penalty", lambda phi, grad=grad: lambda: (gramian.loss(phi), grad[:, None])), phi)
     works: dict[str, Work] = {
         "foreach": lambda: gramian.foreach.value_and_grad(layers),
-        "kernels": lambda: [kernels.choose(phi, penalty).value_and_grad(phi, penalty, 1.0) for phi in groups],
+        "kernels": lambda: [choose(phi, penalty).value_and_grad(phi, penalty, 1.0) for phi in groups],
         "calls": lambda: [gramian.value_and_grad(layer) for layer in layers],
         **{name: lambda each=each: [work() for work in each] for name, each in singles.items()},
         "foreach step": lambda: gramian.foreach.step_(layers, lr=1e-9),
@@ -186,7 +187,7 @@ def named(*names: str) -> list[tuple[str, Method]]:
 
 
 def peak(shape: tuple[int, int, int], method: str) -> float | None:
-    """Give the peak memory of one call in MiB beyond Φ, in a process of its own; None if it does not finish."""
+    """Return the peak memory of one call in MiB beyond Φ, measured in a new process; None if it does not finish."""
     command = [sys.executable, __file__, "--peak", method, *map(str, shape)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return float(done.stdout) if done.returncode == 0 else None
@@ -198,7 +199,7 @@ def print_peak(method: str, shape: tuple[int, int, int]) -> None:
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))
     most, done = 0, threading.Event()
 
-    def watch() -> None:  # the peak that the system keeps is that of the parent before it
+    def watch() -> None:  # the peak that the system reports includes that of the parent process
         nonlocal most
         while not done.wait(0.0005):
             most = max(most, resident())
@@ -213,12 +214,12 @@ def print_peak(method: str, shape: tuple[int, int, int]) -> None:
 
 
 def resident() -> int:
-    """Give the bytes of memory in use, on Linux."""
+    """Return the bytes of memory in use, on Linux."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def limit(shape: tuple[int, int, int], flops: float, bandwidth: float) -> float:
-    """Give the least seconds: 3·m·l·n² flops, or one read of Φ and one write of the gradient."""
+    """Return the least seconds: 3·m·l·n² flops, or one read of Φ and one write of the gradient."""
     length, m, n = shape
     return max(3 * m * length * n**2 / flops, 2 * 4 * length * m * n / bandwidth)
 
@@ -241,9 +242,9 @@ def rows(results: list[dict], kind: str) -> str:
     return table(["l, m, n", "kernel", base, fourth, *names[1:]], body)
 
 
-def milliseconds(what: str, found: dict[str, dict[str, float]]) -> str:
-    names = list(next(iter(found.values())))
-    body = [[key.strip("()"), *(f"{1e3 * times[name]:.3g}" for name in names)] for key, times in found.items()]
+def milliseconds(what: str, results: dict[str, dict[str, float]]) -> str:
+    names = list(next(iter(results.values())))
+    body = [[key.strip("()"), *(f"{1e3 * times[name]:.3g}" for name in names)] for key, times in results.items()]
     return table([what, *names], body)
 
 
@@ -278,15 +279,15 @@ def main() -> None:
     flops, bandwidth = rates()
     results = []
     shapes = QUICK if options.quick else SHAPES
-    for shape in (*shapes, shapes[0]):  # the first again at the end, warm
+    for shape in (*shapes, shapes[0]):  # the first shape again at the end, when the machine is warm
         methods = tuple(each for each in METHODS if not (options.quick and each.name in SLOW))
         times = measure(shape, methods, patience) | {each.name: "–" for each in METHODS if each not in methods}
-        told = kernels.explain(shape)
+        explanation = kernels.explain(shape)
         results.append(
-            {"shape": shape, "kernel": told.chosen, "limit": limit(shape, flops, bandwidth), "seconds": times}
+            {"shape": shape, "kernel": explanation.chosen, "limit": limit(shape, flops, bandwidth), "seconds": times}
         )
-        print(shape, told.chosen, f"{1e3 * times['gramian']:.3g} ms", flush=True)
-    results = results[1:]  # the cold one
+        print(shape, explanation.chosen, f"{1e3 * times['gramian']:.3g} ms", flush=True)
+    results = results[1:]  # without the timing of the cold machine
     results.insert(0, results.pop())
     memory = {}
     if not options.quick:
@@ -296,8 +297,8 @@ def main() -> None:
             }
     curves, figure = growth(options.quick, patience / 2)
     layers = {sides: many(LAYERS[sides], patience) for sides in LAYERS if not (options.quick and "1024" in sides)}
-    lying = {
-        f"{', '.join(map(str, shape))}, as {name}": laid_out(shape, axes, patience / 2)
+    by_order = {
+        f"{', '.join(map(str, shape))}, as {name}": in_memory_order(shape, axes, patience / 2)
         for shape in SMALL_SHAPES
         for name, axes in LAYOUTS.items()
     }
@@ -306,13 +307,13 @@ def main() -> None:
     record = {
         "machine": machine(), "commit": commit(), "peers": versions, "flops_per_second": flops,
         "bytes_per_second": bandwidth, "results": results, "peak_mib": memory, "growth": curves,
-        "layers": layers, "layouts": lying, "bfloat16": halves,
+        "layers": layers, "layouts": by_order, "bfloat16": halves,
     }  # fmt: skip
     text = (
-        "Loss and gradient; the right columns are times over ours, so above 1 we win.\n\n"
+        "Loss and gradient; the right columns are times divided by that of gramian, so above 1 gramian is faster.\n\n"
         f"{rows(results, 'penalty')}\n"
-        "One whole step to a hard constraint; the right columns are times over our proximal step on\n"
-        "feasible groups, where training spends its time.\n\n"
+        "One step of a hard constraint; the right columns are times divided by that of gramian's proximal step on\n"
+        "feasible groups, as in most of training.\n\n"
         f"{rows(results, 'constraint')}"
     )
     if memory:
@@ -321,13 +322,15 @@ def main() -> None:
             [shape.strip("()"), *("does not finish" if peaks[name] is None else f"{peaks[name]:.0f}" for name in names)]
             for shape, peaks in memory.items()
         ]
-        text += "\nPeak memory of one call beyond Φ, MiB; the gradient is in it.\n\n" + table(["l, m, n", *names], body)
+        text += "\nPeak memory of one call beyond Φ, with the gradient, MiB.\n\n" + table(["l, m, n", *names], body)
     text += "\n100 layers with sides drawn from a range, ms.\n\n" + milliseconds("sides", layers)
-    text += "\nSmall groups by how they lie in memory, ms.\n\n" + milliseconds("l, m, n", lying)
-    text += "\nbfloat16 parameters, ms; the right column forms X in bfloat16, which loses its signs.\n\n"
+    text += "\nSmall groups by memory order, ms.\n\n" + milliseconds("l, m, n", by_order)
+    text += (
+        "\nbfloat16 parameters, ms; the right column computes X in bfloat16, which makes many of its signs wrong.\n\n"
+    )
     text += milliseconds("l, m, n", halves)
     text += (
-        "\nfloat32 but where it says bfloat16, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is "
+        "\nfloat32 unless bfloat16 is named, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is "
         f"3·m·l·n² flops at {flops / 1e9:.0f} GFLOP/s, or Φ read and the gradient written at "
         f"{bandwidth / 1e9:.0f} GB/s, both measured in the same run. "
         f"Peers: {', '.join(f'{name} {each}' for name, each in versions.items() if each)}.\n\n"

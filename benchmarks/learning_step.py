@@ -1,8 +1,8 @@
-"""What the decoupled orthogonality step costs within a dictionary learning step.
+"""Measure the cost of the decoupled orthogonality step within a dictionary learning step.
 
     python benchmarks/learning_step.py
 
-writes benchmarks/results/learning_step.md; about a minute, on a machine that does nothing else.
+writes benchmarks/results/learning_step.md; it takes about a minute on an otherwise idle machine.
 """
 
 import time
@@ -13,7 +13,7 @@ import torch
 from record import machine, table, write
 
 import gramian
-from gramian.coding import initial_dictionary, learning_step
+from gramian.coding import Learner, LearningOptions, initial_dictionary
 from gramian.penalties import L1
 from gramian.rules import proximal
 
@@ -23,18 +23,20 @@ LAM, LR, BETA = 2.0, 0.3, 0.3
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def row(length: int, m: int, n: int) -> list[str]:
-    """Time both in turn, so that what disturbs one disturbs the other."""
+    """Time both steps in turn, so that a disturbance affects both."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(BATCH, length, generator=generator)
-    phi = initial_dictionary(length, m, n, seed=0)
-    for _ in range(20):  # a dictionary in the middle of learning, and a warm machine
-        phi = learning_step(x, phi, lam=LAM, lr=LR, beta=BETA, max_iter=ITERATIONS).phi
+    options = LearningOptions(lam=LAM, beta=BETA, iterations=ITERATIONS)
+    learner = Learner(initial_dictionary(length, m, n, seed=0), options)
+    for _ in range(20):  # warm up, and reach a dictionary in the middle of learning
+        learner.step(x, lr=LR)
+    phi = learner.phi
     stepped = phi.clone()
     gramian.step_(stepped, lr=LR, beta=BETA)
     expected = phi + proximal(phi, lr=LR, beta=BETA, penalty=L1()).change
@@ -43,10 +45,10 @@ def row(length: int, m: int, n: int) -> list[str]:
     whole: list[float] = []
     orthogonality: list[float] = []
     for _ in range(ROUNDS):
-        whole.append(seconds(lambda: learning_step(x, phi, lam=LAM, lr=LR, beta=BETA, max_iter=ITERATIONS)))
+        whole.append(seconds(lambda: Learner(phi, options).step(x, lr=LR)))
         stepped = phi.clone()
         orthogonality.append(seconds(lambda stepped=stepped: gramian.step_(stepped, lr=LR, beta=BETA)))
-    ratio = median(part / all_ for part, all_ in zip(orthogonality, whole, strict=True))
+    ratio = median(part / total for part, total in zip(orthogonality, whole, strict=True))
     return [
         f"{length}, {m}, {n}",
         f"{1e3 * median(whole):.1f} ms",

@@ -1,9 +1,9 @@
-"""What low-precision Gram products do to the signs of X, and where the proximal rule then ends.
+"""Measure how low-precision Gram products change the signs of X, and at which residual the proximal rule then ends.
 
     python benchmarks/low_precision.py
 
-emulates the multipliers of a GPU: factors rounded to tf32 or bfloat16, products added exactly; and three tf32 products
-for one. Writes benchmarks/results/low_precision.md; seconds.
+emulates the multipliers of a GPU: factors rounded to tf32 or bfloat16, with exact sums, and one product as three tf32
+products. It writes benchmarks/results/low_precision.md and takes seconds.
 """
 
 import math
@@ -63,7 +63,7 @@ def start(shape: tuple[int, int, int], seed: int) -> Tensor:
 
 
 def wrong_signs(gram: object, shape: tuple[int, int, int], level: float) -> float:
-    """Give the share of wrong signs among off-diagonal entries of typical size `level`."""
+    """Compute the share of wrong signs among off-diagonal entries of typical size `level`."""
     shares = []
     for seed in SEEDS:
         Q = start(shape, seed)
@@ -76,7 +76,7 @@ def wrong_signs(gram: object, shape: tuple[int, int, int], level: float) -> floa
 
 
 def floor(gram: object, shape: tuple[int, int, int], tau: float = 0.1) -> float:
-    """Give the largest true |X_jk| that proximal steps with such a Gram product end at: its median over seeds."""
+    """Compute the largest exact |X_jk| after proximal steps with such a Gram product: the median over seeds."""
     ends = []
     for seed in SEEDS:
         P = start(shape, seed)
@@ -84,7 +84,7 @@ def floor(gram: object, shape: tuple[int, int, int], tau: float = 0.1) -> float:
         P = P + 0.02 * torch.randn(P.shape, generator=generator) / math.sqrt(shape[0])
         one = torch.eye(shape[2], dtype=torch.float64)
         for _ in range(STEPS):
-            C = L1().shrink(gram(P) - one, torch.tensor(tau, dtype=torch.float64))
+            C = L1().prox_residual(gram(P) - one, torch.tensor(tau, dtype=torch.float64))
             P = P - (0.5 * P.double() @ C).float()
         ends.append((exact(P) - one).abs().max().item())
     return sorted(ends)[len(ends) // 2]
@@ -98,8 +98,8 @@ def main() -> None:
             shares = [f"{100 * wrong_signs(gram, shape, level):.2g} %" for level in LEVELS]
             body.append([", ".join(map(str, shape)), name, *shares, f"{floor(gram, shape):.0e}"])
     text = (
-        "How many signs of off-diagonal X_jk of a typical size are wrong, and the largest |X_jk| left by the\n"
-        "proximal rule (l1, τ = 0.1), when the Gram product of float32 vectors is formed so.\n\n"
+        "Share of wrong signs among off-diagonal X_jk of a typical size, and the largest |X_jk| after the proximal\n"
+        "rule (l1, τ = 0.1), for each way to compute the Gram product of float32 vectors.\n\n"
         f"{table(header, body)}\n"
         f"{len(SEEDS)} seeds: means of the shares, medians of the ends. The exact Gram matrix is that of float64.\n\n"
         f"Measured by `python benchmarks/low_precision.py` on {machine()}.\n"

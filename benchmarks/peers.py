@@ -1,7 +1,7 @@
-"""What people use today, each as one call on the same Φ[l, m, n]: made ready outside the clock, then timed.
+"""Other libraries' methods, each as one call on the same Φ[l, m, n], prepared before it is timed.
 
-A soft penalty gives a loss and its gradient. A hard constraint is given a gradient of a task, and makes one whole step:
-for a parametrisation that is the forward and the backward pass of the constrained weight.
+A soft penalty computes a loss and its gradient. A hard constraint gets the gradient of a task and computes a whole
+step: for a parametrisation, the forward and the backward pass of the constrained weight.
 """
 
 import importlib.metadata
@@ -22,14 +22,14 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make a gradient or a step."""
+    """A method that computes a gradient or a step."""
 
     name: str
     kind: str  # 'penalty' or 'constraint'
     ready: Callable[[Phi], Work]
     package: str | None = None
-    unfit: Callable[[tuple[int, int, int]], str | None] = lambda shape: None  # why a shape is left out  # noqa: ARG005
-    exact: bool = False  # gives the loss and gradient of L itself, which are checked
+    unfit: Callable[[tuple[int, int, int]], str | None] = lambda shape: None  # why a shape is skipped  # noqa: ARG005
+    exact: bool = False  # whether it computes L and its gradient, which are then checked
 
 
 def ours(phi: Phi) -> Work:
@@ -37,15 +37,15 @@ def ours(phi: Phi) -> Work:
 
 
 def our_step(phi: Phi) -> Work:
-    """Near feasibility, where training spends its time."""
-    moving = torch.linalg.qr(phi.permute(1, 0, 2))[0].permute(1, 0, 2).contiguous() if _feasible(phi) else phi.clone()
-    return lambda: gramian.step_(moving, lr=0.1)
+    """Time steps from feasible groups, as in most of training."""
+    current = torch.linalg.qr(phi.permute(1, 0, 2))[0].permute(1, 0, 2).contiguous() if _feasible(phi) else phi.clone()
+    return lambda: gramian.step_(current, lr=0.1)
 
 
 def our_first_step(phi: Phi) -> Work:
-    """From the random start, again and again: a learning rate of 1e-9 takes the same time and leads nowhere."""
-    still = phi.clone()
-    return lambda: gramian.step_(still, lr=1e-9)
+    """Repeat the step from the random start: with a learning rate of 1e-9 the groups hardly change."""
+    fixed = phi.clone()
+    return lambda: gramian.step_(fixed, lr=1e-9)
 
 
 def _feasible(phi: Phi) -> bool:
@@ -53,7 +53,7 @@ def _feasible(phi: Phi) -> bool:
 
 
 def autograd(phi: Phi) -> Work:
-    """The six lines that people paste."""
+    """Compute the loss with the usual six lines of code and its gradient with autograd."""
     leaf = phi.permute(1, 0, 2).contiguous().requires_grad_()
     identity = torch.eye(phi.shape[2])
 
@@ -82,7 +82,7 @@ def compiled(phi: Phi) -> Work:
 
 
 def two_products(phi: Phi) -> Work:
-    """The closed form, plainly."""
+    """Compute the closed form in plain torch."""
     P = phi.permute(1, 0, 2)
     identity = torch.eye(phi.shape[2])
 
@@ -94,7 +94,7 @@ def two_products(phi: Phi) -> Work:
 
 
 def keras(phi: Phi) -> Work:
-    """The mean of |cos| over pairs: another loss, at the cost of the same products; a matrix at a time."""
+    """Compute the mean of |cos| over pairs: another loss with the same matrix products, of one matrix."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     from keras import regularizers
 
@@ -196,7 +196,7 @@ METHODS = (
 
 
 def version(method: Method) -> str | None:
-    """Give the version of a method's package; None if it is not installed, '' if it needs none."""
+    """Return the version of a method's package; None if it is not installed, '' if it needs none."""
     if method.package is None:
         return ""
     try:
@@ -206,7 +206,7 @@ def version(method: Method) -> str | None:
 
 
 def prepare(method: Method, phi: Phi) -> Work:
-    """Make a method ready, without its package's own warnings."""
+    """Prepare a method and silence the warnings of its package."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return method.ready(phi)

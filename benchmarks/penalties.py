@@ -1,8 +1,8 @@
-"""How fast each penalty of the family leads to the orthonormal, by the proximal rule or, without a shrink, by Polyak's.
+"""Count the steps to orthonormal groups for each penalty: by the proximal rule, or by Polyak's for one without a prox.
 
     python benchmarks/penalties.py
 
-writes benchmarks/results/penalties.md; about two minutes.
+writes benchmarks/results/penalties.md; it takes about two minutes.
 """
 
 import math
@@ -21,7 +21,7 @@ from gramian.penalties import (
     Penalty,
     Spectral,
     SquaredFrobenius,
-    Target,
+    TargetGram,
     Weighted,
 )
 
@@ -31,7 +31,7 @@ TOLERANCE, LIMIT = 1e-9, 2000
 
 
 def family(n: int) -> list[tuple[str, Penalty, str]]:
-    """Give a name, the penalty and the rule that it is followed by."""
+    """Return the name, the penalty and the update rule of each row."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(n, n, generator=generator, dtype=torch.float64)
     gram = 0.3 ** (torch.arange(n)[:, None] - torch.arange(n)).abs().double()
@@ -48,7 +48,7 @@ def family(n: int) -> list[tuple[str, Penalty, str]]:
         ("frobenius, angles alone", Frobenius(diagonal=False), "proximal"),
         ("l1 + squared_frobenius", L1() + SquaredFrobenius(), "proximal"),
         ("l1 with weights from 0 to 1", Weighted(L1(), (weights + weights.mT) / 2), "proximal"),
-        ("l1 towards a Toeplitz Gram matrix", Target(L1(), gram), "proximal"),
+        ("l1 towards a Toeplitz Gram matrix", TargetGram(L1(), gram), "proximal"),
         ("spectral, angles alone", Spectral(diagonal=False), "polyak"),
         ("logdet, angles alone", LogDet(diagonal=False), "polyak"),
         ("cosine form of l1", Cosine(L1()), "polyak"),
@@ -57,17 +57,17 @@ def family(n: int) -> list[tuple[str, Penalty, str]]:
 
 
 def steps(penalty: Penalty, rule: str, lr: float, shape: tuple[int, int, int]) -> str:
-    """Say how many steps it takes, or what is left."""
+    """Return the number of steps, least and most over the seeds, or the largest remaining |X_jk|."""
     counts: list[int] = []
-    left: list[float] = []
+    remaining: list[float] = []
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
         phi = torch.randn(shape, generator=generator, dtype=torch.float64) / math.sqrt(shape[0])
-        found = gramian.orthogonalize(phi, penalty=penalty, rule=rule, lr=lr, tol=TOLERANCE, max_steps=LIMIT)
-        counts.append(found.steps)
-        left.append(found.residual)
-    if max(left) > TOLERANCE:
-        return f"{max(left):.0e} left"
+        result = gramian.orthogonalize(phi, penalty=penalty, rule=rule, lr=lr, tol=TOLERANCE, max_steps=LIMIT)
+        counts.append(result.steps)
+        remaining.append(result.residual)
+    if max(remaining) > TOLERANCE:
+        return f"{max(remaining):.0e} left"
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
@@ -76,19 +76,19 @@ def main() -> None:
     for name, _, rule in family(1):
         cells: list[str] = []
         for shape in SHAPES:
-            (penalty,) = (each for mine, each, _ in family(shape[2]) if mine == name)
+            (penalty,) = (each for label, each, _ in family(shape[2]) if label == name)
             if rule == "proximal":
                 cells += [steps(penalty, rule, tau / 4, shape) for tau in (0.1, 1.0, math.inf)]
             else:
-                cells += ["no shrink", "no shrink", steps(penalty, rule, math.inf, shape)]
+                cells += ["no prox", "no prox", steps(penalty, rule, math.inf, shape)]
         rows.append([name, rule, *cells])
     header = ["penalty", "rule"] + [
         f"{', '.join(map(str, shape))}: {what}" for shape in SHAPES for what in ("τ = 0.1", "τ = 1", "η = ∞")
     ]
     text = (
         f"{table(header, rows)}\n"
-        f"Steps until every entry of X that the penalty sees is at most {TOLERANCE:g}, least and most of {len(SEEDS)} "
-        f"Gaussian starts (l, m, n) in float64, or what is left after {LIMIT}; β = 1, τ = 4η.\n\n"
+        f"Steps until all entries of X in the penalty are at most {TOLERANCE:g}, least and most of "
+        f"{len(SEEDS)} Gaussian starts (l, m, n) in float64, or the largest after {LIMIT}; β = 1, τ = 4η.\n\n"
         f"Measured by `python benchmarks/penalties.py` on {machine()}.\n"
     )
     write("penalties.md", text)

@@ -1,4 +1,4 @@
-"""How measurements are written down: a table in Markdown, and the machine that it was made on."""
+"""Write measurements as Markdown tables, with a description of the machine."""
 
 import platform
 import subprocess
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> str:
-    """Say what a measurement ran on."""
+    """Return the processor, the number of threads and the versions of Python, torch and gramian."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -29,7 +29,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Give the commit that is checked out, with a + if files differ from it."""
+    """Return the current commit, with a + if files differ from it."""
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
@@ -44,7 +44,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write(name: str, text: str, folder: Path = RESULTS) -> None:
-    """Print a result, and keep it beside the others."""
+    """Print a result, and write it into the folder of results."""
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / name, text.encode())

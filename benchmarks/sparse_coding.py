@@ -1,9 +1,9 @@
-"""Sparse coding beside what people have: scikit-learn's learner, the original dynamics, and a million patches.
+"""Compare sparse coding with scikit-learn's learner and the original LCA, and learn from a million patches.
 
     python benchmarks/sparse_coding.py
 
-writes benchmarks/results/sparse_coding.md; about 15 minutes, on a machine that does nothing else. `--quick` leaves out
-the million patches (3 minutes) and writes nothing.
+writes benchmarks/results/sparse_coding.md; it takes about 15 minutes on an otherwise idle machine. `--quick` skips the
+million patches (3 minutes) and writes nothing.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from torch import Tensor
 
 from gramian.coding import (
     Learner,
+    LearningOptions,
     cosine_decay,
     debias,
     energy,
-    fista,
-    group_shrink,
+    group_soft_threshold,
     initial_dictionary,
-    lca,
     reconstruct,
     snr,
     strongest_groups,
 )
-from gramian.coding.learning_run import LearningRun, RunSettings
+from gramian.coding.inference import fista, lca
+from gramian.images.run import LearningRun, RunSettings
 from gramian.typing import Phi
 
 SEEDS = (0, 1, 2)
@@ -46,28 +46,28 @@ MILLION = 1_000_000
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def scikit_learn(phi: Phi, seed: int, fit_algorithm: str) -> Any:
-    """Make scikit-learn's learner of the same model, with the same first dictionary."""
-    make: Any = MiniBatchDictionaryLearning  # its stub takes alpha for a whole number
-    return make(
+    """Construct scikit-learn's learner of the same model, with the same initial dictionary."""
+    learner: Any = MiniBatchDictionaryLearning  # its type stub declares alpha as an integer
+    return learner(
         n_components=phi.shape[1], alpha=LAM, batch_size=BATCH, fit_algorithm=fit_algorithm, random_state=seed,
         dict_init=phi.flatten(1).mT.double().numpy(),
     )  # fmt: skip
 
 
 def unit_atoms(theirs: Any) -> Phi:
-    """Give scikit-learn's dictionary as groups of one atom of unit length."""
+    """Return scikit-learn's dictionary as groups of one atom of unit length."""
     atoms = torch.from_numpy(np.asarray(theirs.components_)).float()
     return (atoms / atoms.norm(dim=1, keepdim=True).clamp_min(1e-12)).mT[:, :, None].contiguous()
 
 
 def quality(x: Tensor, phi: Phi) -> tuple[float, float]:
-    """Give the SNR at 32 coefficients of held-out patches, as inferred and after least squares."""
+    """Return the SNR at 32 coefficients of held-out patches, before and after least squares."""
     codes = fista(x, phi, lam=LAM, max_iter=2000, tol=1e-3).codes
     return snr(x, reconstruct(phi, strongest_groups(codes, ACTIVE))), snr(
         x, reconstruct(phi, debias(x, phi, codes, ACTIVE))
@@ -81,55 +81,55 @@ def beside_scikit_learn(steps: int) -> str:
         run = LearningRun(RunSettings(groups=256, size=1, seed=seed))
         held_out = run.held_out_patches(2048)
         ours = {
-            "gramian, sgd": Learner(run.initial_phi, lam=LAM, beta=BETA, patience=200),
-            "gramian, online": Learner(run.initial_phi, lam=LAM, beta=BETA, patience=200, update="online"),
+            "gramian, sgd": Learner(run.initial_phi, LearningOptions(lam=LAM, beta=BETA)),
+            "gramian, online": Learner(run.initial_phi, LearningOptions(lam=LAM, beta=BETA, update="online")),
         }
         theirs = {f"scikit-learn, {name}": scikit_learn(run.initial_phi, seed, name) for name in ("lars", "cd")}
-        took: dict[str, list[float]] = {name: [] for name in (*ours, *theirs)}
+        durations: dict[str, list[float]] = {name: [] for name in (*ours, *theirs)}
         for step in range(steps):
             x = run.train.sample(BATCH, seed=seed, step=step)
             wide = x.double().numpy()
             for name, learner in ours.items():
-                took[name].append(seconds(partial(learner.step, x, lr=cosine_decay(LR, step, steps))))
+                durations[name].append(seconds(partial(learner.step, x, lr=cosine_decay(LR, step, steps))))
             for name, learner in theirs.items():
-                took[name].append(seconds(partial(learner.partial_fit, wide)))
-        found = {name: learner.phi for name, learner in ours.items()}
-        found |= {name: unit_atoms(learner) for name, learner in theirs.items()}
-        base = median(took["scikit-learn, lars"])
-        for name, phi in found.items():
-            each = median(took[name])
-            rows.setdefault(name, []).append([1e3 * each, base / each, *quality(held_out, phi)])
-    shown = []
+                durations[name].append(seconds(partial(learner.partial_fit, wide)))
+        dictionaries = {name: learner.phi for name, learner in ours.items()}
+        dictionaries |= {name: unit_atoms(learner) for name, learner in theirs.items()}
+        base = median(durations["scikit-learn, lars"])
+        for name, phi in dictionaries.items():
+            duration = median(durations[name])
+            rows.setdefault(name, []).append([1e3 * duration, base / duration, *quality(held_out, phi)])
+    body = []
     for name, values in rows.items():
         mean, spread = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
-        shown.append([
+        body.append([
             name, f"{mean[0]:.1f}", f"{mean[1]:.1f}", f"{mean[2]:.2f} ± {spread[2]:.2f}",
             f"{mean[3]:.2f} ± {spread[3]:.2f}",
         ])  # fmt: skip
     header = ["learner", "ms a step, median", "times the speed of lars", "SNR at 32, dB", "after least squares, dB"]
     return (
-        "### 256 single atoms beside scikit-learn\n\n" + table(header, shown) +
-        f"\n16 × 16 patches of the images that packages ship, {steps} steps of {BATCH}, λ = {LAM:g}, the same batches "
+        "### 256 single atoms beside scikit-learn\n\n" + table(header, body) +
+        f"\n16 × 16 patches of the shipped images, {steps} steps of {BATCH}, λ = {LAM:g}, the same batches "
         f"in turn; SNR on 2048 patches of held-out images, mean ± standard deviation of {len(SEEDS)} seeds. "
         "scikit-learn's learner is MiniBatchDictionaryLearning, with lars, its default, and with coordinate descent; "
-        "its steps code to convergence, ours take 10 iterations from 0.\n"
+        "its steps infer codes to convergence, those of gramian make 10 iterations from 0.\n"
     )  # fmt: skip
 
 
 def original_dynamics(x: Tensor, phi: Phi, lam: float, iterations: int) -> Tensor:
-    """Take as many steps of the subspace LCA with its usual rate of 1/30, from u = 0."""
+    """Make steps of the subspace LCA with its usual rate of 1/30, from u = 0."""
     D = phi.flatten(1)
     drive, competition = x @ D, D.mT @ D - torch.eye(D.shape[1])
     u = torch.zeros_like(drive)
     a = torch.zeros_like(drive)
     for _ in range(iterations):
         u = u + (drive - u - a @ competition) / 30
-        a = group_shrink(u.unflatten(1, phi.shape[1:]), lam).flatten(1)
+        a = group_soft_threshold(u.unflatten(1, phi.shape[1:]), lam).flatten(1)
     return a.unflatten(1, phi.shape[1:])
 
 
 def first_within(codes: Callable[[int], Tensor], x: Tensor, phi: Phi, least: float, *, within: float) -> int:
-    """Give after how many iterations the mean energy is so near to the least; by bisection, since it falls."""
+    """Return the iterations until the mean energy is near the least, by bisection, since it decreases."""
 
     def far(iterations: int) -> bool:
         return float(energy(x, phi, codes(iterations), LAM).total.mean()) > least * (1 + within)
@@ -145,7 +145,7 @@ def first_within(codes: Callable[[int], Tensor], x: Tensor, phi: Phi, least: flo
 
 
 def to_a_gap(steps: int) -> str:
-    """Time how long inference takes to come within 1e-3 of the least energy."""
+    """Time inference until the mean energy is within 1e-3 of the least."""
     run = LearningRun(RunSettings(groups=64, size=4, steps=steps))
     while not run.finished:
         run.advance()
@@ -164,17 +164,17 @@ def to_a_gap(steps: int) -> str:
     works["fista, every patch certified"] = lambda: fista(x, phi, lam=LAM, tol=1e-3)
     certified = fista(x, phi, lam=LAM, tol=1e-3)
     counts["fista, every patch certified"] = certified.iterations
-    took: dict[str, list[float]] = {name: [] for name in works}
+    durations: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(31):
         for name, work in works.items():
-            took[name].append(seconds(work))
-    slow = took["LCA, η = 1/30"]
+            durations[name].append(seconds(work))
+    slow = durations["LCA, η = 1/30"]
     rows = [
         [
             name,
             str(counts[name]),
-            f"{1e3 * median(took[name]):.1f}",
-            f"{median(a / b for a, b in zip(slow, took[name], strict=True)):.1f}",
+            f"{1e3 * median(durations[name]):.1f}",
+            f"{median(a / b for a, b in zip(slow, durations[name], strict=True)):.1f}",
         ]
         for name in works
     ]
@@ -182,8 +182,8 @@ def to_a_gap(steps: int) -> str:
     return (
         "### Inference to within 1e-3 of the least energy\n\n" + table(header, rows) +
         f"\n64 groups of 4 learned atoms of 16 × 16, 256 held-out patches, λ = {LAM:g}, float32; medians of 31 "
-        "interleaved rounds. Within 1e-3: mean energy of the batch, at a number of iterations found "
-        "beforehand; certified: each patch by its own duality gap, the cost of looking at it included.\n"
+        "interleaved rounds. Within 1e-3: mean energy of the batch, at a number of iterations determined "
+        "before; certified: by the duality gap of each patch, with the cost of computing it.\n"
     )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def growth() -> str:
 
     def step(m: int, batch: int) -> float:
         x = torch.randn(batch, 256, generator=torch.Generator().manual_seed(0))
-        learner = Learner(initial_dictionary(256, m, 4, seed=0), lam=LAM, beta=BETA, patience=200)
+        learner = Learner(initial_dictionary(256, m, 4, seed=0), LearningOptions(lam=LAM, beta=BETA))
         for _ in range(5):
             learner.step(x, lr=0.1)
         return median(seconds(lambda: learner.step(x, lr=0.1)) for _ in range(30))
@@ -207,28 +207,30 @@ def growth() -> str:
         + "\n"
         + table(["groups of 4, at a batch of 128", *map(str, groups)], [["ms", *(f"{1e3 * t:.1f}" for t in by_groups)]])
         + f"\nFitted exponents: {slope_batch:.2f} in the batch, {slope_groups:.2f} in the number of groups. "
-        "Up to twice as many atoms as pixels inference goes through the Gram matrix of all atoms, beyond that through "
-        "the samples.\n"
+        "Up to twice as many atoms as pixels inference uses the Gram matrix of all atoms, beyond that the "
+        "reconstructions.\n"
     )
 
 
 def a_million() -> None:
-    """Learn 192 groups of 4 from a million patches, and print what it took; in a process of its own."""
+    """Learn 192 groups of 4 from a million patches, and print time, memory and quality; run it in a new process."""
     steps = math.ceil(MILLION / BATCH)
-    began = time.perf_counter()
+    start = time.perf_counter()
     run = LearningRun(RunSettings(groups=192, size=4, steps=steps))
     while not run.finished:
         run.advance()
-    took = time.perf_counter() - began
+    durations = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     raw, debiased = quality(run.held_out_patches(2048), run.phi)
-    row = run.evaluate(seconds=took)
-    print(f"{steps},{took},{peak},{raw},{debiased},{row['active_groups']},{row['residual']}")
+    row = run.evaluate(seconds=durations)
+    print(f"{steps},{durations},{peak},{raw},{debiased},{row['active_groups']},{row['residual']}")
 
 
 def of_a_million() -> str:
     done = subprocess.run([sys.executable, __file__, "--million"], capture_output=True, text=True, check=True)
-    steps, took, peak, raw, debiased, active, residual = map(float, done.stdout.strip().splitlines()[-1].split(","))
+    steps, durations, peak, raw, debiased, active, residual = map(
+        float, done.stdout.strip().splitlines()[-1].split(",")
+    )
     header = [
         "patches",
         "time",
@@ -239,19 +241,21 @@ def of_a_million() -> str:
         r"max \|X\|",
     ]
     row = [
-        f"{int(steps) * BATCH:,}", f"{took / 60:.1f} minutes", f"{peak:.2f} GiB", f"{raw:.2f}", f"{debiased:.2f}",
+        f"{int(steps) * BATCH:,}", f"{durations / 60:.1f} minutes", f"{peak:.2f} GiB", f"{raw:.2f}", f"{debiased:.2f}",
         f"{active:.1f} of 192", f"{residual:.1e}",
     ]  # fmt: skip
     return (
         "### A million patches, 768 atoms in 192 groups\n\n" + table(header, [row]) +
-        f"\n{int(steps)} steps of {BATCH} patches of 16 × 16, drawn as they are needed; one process, whitening and the "
-        "whole of torch counted into its memory.\n"
+        f"\n{int(steps)} steps of {BATCH} patches of 16 × 16, drawn during learning; one process, whose memory "
+        "includes whitening and torch.\n"
     )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer steps, and no million; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer steps, without the million patches; nothing is written"
+    )
     parser.add_argument("--million", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.million:

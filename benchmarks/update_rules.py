@@ -1,8 +1,8 @@
-"""How many steps each update rule takes, and where it ends: random starts, then starts far away.
+"""Count the steps of each update rule, and measure its last residual, from random starts and from starts far away.
 
     python benchmarks/update_rules.py
 
-writes benchmarks/results/update_rules.md; a few minutes.
+writes benchmarks/results/update_rules.md; it takes a few minutes.
 """
 
 import math
@@ -14,7 +14,7 @@ from record import machine, table, write
 from torch import Tensor
 
 from gramian import residual
-from gramian.kernels import dense
+from gramian.kernels import reference
 from gramian.orthogonalize import rounding_level
 from gramian.penalties import L1, Penalty
 from gramian.rules import Rule, Step, polyak, proximal, subgradient
@@ -31,23 +31,23 @@ RULES: tuple[tuple[str, Rule, float], ...] = (
 LIMIT = 4000
 
 
-def guard_after_the_shrink(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
-    """The proximal rule with the plainest guard: P ← P − ½PC·min(1, 1/‖C‖₂), the norm exact."""
-    X = dense.residual(phi)
-    C = penalty.shrink(X, torch.tensor(4 * lr * beta, dtype=X.dtype))
+def scaled_prox_residual(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+    """Compute a proximal step whose bound is applied to C: P ← P − ½PC·min(1, 1/‖C‖₂), with the exact norm."""
+    X = reference.residual(phi)
+    C = penalty.prox_residual(X, torch.tensor(4 * lr * beta, dtype=X.dtype))
     norm = torch.linalg.matrix_norm(C, 2)
     S = 0.5 * C * (1 / norm.clamp_min(1))[:, None, None]
-    return Step(-dense.apply(phi, S), beta * penalty.value(X).sum())
+    return Step(-reference.apply(phi, S), beta * penalty.value(X).sum())
 
 
 def gaussian(seed: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Entries of variance 1/l: columns of about unit length."""
+    """Draw entries of variance 1/l, so that columns have about unit length."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=dtype) / math.sqrt(shape[0])
 
 
 def conditioned(seed: int, shape: tuple[int, int, int], condition: float) -> Tensor:
-    """Singular values from 1 to 1/condition, evenly in the logarithm."""
+    """Draw matrices with singular values from 1 to 1/condition, evenly spaced in the logarithm."""
     length, m, n = shape
     generator = torch.Generator().manual_seed(seed)
     U = torch.linalg.qr(torch.randn(m, length, n, generator=generator, dtype=torch.float64))[0]
@@ -57,12 +57,12 @@ def conditioned(seed: int, shape: tuple[int, int, int], condition: float) -> Ten
 
 
 def mixed_columns(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """Columns of lengths from 1e-3 to 1e3."""
+    """Draw columns with lengths from 1e-3 to 1e3."""
     return gaussian(seed, shape, torch.float64) * torch.logspace(-3, 3, shape[2], dtype=torch.float64)
 
 
-def follow(phi: Phi, rule: Rule, lr: float, target: float, limit: int) -> tuple[int | None, Phi]:
-    """Step until the largest |X_jk| is at most the target: how many steps it took (None: never), and where it ended."""
+def iterate(phi: Phi, rule: Rule, lr: float, target: float, limit: int) -> tuple[int | None, Phi]:
+    """Step until the largest |X_jk| is at most the target; return the number of steps, None if too many, and Φ."""
     for step in range(limit + 1):
         if float(residual(phi).abs().max()) <= target:
             return step, phi
@@ -72,30 +72,32 @@ def follow(phi: Phi, rule: Rule, lr: float, target: float, limit: int) -> tuple[
 
 
 def random_starts() -> str:
-    """The three rules from Gaussian starts in float32."""
+    """Compare the three rules from Gaussian starts in float32."""
     checkpoints = (5, 10, 40, 200)
     rows: list[list[str]] = []
     for shape in SHAPES:
         for name, rule, lr in RULES:
-            left: dict[int, list[float]] = {steps: [] for steps in checkpoints}
+            remaining: dict[int, list[float]] = {steps: [] for steps in checkpoints}
             means: list[float] = []
-            needed: list[float] = []
+            counts_to_rounding: list[float] = []
             for seed in SEEDS:
                 phi = gaussian(seed, shape)
                 for step in range(1, max(checkpoints) + 1):
                     phi = phi + rule(phi, lr=lr, beta=1.0, penalty=L1()).change
-                    if step in left:
-                        left[step].append(float(residual(phi).abs().max()))
+                    if step in remaining:
+                        remaining[step].append(float(residual(phi).abs().max()))
                 means.append(float(residual(phi).abs().mean()))
-                steps, _ = follow(gaussian(seed, shape), rule, lr, rounding_level(torch.float32), 1000)
-                needed.append(math.inf if steps is None else steps)
+                steps, _ = iterate(gaussian(seed, shape), rule, lr, rounding_level(torch.float32), 1000)
+                counts_to_rounding.append(math.inf if steps is None else steps)
             rows.append(
                 [
                     ", ".join(map(str, shape)),
                     name,
-                    *(f"{median(left[steps]):.0e}" for steps in checkpoints),
+                    *(f"{median(remaining[steps]):.0e}" for steps in checkpoints),
                     f"{median(means):.0e}",
-                    "never" if max(needed) == math.inf else f"{min(needed):.0f}–{max(needed):.0f}",
+                    "never"
+                    if max(counts_to_rounding) == math.inf
+                    else f"{min(counts_to_rounding):.0f}–{max(counts_to_rounding):.0f}",
                 ]
             )
     header = ["l, m, n", "rule", *(f"after {steps}" for steps in checkpoints), "mean after 200", "steps to rounding"]
@@ -103,7 +105,7 @@ def random_starts() -> str:
 
 
 def far_starts() -> str:
-    """The proximal rule and its plainest guard from starts far from the manifold, in float64."""
+    """Compare the two bounds of the proximal rule from starts far from the manifold, in float64."""
     starts: dict[str, Callable[[int], Tensor]] = {
         "256 × 64, random": lambda seed: gaussian(seed, (256, 1, 64), torch.float64),
         "256 × 64, entries of size 1e-4": lambda seed: 16e-4 * gaussian(seed, (256, 1, 64), torch.float64),
@@ -114,16 +116,16 @@ def far_starts() -> str:
         "256 × 64, columns from 1e-3 to 1e3": lambda seed: mixed_columns(seed, (256, 1, 64)),
     }
     rules: tuple[tuple[Rule, float], ...] = (
-        (guard_after_the_shrink, 0.25),
+        (scaled_prox_residual, 0.25),
         (proximal, 0.25),
-        (guard_after_the_shrink, 0.025),
+        (scaled_prox_residual, 0.025),
         (proximal, 0.025),
     )
     rows: list[list[str]] = []
     for name, start in starts.items():
         cells: list[str] = []
         for rule, lr in rules:
-            counts = [follow(start(seed), rule, lr, 1e-12, LIMIT)[0] for seed in SEEDS]
+            counts = [iterate(start(seed), rule, lr, 1e-12, LIMIT)[0] for seed in SEEDS]
             reached = [count for count in counts if count is not None]
             if len(reached) < len(counts):
                 cells.append(f"more than {LIMIT}")
@@ -138,8 +140,9 @@ def far_starts() -> str:
 def main() -> None:
     text = (
         f"{random_starts()}\n"
-        f"Largest |X_jk| left, median of {len(SEEDS)} seeds; l1, β = 1, τ = 4ηβ; float32, Gaussian starts with columns "
-        f"of about unit length. Rounding: largest |X_jk| ≤ {rounding_level(torch.float32):.1e}; up to 1000 steps.\n\n"
+        f"Largest remaining |X_jk|, median of {len(SEEDS)} seeds; l1, β = 1, τ = 4ηβ; float32, Gaussian starts with "
+        f"columns of about unit length. Rounding: largest |X_jk| ≤ {rounding_level(torch.float32):.1e}; up to 1000 "
+        "steps.\n\n"
         f"{far_starts()}\n"
         f"Steps to a largest |X_jk| of 1e-12 in float64, least and most of {len(SEEDS)} seeds.\n\n"
         f"Measured by `python benchmarks/update_rules.py` on {machine()}.\n"

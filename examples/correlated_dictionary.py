@@ -1,10 +1,10 @@
-"""A lasso on inner products: which pairs of a dictionary does each penalty call orthogonal, and is it right?
+"""Compare which pairs of a dictionary each penalty estimates as orthogonal: l1 is a lasso on inner products.
 
     python examples/correlated_dictionary.py
 
 32 vectors in 64 dimensions, four pairs of which are truly correlated (cosine 0.6) and all others orthogonal, are
 estimated from noisy mixtures with known weights. Over a range of β each penalty gives a dictionary, whose 496 pairs
-are either found orthogonal or not; writes a table and the selection curves into docs/measured. About three minutes.
+are estimated as orthogonal or not. Writes a table and the selection curves into docs/measured. About three minutes.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import gramian
 LENGTH, VECTORS, PAIRS, COSINE, NOISE, MIXTURES = 64, 32, 4, 0.6, 0.3, 200
 BETAS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 PENALTIES = ("l1", "huber", "squared_frobenius", "frobenius", "spectral")
-STEPS, ZERO, FINER = 1200, 1e-5, 1e-3
+STEPS, ZERO, LAST_LR = 1200, 1e-5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one estimate came to."""
+class Outcome:
+    """How one estimate compares with the truth."""
 
     false_zeros: float
-    """Share of the correlated pairs that were called orthogonal."""
+    """Share of the correlated pairs that were estimated as orthogonal."""
     true_zeros: float
-    """Share of the orthogonal pairs that were called orthogonal: smaller than `ZERO`."""
+    """Share of the orthogonal pairs that were estimated as orthogonal: smaller than `ZERO`."""
     rest: float
     """Mean |X_jk| of the orthogonal pairs."""
     cosine: float
@@ -60,37 +60,37 @@ def draw(seed: int) -> Problem:
 
 
 def estimate(problem: Problem, penalty: str, beta: float) -> Tensor:
-    """Minimise ½‖x − Ds‖² averaged over mixtures plus βμ: a gradient step of the first, then a step of the second."""
+    """Minimise ½‖x − Ds‖² averaged over mixtures plus βμ, by alternating steps of the two terms."""
     second = problem.weights @ problem.weights.mT / MIXTURES
     cross = problem.mixtures @ problem.weights.mT / MIXTURES
-    found = cross.clone()
+    D = cross.clone()
     lr = 0.5 / torch.linalg.matrix_norm(second, 2).item()
     for step in range(STEPS):
-        found -= lr * (found @ second - cross)
+        D -= lr * (D @ second - cross)
         if beta > 0:
-            gramian.step_(found, lr=lr, beta=beta, penalty=penalty)
+            gramian.step_(D, lr=lr, beta=beta, penalty=penalty)
         if step > STEPS // 2:
-            lr *= FINER ** (2 / STEPS)  # the two steps in turn end within their length of the minimum
-    return found
+            lr *= LAST_LR ** (2 / STEPS)  # alternating steps end within about their length of the minimum
+    return D
 
 
-def judge(problem: Problem, found: Tensor) -> Found:
+def judge(problem: Problem, D: Tensor) -> Outcome:
     correlated = torch.zeros(VECTORS, VECTORS, dtype=torch.bool)
     for pair in range(PAIRS):
         correlated[2 * pair, 2 * pair + 1] = True
     orthogonal = torch.ones(VECTORS, VECTORS, dtype=torch.bool).triu(1) & ~correlated
-    sizes = gramian.residual(found)[0].abs()
-    unit = found / torch.linalg.vector_norm(found, dim=0)
-    return Found(
+    sizes = gramian.residual(D)[0].abs()
+    unit = D / torch.linalg.vector_norm(D, dim=0)
+    return Outcome(
         false_zeros=(sizes[correlated] < ZERO).double().mean().item(),
         true_zeros=(sizes[orthogonal] < ZERO).double().mean().item(),
         rest=sizes[orthogonal].mean().item(),
         cosine=(unit.mT @ unit)[correlated].mean().item(),
-        error=(found - problem.truth).square().mean().sqrt().item(),
+        error=(D - problem.truth).square().mean().sqrt().item(),
     )
 
 
-def picture(results: dict[tuple[str, float], list[Found]], plain: list[Found]) -> Figure:
+def picture(results: dict[tuple[str, float], list[Outcome]], plain: list[Outcome]) -> Figure:
     drawing = Figure(figsize=(11, 3.6), layout="constrained", dpi=110)
     left, middle, right = drawing.subplots(1, 3)
     for penalty in PENALTIES:
@@ -98,7 +98,7 @@ def picture(results: dict[tuple[str, float], list[Found]], plain: list[Found]) -
             means = [mean(getattr(each, what) for each in results[penalty, beta]) for beta in BETAS]
             axis.plot(BETAS, means, marker="o", ms=3, label=penalty)
     for axis, what, title in (
-        (left, "true_zeros", "orthogonal pairs found orthogonal"),
+        (left, "true_zeros", "orthogonal pairs at zero"),
         (middle, "cosine", "cosine of the correlated pairs (0.6)"),
         (right, "error", "error of an entry"),
     ):
@@ -120,15 +120,15 @@ def main() -> None:
         for beta in BETAS
     }
 
-    def row(penalty: str, beta: str, found: list[Found]) -> list[str]:
+    def row(penalty: str, beta: str, outcomes: list[Outcome]) -> list[str]:
         return [
             penalty,
             beta,
-            spread([100 * each.true_zeros for each in found], ".0f") + " %",
-            spread([100 * each.false_zeros for each in found], ".0f") + " %",
-            spread([each.rest for each in found], ".1e"),
-            spread([each.cosine for each in found], ".2f"),
-            spread([each.error for each in found], ".4f"),
+            spread([100 * each.true_zeros for each in outcomes], ".0f") + " %",
+            spread([100 * each.false_zeros for each in outcomes], ".0f") + " %",
+            spread([each.rest for each in outcomes], ".1e"),
+            spread([each.cosine for each in outcomes], ".2f"),
+            spread([each.error for each in outcomes], ".4f"),
         ]
 
     rows = [row("none", "", plain)]

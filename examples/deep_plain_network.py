@@ -1,9 +1,9 @@
-"""Forty layers with nothing but weights and tanh: who trains?
+"""Train forty layers of weights and tanh, with and without a penalty.
 
     python examples/deep_plain_network.py
 
-No normalisation, no residual connections. From torch's default start and from an orthogonal one, with and without
-keeping the weights orthogonal while they are trained. Writes a table into docs/measured. About five minutes.
+The network has no normalisation and no residual connections. It starts from several initialisations, with and without
+a penalty in training. Writes a table into docs/measured. About five minutes.
 """
 
 import math
@@ -25,21 +25,21 @@ BETA = 1.0
 
 
 @dataclass(frozen=True)
-class Way:
-    """A start, and what is done after every step."""
+class Variant:
+    """An initialisation, and the β of the penalty in training."""
 
     name: str
     start: str
     beta: float = 0.0
 
 
-WAYS = (
-    Way("torch's default start", "default"),
-    Way("Xavier start", "xavier"),
-    Way("orthogonal start", "orthogonal"),
-    Way(f"default start, attached, β = {BETA:g}", "default", BETA),
-    Way(f"orthogonal start, attached, β = {BETA:g}", "orthogonal", BETA),
-    Way("default start, hard (β = ∞)", "default", math.inf),
+VARIANTS = (
+    Variant("torch's default start", "default"),
+    Variant("Xavier start", "xavier"),
+    Variant("orthogonal start", "orthogonal"),
+    Variant(f"default start, attached, β = {BETA:g}", "default", BETA),
+    Variant(f"orthogonal start, attached, β = {BETA:g}", "orthogonal", BETA),
+    Variant("default start, hard (β = ∞)", "default", math.inf),
 )
 
 
@@ -56,15 +56,15 @@ def network(start: str) -> nn.Sequential:
     return model
 
 
-def run(way: Way, lr: float, seed: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Give the loss on what was learned from, and the accuracy on the rest."""
+def run(variant: Variant, lr: float, seed: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the loss on the training set, and the accuracy on the test set."""
     torch.manual_seed(seed)
     order = torch.randperm(len(images))
     learn, judge = order[:LEARN], order[LEARN:]
-    model = network(way.start)
+    model = network(variant.start)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    if way.beta:
-        gramian.attach(optimizer, model, beta=way.beta)
+    if variant.beta:
+        gramian.attach(optimizer, model, beta=variant.beta)
     for _ in range(STEPS):
         batch = learn[torch.randint(LEARN, (BATCH,))]
         optimizer.zero_grad()
@@ -81,20 +81,20 @@ def main() -> None:
     images = torch.tensor(digits.data, dtype=torch.float32)
     images = (images - images.mean()) / images.std()
     labels = torch.tensor(digits.target)
-    jobs = [(way, lr, seed) for seed in range(chosen.seeds) for way in WAYS for lr in RATES]
-    found: dict[tuple[str, float], list[tuple[float, float]]] = {}
-    for way, lr, seed in track(jobs, "training"):
-        found.setdefault((way.name, lr), []).append(run(way, lr, seed, images, labels))
+    jobs = [(variant, lr, seed) for seed in range(chosen.seeds) for variant in VARIANTS for lr in RATES]
+    results: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    for variant, lr, seed in track(jobs, "training"):
+        results.setdefault((variant.name, lr), []).append(run(variant, lr, seed, images, labels))
     rows = [
         [
-            way.name,
+            variant.name,
             *(
-                f"{spread([100 * accuracy for _, accuracy in found[way.name, lr]], '.0f')} "
-                f"({spread([loss for loss, _ in found[way.name, lr]], '.2f')})"
+                f"{spread([100 * accuracy for _, accuracy in results[variant.name, lr]], '.0f')} "
+                f"({spread([loss for loss, _ in results[variant.name, lr]], '.2f')})"
                 for lr in RATES
             ),
         ]
-        for way in WAYS
+        for variant in VARIANTS
     ]
     note = (
         f"{DEPTH} linear layers of width {WIDTH} with tanh between, no normalisation, {STEPS} steps of Adam on {LEARN} "

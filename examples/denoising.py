@@ -1,9 +1,9 @@
-"""Taking noise from pictures: groups beside plain sparse coding, and beside what scikit-image brings.
+"""Denoise pictures with groups, with single atoms, and with the methods of scikit-image.
 
     python examples/denoising.py
 
-learns dictionaries from clean pictures, takes noise from parts of two others, and writes denoising.md and denoising.png
-into docs/measured; about 10 minutes on 2 cores. Every method has one parameter, chosen on a picture of the training
+learns dictionaries from clean pictures, denoises parts of two others, and writes denoising.md and denoising.png into
+docs/measured; it takes about 10 minutes on 2 cores. Every method has one parameter, tuned on a picture of the training
 set; λ is in units of the noise.
 """
 
@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from skimage import metrics, restoration
 
-from gramian.coding import Learner, cosine_decay, fista, initial_dictionary, reconstruct
-from gramian.data import Preparation, shipped_images, split_held_out
+from gramian.coding import Learner, LearningOptions, cosine_decay, initial_dictionary, reconstruct
+from gramian.coding.inference import fista
+from gramian.images.samples import Preparation, shipped_images, split_held_out
 from gramian.typing import Phi
 
 SIZE, ATOMS, STRIDE, BATCH, LR, BETA = 8, 128, 2, 128, 0.5, 1.0
@@ -34,12 +35,12 @@ GRID = tuple(0.7 * 2 ** (step / 4) for step in range(12))
 
 Image = torch.Tensor
 Denoiser = Callable[[Image, float, float], Image]
-"""Of a noisy picture, the standard deviation of its noise and the parameter."""
+"""A function of a noisy picture, the standard deviation of its noise, and the parameter."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to take noise away; `make` gives it for a seed."""
+    """A denoising method; `make` returns it for a seed."""
 
     name: str
     grid: Sequence[float]
@@ -47,7 +48,7 @@ class Method:
 
 
 class Dictionaries:
-    """Dictionaries of the clean training pictures, each learned once."""
+    """Dictionaries learned from the clean training pictures, each of them once."""
 
     def __init__(self, steps: int) -> None:
         self.split = split_held_out(shipped_images(), min_side=2 * SIZE)
@@ -57,27 +58,28 @@ class Dictionaries:
         self._learned: dict[tuple[int, bool, int], Phi] = {}
 
     def learned(self, size: int, seed: int, *, penalised: bool = True) -> Phi:
-        """Learn groups of a size."""
+        """Return a dictionary with groups of a size, learned on the first call."""
         key = size, penalised, seed
         if key not in self._learned:
             learner = Learner(
-                initial_dictionary(SIZE**2, ATOMS // size, size, seed=seed), lam=SPARSITY * math.sqrt(size), beta=BETA,
-                rule="proximal" if penalised else None, patience=200,
-            )  # fmt: skip
+                initial_dictionary(SIZE**2, ATOMS // size, size, seed=seed),
+                LearningOptions(
+                    lam=SPARSITY * math.sqrt(size), beta=BETA, rule="proximal" if penalised else None, patience=200
+                ),
+            )
             for step in range(self.steps):
-                if step == self.steps * 3 // 4:
-                    learner.patience = None
-                learner.step(self.sampler.sample(BATCH, seed=seed, step=step), lr=cosine_decay(LR, step, self.steps))
+                batch, lr = self.sampler.sample(BATCH, seed=seed, step=step), cosine_decay(LR, step, self.steps)
+                learner.step(batch, lr=lr, replace_silent=step < self.steps * 3 // 4)
             self._learned[key] = learner.phi
         return self._learned[key]
 
     def random_groups(self, size: int, seed: int) -> Phi:
-        """Group single atoms by chance."""
+        """Group single atoms at random."""
         atoms = self.learned(1, seed)[:, torch.randperm(ATOMS, generator=torch.Generator().manual_seed(seed)), 0]
         return atoms.unflatten(1, (-1, size)).contiguous()
 
     def denoiser(self, phi: Phi) -> Denoiser:
-        """Code every patch, with λ in units of the noise, and put what the codes say in its place."""
+        """Return a denoiser that replaces every patch by its reconstruction, with λ in units of the noise."""
 
         def denoise(noisy: Image, noise: float, parameter: float) -> Image:
             samples = self.preparation.samples(noisy, stride=STRIDE)
@@ -89,7 +91,7 @@ class Dictionaries:
 
 
 def of_scikit_image(name: str) -> Denoiser:
-    """Give one of scikit-image's, as what takes and gives tensors."""
+    """Return a denoiser of scikit-image as a function of tensors."""
 
     def denoise(noisy: Image, noise: float, parameter: float) -> Image:
         array: Any = noisy.numpy()
@@ -109,7 +111,7 @@ def of_scikit_image(name: str) -> Denoiser:
 
 
 def methods(dictionaries: Dictionaries) -> tuple[Method, ...]:
-    """Give all ways."""
+    """Return all methods."""
 
     def coded(size: int, seed: int, *, penalised: bool = True) -> Denoiser:
         return dictionaries.denoiser(dictionaries.learned(size, seed, penalised=penalised))
@@ -131,35 +133,35 @@ def methods(dictionaries: Dictionaries) -> tuple[Method, ...]:
 
 
 def middle(pixels: Image, side: int) -> Image:
-    """Cut the middle out of a picture."""
+    """Crop the middle of a picture."""
     top, left = ((length - side) // 2 for length in pixels.shape)
     return pixels[top : top + side, left : left + side].contiguous()
 
 
 def noisy(clean: Image, noise: float, seed: int) -> Image:
-    """Add white noise; it is not clipped."""
+    """Add white noise without clipping."""
     return clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def psnr(clean: Image, found: Image) -> float:
-    """Give the peak signal-to-noise ratio, dB."""
-    return float(metrics.peak_signal_noise_ratio(clean.numpy(), found.numpy(), data_range=1))
+def psnr(clean: Image, denoised: Image) -> float:
+    """Return the peak signal-to-noise ratio, dB."""
+    return float(metrics.peak_signal_noise_ratio(clean.numpy(), denoised.numpy(), data_range=1))
 
 
-def ssim(clean: Image, found: Image) -> float:
-    """Give the structural similarity."""
-    return float(metrics.structural_similarity(clean.numpy(), found.numpy(), data_range=1))
+def ssim(clean: Image, denoised: Image) -> float:
+    """Return the structural similarity."""
+    return float(metrics.structural_similarity(clean.numpy(), denoised.numpy(), data_range=1))
 
 
 def best_parameter(method: Method, clean: Image, noise: float) -> float:
-    """Choose on a picture of the training set."""
-    denoise, given = method.make(0), noisy(clean, noise, seed=1000)
-    return max(method.grid, key=lambda parameter: psnr(clean, denoise(given, noise, parameter)))
+    """Return the parameter with the highest PSNR on a picture of the training set."""
+    denoise, noisy_picture = method.make(0), noisy(clean, noise, seed=1000)
+    return max(method.grid, key=lambda parameter: psnr(clean, denoise(noisy_picture, noise, parameter)))
 
 
-def show(clean: Image, given: Image, found: dict[str, Image]) -> Figure:
-    """Draw a part of a picture as it was, with noise, and without."""
-    shown = {"clean": clean, "noisy": given, **found}
+def show(clean: Image, noisy_picture: Image, denoised: dict[str, Image]) -> Figure:
+    """Draw a part of a picture: clean, noisy and denoised."""
+    shown = {"clean": clean, "noisy": noisy_picture, **denoised}
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     axes = figure.subplots(2, math.ceil(len(shown) / 2))
     for axis in axes.flat:
@@ -174,28 +176,33 @@ def show(clean: Image, given: Image, found: dict[str, Image]) -> Figure:
 def main() -> None:
     chosen = options(__doc__, steps=4000)
     dictionaries = Dictionaries(chosen.steps)
-    ways = methods(dictionaries)
+    denoisers = methods(dictionaries)
     clean = [middle(image.pixels, SIDE) for image in dictionaries.split.held_out]
     tuned_on = next(middle(image.pixels, SIDE) for image in dictionaries.split.train if image.name == TUNED_ON)
     parameters = {
-        (way.name, noise): best_parameter(way, tuned_on, noise) for way in track(ways, "choosing") for noise in NOISES
+        (method.name, noise): best_parameter(method, tuned_on, noise)
+        for method in track(denoisers, "choosing")
+        for noise in NOISES
     }
     scores: dict[tuple[str, float], list[tuple[float, float]]] = {}
     pictures: dict[str, Image] = {}
     for seed in track(range(chosen.seeds), "denoising"):
         for noise in NOISES:
-            given = [noisy(picture, noise, seed * len(clean) + i) for i, picture in enumerate(clean)]
-            none = [picture.clamp(0, 1) for picture in given]
-            found = {"nothing": none}
-            for way in ways:
-                denoise, parameter = way.make(seed), parameters[way.name, noise]
-                found[way.name] = [denoise(picture, noise, parameter) for picture in given]
-            for name, each in found.items():
+            noisy_picture = [noisy(picture, noise, seed * len(clean) + i) for i, picture in enumerate(clean)]
+            none = [picture.clamp(0, 1) for picture in noisy_picture]
+            denoised = {"nothing": none}
+            for method in denoisers:
+                denoise, parameter = method.make(seed), parameters[method.name, noise]
+                denoised[method.name] = [denoise(picture, noise, parameter) for picture in noisy_picture]
+            for name, each in denoised.items():
                 pairs = list(zip(clean, each, strict=True))
                 score = mean(psnr(*pair) for pair in pairs), mean(ssim(*pair) for pair in pairs)
                 scores.setdefault((name, noise), []).append(score)
             if seed == 0 and noise == NOISES[1]:
-                pictures = {"noisy": given[0], **{way.name: found[way.name][0] for way in ways}}
+                pictures = {
+                    "noisy": noisy_picture[0],
+                    **{method.name: denoised[method.name][0] for method in denoisers},
+                }
 
     def cells(name: str) -> list[str]:
         row = [name]
@@ -216,7 +223,13 @@ def main() -> None:
         f"the best of a grid for {TUNED_ON}, a picture of the training set. Non-local means: patches of 5 × 5, up to "
         "11 pixels away; wavelets: db2."
     )
-    write_table("denoising", chosen.out, header, [cells(name) for name in ("nothing", *(w.name for w in ways))], note)
+    write_table(
+        "denoising",
+        chosen.out,
+        header,
+        [cells(name) for name in ("nothing", *(each.name for each in denoisers))],
+        note,
+    )
     show(clean[0], pictures.pop("noisy"), pictures).savefig(chosen.out / "denoising.png", dpi=120)
     print(f"written to {chosen.out / 'denoising.png'}")
 

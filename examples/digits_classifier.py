@@ -1,10 +1,10 @@
-"""A small CNN on few digits: what orthogonal weights do to accuracy and calibration, and what they cost.
+"""Measure accuracy, calibration and cost of orthogonal weights in a small CNN trained on few digits.
 
     python examples/digits_classifier.py
 
-300 of scikit-learn's 8 × 8 digits to learn from, 100 to choose β by their loss, 1397 to judge by. Each way of
-keeping weights orthogonal runs with each β, over the same seeds; the β with the least mean loss on the 100 is the
-one that is judged. Writes a table into docs/measured. About seven minutes.
+Of scikit-learn's 8 × 8 digits 300 are for training, 100 for validation and 1397 for the test. Each method runs with
+each β, over the same seeds; the β with the least mean validation loss is tested. Writes a table target docs/measured.
+About seven minutes.
 """
 
 import math
@@ -22,18 +22,19 @@ from torch.nn.functional import conv2d, cross_entropy
 
 import gramian
 from gramian import training
+from gramian.selection import select_parameters
 
 LEARN, CHOOSE, BATCH, EPOCHS, LR = 300, 100, 50, 60, 2e-3
 BETAS = (0.001, 0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to keep weights orthogonal."""
+class Variant:
+    """One method to keep weights orthogonal."""
 
     name: str
     begin: Callable[[nn.Module, torch.optim.Optimizer, float], Callable[[], Tensor | float]]
-    """Prepares model and optimiser for β; gives what to add to the loss."""
+    """Prepares model and optimiser for β; returns a function whose value is added to the loss."""
     betas: tuple[float, ...] = BETAS
 
 
@@ -43,7 +44,7 @@ def nothing(model: nn.Module, optimizer: torch.optim.Optimizer, beta: float) -> 
 
 def coupled(penalty: str) -> Callable:
     def begin(model: nn.Module, optimizer: torch.optim.Optimizer, beta: float) -> Callable[[], Tensor]:  # noqa: ARG001
-        targets, _ = training.select_parameters(model)
+        targets, _ = select_parameters(model)
         return lambda: training.loss(targets, beta=beta, penalty=penalty)
 
     return begin
@@ -57,21 +58,21 @@ def decoupled(penalty: str) -> Callable:
     return begin
 
 
-WAYS = (
-    Way("none", nothing, (0.0,)),
-    Way("l1, in the loss", coupled("l1")),
-    Way("squared Frobenius, in the loss", coupled("squared_frobenius")),
-    Way("spectral (SRIP), in the loss", coupled("spectral")),
-    Way("l1, decoupled", decoupled("l1")),
-    Way("squared Frobenius, decoupled", decoupled("squared_frobenius")),
-    Way("hard (β = ∞)", decoupled("l1"), (math.inf,)),
-    Way("torch's orthogonal parametrisation", nothing, (math.nan,)),
+VARIANTS = (
+    Variant("none", nothing, (0.0,)),
+    Variant("l1, in the loss", coupled("l1")),
+    Variant("squared Frobenius, in the loss", coupled("squared_frobenius")),
+    Variant("spectral (SRIP), in the loss", coupled("spectral")),
+    Variant("l1, decoupled", decoupled("l1")),
+    Variant("squared Frobenius, decoupled", decoupled("squared_frobenius")),
+    Variant("hard (β = ∞)", decoupled("l1"), (math.inf,)),
+    Variant("torch's orthogonal parametrisation", nothing, (math.nan,)),
 )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one network came to."""
+    """Measures of one network after training."""
 
     chosen_by: float
     accuracy: float
@@ -82,7 +83,7 @@ class Outcome:
 
 
 class Flat(nn.Module):
-    """A 3 × 3 convolution whose filters are the rows of a matrix: torch's parametrisation knows matrices alone."""
+    """A 3 × 3 convolution whose filters are the rows of a matrix: torch's parametrisation is for matrices."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class Flat(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Give the filters as a convolution takes them."""
+        """Return the filters in the shape of a convolution."""
         return self.filters.weight.unflatten(1, (self.inputs, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,38 +112,38 @@ def network(*, parametrised: bool) -> nn.Sequential:
 
 
 def calibration(logits: Tensor, labels: Tensor) -> float:
-    """Give the expected calibration error over 15 bins of confidence."""
-    confidence, said = logits.softmax(dim=1).max(dim=1)
+    """Return the expected calibration error over 15 bins of confidence."""
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
     bins = (confidence * 15).clamp_max(14.9).int()
-    right = (said == labels).float()
-    gaps = [(bins == b).float().mean() * (confidence[bins == b].mean() - right[bins == b].mean()).abs()
+    correct = (predicted == labels).float()
+    gaps = [(bins == b).float().mean() * (confidence[bins == b].mean() - correct[bins == b].mean()).abs()
             for b in bins.unique()]  # fmt: skip
     return float(sum(gaps))
 
 
-def run(way: Way, beta: float, seed: int, images: Tensor, labels: Tensor) -> Outcome:
+def run(variant: Variant, beta: float, seed: int, images: Tensor, labels: Tensor) -> Outcome:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     learn, choose, judge = order.split([LEARN, CHOOSE, len(images) - LEARN - CHOOSE])
     torch.manual_seed(seed)
     model = network(parametrised=math.isnan(beta))
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    added = way.begin(model, optimizer, beta)
+    added = variant.begin(model, optimizer, beta)
     times = []
     for _ in range(EPOCHS):
         for batch in learn[torch.randperm(LEARN)].split(BATCH):
-            began = time.perf_counter()
+            start = time.perf_counter()
             optimizer.zero_grad()
             (cross_entropy(model(images[batch]), labels[batch]) + added()).backward()
             optimizer.step()
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
     with torch.no_grad():
-        logits, held = model(images[judge]), model(images[choose])
+        logits, validation_logits = model(images[judge]), model(images[choose])
         plain = network(parametrised=False)
-        for layer, into in zip(model, plain, strict=True):
+        for layer, target in zip(model, plain, strict=True):
             if isinstance(layer, (Flat, nn.Conv2d, nn.Linear)):
-                into.weight.copy_(layer.weight)
+                target.weight.copy_(layer.weight)
     return Outcome(
-        chosen_by=cross_entropy(held, labels[choose]).item(),
+        chosen_by=cross_entropy(validation_logits, labels[choose]).item(),
         accuracy=(logits.argmax(dim=1) == labels[judge]).float().mean().item(),
         loss=cross_entropy(logits, labels[judge]).item(),
         calibration=calibration(logits, labels[judge]),
@@ -156,18 +157,19 @@ def main() -> None:
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(digits.target)
-    jobs = [(way, beta, seed) for seed in range(chosen.seeds) for way in WAYS for beta in way.betas]
-    found: dict[tuple[str, float], list[Outcome]] = {}
-    for way, beta, seed in track(jobs, "training"):
-        found.setdefault((way.name, beta), []).append(run(way, beta, seed, images, labels))
-    plain = median(each.seconds for each in found["none", 0.0])
+    jobs = [(variant, beta, seed) for seed in range(chosen.seeds) for variant in VARIANTS for beta in variant.betas]
+    results: dict[tuple[str, float], list[Outcome]] = {}
+    for variant, beta, seed in track(jobs, "training"):
+        results.setdefault((variant.name, beta), []).append(run(variant, beta, seed, images, labels))
+    plain = median(each.seconds for each in results["none", 0.0])
     rows = []
-    for way in WAYS:
+    for variant in VARIANTS:
         outcomes, beta = min(
-            ((found[way.name, beta], beta) for beta in way.betas), key=lambda pair: mean(o.chosen_by for o in pair[0])
+            ((results[variant.name, beta], beta) for beta in variant.betas),
+            key=lambda pair: mean(o.chosen_by for o in pair[0]),
         )
         rows.append([
-            way.name,
+            variant.name,
             f"{beta:g}" if 0 < beta < math.inf else "",
             spread([100 * o.accuracy for o in outcomes], ".1f"),
             spread([o.loss for o in outcomes], ".3f"),

@@ -1,4 +1,4 @@
-"""Draw the groups of a learned dictionary as one picture, for a page or a slide.
+"""Draw the groups of a learned dictionary as one picture.
 
 python examples/draw_groups.py runs/001 docs/figures/groups.png
 """
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gramian.coding import load_dictionary
 from gramian.files import replace_file
+from gramian.images import load_dictionary
 from gramian.report.pictures import atoms_picture, png
 
 ENLARGED = 3

@@ -1,4 +1,4 @@
-"""What the comparisons share: options, spread over seeds, and the table that goes into docs/measured."""
+"""Options, statistics over seeds and tables of the comparisons; tables are written into docs/measured."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -15,9 +15,9 @@ __all__ = ["FOLDER", "options", "spread", "write_table"]
 FOLDER = Path(__file__).parents[1] / "docs" / "measured"
 
 
-def options(about: str | None, **defaults: int) -> argparse.Namespace:
-    """Read the command line: --seeds, what the comparison adds, and --out."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None, **defaults: int) -> argparse.Namespace:
+    """Parse the command line: --seeds, the options of the comparison, and --out."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"seeds": 5, **defaults}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the table")
@@ -25,13 +25,13 @@ def options(about: str | None, **defaults: int) -> argparse.Namespace:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Give mean ± standard deviation."""
-    middle = format(mean(values), form)
-    return f"{middle} ± {format(stdev(values), form)}" if len(values) > 1 else middle
+    """Return mean ± standard deviation."""
+    center = format(mean(values), form)
+    return f"{center} ± {format(stdev(values), form)}" if len(values) > 1 else center
 
 
 def write_table(name: str, folder: Path, header: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> None:
-    """Print a table in Markdown with a note under it, and keep both."""
+    """Print a Markdown table with a note below it, and write both into a file."""
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
     text = (
         f"{lines}\n\n{note}\n\nMeasured by `python examples/{name}.py` with gramian {__version__} and torch "

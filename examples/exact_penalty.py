@@ -1,10 +1,10 @@
-"""How strong must β be for exactly orthonormal vectors? For l1 finite, for squared Frobenius infinite.
+"""Measure which β makes vectors exactly orthonormal: finite for l1, infinite for squared Frobenius.
 
     python examples/exact_penalty.py
 
 The task f(P) = ‖P − A‖_F has the Lipschitz constant 1: for β > 1 the minimum of f + L with l1 is orthonormal, by the
-theorem in docs/penalties.md. Over a range of β the sum is minimised with either penalty. Writes a table into
-docs/measured. About a minute.
+theorem in docs/penalties.md. The script minimises the sum with both penalties over a range of β, and writes a
+table into docs/measured. It takes about a minute.
 """
 
 import torch
@@ -19,11 +19,11 @@ PENALTIES = ("l1", "squared_frobenius")
 
 
 def minimise(A: Tensor, penalty: str, beta: float) -> Tensor:
-    """Minimise ‖P − A‖_F + βμ by a step of the first and a step of the second, shorter and shorter."""
+    """Minimise ‖P − A‖_F + βμ by alternating steps of the two terms, with a decaying length."""
     P, lr = A.clone(), FIRST
     for _ in range(STEPS):
-        away = P - A
-        P -= lr * away / torch.linalg.vector_norm(away).clamp_min(1e-12)
+        difference = P - A
+        P -= lr * difference / torch.linalg.vector_norm(difference).clamp_min(1e-12)
         gramian.step_(P, lr=lr, beta=beta, penalty=penalty)
         lr *= (LAST / FIRST) ** (1 / STEPS)
     return P

@@ -1,8 +1,8 @@
-"""The kink of |X_jk| at orthogonal vectors, and what the three update rules do there, as a picture.
+"""Draw the kink of |X_jk| at orthogonal vectors, and the convergence of the three update rules there.
 
     python examples/kink.py
 
-Writes docs/figures/kink.png. Seconds.
+Writes docs/figures/kink.png; it takes seconds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ SHAPE, LR, STEPS = (64, 16, 4), 0.01, 60
 
 
 def two_vectors(angle: float) -> torch.Tensor:
-    """Two vectors of length 1, at this angle."""
+    """Return two vectors of length 1 with the given angle."""
     return torch.tensor([[1.0, math.cos(angle)], [0.0, math.sin(angle)]], dtype=torch.float64)
 
 

@@ -1,9 +1,9 @@
-"""What the penalty does to groups of atoms: the same learning with no penalty, and with five ways to keep it.
+"""Compare learning of groups of atoms without a penalty and with five penalties or rules.
 
     python examples/penalty_comparison.py
 
 learns 256 atoms from natural images, single and in groups of 2 and of 4, and writes penalty_comparison.md and
-penalty_comparison.png into docs/measured. About 15 s for a line and a seed on 2 cores.
+penalty_comparison.png into docs/measured. It takes about 15 s for each row and seed on 2 cores.
 """
 
 import math
@@ -17,24 +17,23 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 from gramian.coding import (
-    Control,
     GroupState,
+    Learner,
+    LearningOptions,
     cosine_decay,
     debias,
     energy,
-    fista,
     group_state,
     initial_dictionary,
-    learning_step,
-    phase_response,
     reconstruct,
-    shift_control,
     snr,
     strongest_groups,
     within_group_cosines,
 )
-from gramian.data import FourierWhitening, PatchSampler, image_to_patches, shipped_images, split_held_out
-from gramian.kernels import dense
+from gramian.coding.inference import fista
+from gramian.images import Control, phase_response, shift_control
+from gramian.images.samples import FourierWhitening, PatchSampler, image_to_patches, shipped_images, split_held_out
+from gramian.kernels import reference
 from gramian.penalties import Penalty
 from gramian.report.pictures import atoms_picture
 from gramian.rules import Rule, Step, subgradient
@@ -45,14 +44,14 @@ SIZES, SHIFTS = (1, 2, 4), (1, 2)
 
 
 def polar(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:  # noqa: ARG001
-    """Project every group on its polar factor, the nearest orthonormal one: the hard constraint."""
-    P = dense.group_matrices(phi)
+    """Project every group onto its polar factor, the nearest orthonormal one: the hard constraint."""
+    P = reference.group_matrices(phi)
     U, _, Vh = torch.linalg.svd(P, full_matrices=False)
-    return Step((U @ Vh).permute(1, 0, 2) - phi, beta * penalty.value(dense.residual(phi)).sum())
+    return Step((U @ Vh).permute(1, 0, 2) - phi, beta * penalty.value(reference.residual(phi)).sum())
 
 
 def unit_subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
-    """Step against the gradient, then scale atoms to unit length: without that, a large ηβ goes to infinity."""
+    """Step against the gradient, then scale atoms to unit length: without scaling, a large ηβ diverges."""
     step = subgradient(phi, lr=lr, beta=beta, penalty=penalty)
     moved = phi + step.change
     return Step(moved / torch.linalg.vector_norm(moved, dim=0, keepdim=True) - phi, step.loss)
@@ -60,7 +59,7 @@ def unit_subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> S
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to learn."""
+    """One method to learn."""
 
     name: str
     rule: str | Rule | None
@@ -79,17 +78,17 @@ VARIANTS = (
 
 
 def sparsity(size: int) -> float:
-    """Give λ = √n: n equal coefficients then cost a group as much as they cost single atoms at λ = 1."""
+    """Return λ = √n: n equal coefficients then have the same cost in a group as in single atoms at λ = 1."""
     return math.sqrt(size)
 
 
 def variants(size: int) -> tuple[Variant, ...]:
-    """Give the ways to learn groups of a size; single atoms are orthogonal to nobody."""
+    """Return the methods for groups of a size; for single atoms only the one without a penalty."""
     return VARIANTS if size > 1 else VARIANTS[:1]
 
 
 class Data:
-    """Whitened natural images: patches to learn from, and from pictures that learning never sees."""
+    """Whitened natural images: patches for training, and of held-out pictures."""
 
     def __init__(self) -> None:
         split = split_held_out(shipped_images(), min_side=2 * PATCH)
@@ -108,7 +107,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one dictionary came to."""
+    """Measures of one learned dictionary."""
 
     phi: Phi
     halfway: GroupState
@@ -121,23 +120,18 @@ class Outcome:
 
 
 def learn(data: Data, variant: Variant, size: int, seed: int, steps: int) -> tuple[Phi, GroupState]:
-    """Learn a dictionary; give it, and the state of its groups halfway, where the learning rate is half the first."""
-    phi = initial_dictionary(PATCH * PATCH, ATOMS // size, size, seed=seed)
-    halfway = group_state(phi)
+    """Learn a dictionary; return it, and the state of its groups halfway, at half the first learning rate."""
+    options = LearningOptions(
+        lam=sparsity(size), beta=variant.beta, rule=variant.rule, penalty=variant.penalty, iterations=ITERATIONS,
+        patience=None,
+    )  # fmt: skip
+    learner = Learner(initial_dictionary(PATCH * PATCH, ATOMS // size, size, seed=seed), options)
+    halfway = group_state(learner.phi)
     for step in range(steps):
         if step == steps // 2:
-            halfway = group_state(phi)
-        phi = learning_step(
-            data.train.sample(BATCH, seed=seed, step=step),
-            phi,
-            lam=sparsity(size),
-            lr=cosine_decay(LR, step, steps),
-            beta=variant.beta,
-            rule=variant.rule,
-            penalty=variant.penalty,
-            max_iter=ITERATIONS,
-        ).phi
-    return phi, halfway
+            halfway = group_state(learner.phi)
+        learner.step(data.train.sample(BATCH, seed=seed, step=step), lr=cosine_decay(LR, step, steps))
+    return learner.phi, halfway
 
 
 def judge(data: Data, phi: Phi, halfway: GroupState) -> Outcome:
@@ -157,7 +151,7 @@ def judge(data: Data, phi: Phi, halfway: GroupState) -> Outcome:
 
 
 def beside_random(controls: Sequence[Control]) -> str:
-    """Give a measure of the groups, and of random groups of the same atoms."""
+    """Return a measure of the groups, and of random groups of the same atoms."""
     of_both = ([each.learned for each in controls], [each.random_groups for each in controls])
     return " / ".join(spread(values, ".2f") for values in of_both)
 

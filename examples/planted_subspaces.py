@@ -1,8 +1,8 @@
-"""Does learning find the subspaces that data were made of? With and without the penalty, each at its own best λ.
+"""Measure whether learning recovers planted subspaces, with and without the penalty, each at its best λ.
 
     python examples/planted_subspaces.py
 
-Samples are drawn from the model itself: 24 random subspaces of 4 of 64 dimensions, of which each sample holds a few, in
+Samples are drawn from the model: 24 random subspaces of 4 of 64 dimensions, some of which are active in a sample, in
 random directions, and noise. From random starts, dictionaries of as many groups are learned from fresh samples. Writes
 a table and the recovery over λ into docs/measured. About fifteen minutes on 2 cores.
 """
@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import gramian
-from gramian.coding import cosine_decay, group_state, initial_dictionary, learning_step, reconstruct
+from gramian.coding import Learner, LearningOptions, cosine_decay, group_state, initial_dictionary, reconstruct
 from gramian.penalties import Penalty
 from gramian.rules import Rule, Step, proximal
 from gramian.typing import Phi
@@ -33,7 +33,7 @@ SPARSITIES = (1.0, 1.5, 2.0, 3.0, 4.0)
 
 @dataclass(frozen=True)
 class Condition:
-    """How samples are made: groups in a sample, and the noise over the signal, as standard deviations."""
+    """The distribution of samples: active groups, and the ratio of noise to signal, as standard deviations."""
 
     active: int
     noise: float
@@ -45,8 +45,8 @@ def hard(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:  # noqa
 
 
 @dataclass(frozen=True)
-class Way:
-    """How groups are kept orthonormal."""
+class Variant:
+    """A method to keep groups orthonormal."""
 
     name: str
     rule: str | Rule | None
@@ -55,17 +55,17 @@ class Way:
 
 
 CONDITIONS = (Condition(3, 0.1), Condition(3, 0.3), Condition(3, 1.0), Condition(1, 0.3), Condition(8, 0.3))
-WAYS = (
-    Way("none", None, 0.0, "#c0392b"),
-    Way("β = 0.03", "proximal", 0.03, "#e0a030"),
-    Way("β = 0.3", "proximal", 0.3, "#2563a8"),
-    Way("β = ∞", hard, 1.0, "#777777"),
+VARIANTS = (
+    Variant("none", None, 0.0, "#c0392b"),
+    Variant("β = 0.03", "proximal", 0.03, "#e0a030"),
+    Variant("β = 0.3", "proximal", 0.3, "#2563a8"),
+    Variant("β = ∞", hard, 1.0, "#777777"),
 )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one dictionary came to."""
+    """Measures of one learned dictionary."""
 
     recovered: float
     """Share of subspaces within `NEAR` degrees, by the largest of the four principal angles."""
@@ -80,7 +80,7 @@ class Job:
     """One dictionary to learn."""
 
     condition: Condition
-    way: Way
+    variant: Variant
     lam: float
     seed: int
     steps: int
@@ -101,13 +101,13 @@ def draw(truth: Phi, condition: Condition, count: int, generator: torch.Generato
     return (signal + noise) / math.hypot(1, condition.noise)
 
 
-def principal_angles(truth: Phi, found: Phi) -> Tensor:
+def principal_angles(truth: Phi, learned: Phi) -> Tensor:
     """Match every true subspace with a learned one and give their principal angles, in degrees, [m, n].
 
-    The matching makes the sum of squared cosines largest. The span of a group is that of its singular vectors, however
-    near its atoms are to each other, so a group without a penalty is judged by its directions alone.
+    The matching maximises the sum of squared cosines. The span of a group is that of its singular vectors, even if its
+    atoms are nearly parallel.
     """
-    U, V = (torch.linalg.svd(phi.permute(1, 0, 2).double(), full_matrices=False).U for phi in (truth, found))
+    U, V = (torch.linalg.svd(phi.permute(1, 0, 2).double(), full_matrices=False).U for phi in (truth, learned))
     cosines = torch.linalg.svdvals(U[:, None].mT @ V[None]).clamp_max(1)
     rows, columns = linear_sum_assignment(-cosines.square().sum(dim=2).numpy())
     return torch.rad2deg(torch.acos(cosines[rows, columns]))
@@ -117,10 +117,11 @@ def run(job: Job) -> Outcome:
     truth = gramian.orthogonalize(initial_dictionary(LENGTH, GROUPS, SIZE, seed=1000 + job.seed)).phi
     generator = torch.Generator().manual_seed(job.seed)
     samples = draw(truth, job.condition, job.steps * BATCH, generator).split(BATCH)
-    phi = initial_dictionary(LENGTH, GROUPS, SIZE, seed=job.seed)
+    options = LearningOptions(lam=job.lam, beta=job.variant.beta, rule=job.variant.rule, iterations=20, patience=None)
+    learner = Learner(initial_dictionary(LENGTH, GROUPS, SIZE, seed=job.seed), options)
     for step, x in enumerate(samples):
-        lr = cosine_decay(LR, step, job.steps)
-        phi = learning_step(x, phi, lam=job.lam, lr=lr, beta=job.way.beta, rule=job.way.rule, max_iter=20).phi
+        learner.step(x, lr=cosine_decay(LR, step, job.steps))
+    phi = learner.phi
     largest = principal_angles(truth, phi).amax(dim=1)
     return Outcome(
         recovered=(largest < NEAR).double().mean().item(),
@@ -129,28 +130,28 @@ def run(job: Job) -> Outcome:
     )
 
 
-Outcomes = dict[tuple[Condition, Way, float], list[Outcome]]
+Outcomes = dict[tuple[Condition, Variant, float], list[Outcome]]
 
 
-def best_sparsity(outcomes: Outcomes, condition: Condition, way: Way, without: int) -> float:
-    """Give the λ at which a way recovers most (then: to the smallest angle) from all seeds but one."""
+def best_sparsity(outcomes: Outcomes, condition: Condition, variant: Variant, without: int) -> float:
+    """Return the λ with the most recovered subspaces (then: the smallest angle) over all seeds except one."""
 
     def merit(lam: float) -> tuple[float, float]:
-        others = [each for seed, each in enumerate(outcomes[condition, way, lam]) if seed != without]
-        others = others or outcomes[condition, way, lam]
+        others = [each for seed, each in enumerate(outcomes[condition, variant, lam]) if seed != without]
+        others = others or outcomes[condition, variant, lam]
         return mean(each.recovered for each in others), -mean(each.angle for each in others)
 
     return max(SPARSITIES, key=merit)
 
 
-def row(outcomes: Outcomes, condition: Condition, way: Way, seeds: int) -> list[str]:
-    chosen = [best_sparsity(outcomes, condition, way, seed) for seed in range(seeds)]
-    at_best = [outcomes[condition, way, lam][seed] for seed, lam in enumerate(chosen)]
-    means = [mean(each.recovered for each in outcomes[condition, way, lam]) for lam in SPARSITIES]
+def row(outcomes: Outcomes, condition: Condition, variant: Variant, seeds: int) -> list[str]:
+    chosen = [best_sparsity(outcomes, condition, variant, seed) for seed in range(seeds)]
+    at_best = [outcomes[condition, variant, lam][seed] for seed, lam in enumerate(chosen)]
+    means = [mean(each.recovered for each in outcomes[condition, variant, lam]) for lam in SPARSITIES]
     return [
         str(condition.active),
         f"{condition.noise:g}",
-        way.name,
+        variant.name,
         ", ".join(f"{lam:g}" for lam in sorted(set(chosen))),
         spread([100 * each.recovered for each in at_best], ".0f") + " %",
         spread([each.angle for each in at_best], ".1f") + "°",
@@ -163,11 +164,13 @@ def picture(outcomes: Outcomes) -> Figure:
     drawing = Figure(figsize=(12, 2.9), layout="constrained", dpi=110)
     axes = drawing.subplots(1, len(CONDITIONS), sharey=True)
     for axis, condition in zip(axes, CONDITIONS, strict=True):
-        for way in WAYS:
-            lines = [[100 * each.recovered for each in outcomes[condition, way, lam]] for lam in SPARSITIES]
-            axis.plot(SPARSITIES, [mean(line) for line in lines], marker="o", ms=3, color=way.colour, label=way.name)
+        for variant in VARIANTS:
+            lines = [[100 * each.recovered for each in outcomes[condition, variant, lam]] for lam in SPARSITIES]
+            axis.plot(
+                SPARSITIES, [mean(line) for line in lines], marker="o", ms=3, color=variant.colour, label=variant.name
+            )
             axis.fill_between(SPARSITIES, *zip(*((min(line), max(line)) for line in lines), strict=True),
-                              color=way.colour, alpha=0.12, linewidth=0)  # fmt: skip
+                              color=variant.colour, alpha=0.12, linewidth=0)  # fmt: skip
         axis.set(xlabel="λ", title=f"{condition.active} active, noise {condition.noise:g}", ylim=(-4, 104))
         axis.title.set_fontsize(9)
         axis.grid(alpha=0.3)
@@ -178,20 +181,20 @@ def picture(outcomes: Outcomes) -> Figure:
 
 def main() -> None:
     chosen = options(__doc__, steps=1000)
-    kinds = list(product(CONDITIONS, WAYS, SPARSITIES))
+    kinds = list(product(CONDITIONS, VARIANTS, SPARSITIES))
     jobs = [Job(*kind, seed, chosen.steps) for kind in kinds for seed in range(chosen.seeds)]
-    # Matrices this small gain nothing from threads: one process a core, of one thread each.
+    # Threads do not speed up such small matrices: run one process for each core, with one thread.
     with get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
-        found = list(track(pool.imap(run, jobs), "learning", total=len(jobs)))
-    outcomes = {kind: found[place * chosen.seeds :][: chosen.seeds] for place, kind in enumerate(kinds)}
-    rows = [row(outcomes, condition, way, chosen.seeds) for condition, way in product(CONDITIONS, WAYS)]
+        results = list(track(pool.imap(run, jobs), "learning", total=len(jobs)))
+    outcomes = {kind: results[place * chosen.seeds :][: chosen.seeds] for place, kind in enumerate(kinds)}
+    rows = [row(outcomes, condition, variant, chosen.seeds) for condition, variant in product(CONDITIONS, VARIANTS)]
     header = ("active groups", "noise", "penalty", "its best λ", "subspaces recovered", "largest angle, median",
               "groups collapsed", "recovered, mean over all λ")  # fmt: skip
     note = (
         f"{GROUPS} subspaces of {SIZE} of {LENGTH} dimensions, {chosen.steps} steps of {BATCH} fresh samples of unit "
         f"variance, lr {LR:g} falling to 0 along half a cosine; noise over signal as standard deviations; mean ± "
         f"standard deviation of {chosen.seeds} seeds. Recovered: the largest of the {SIZE} principal angles to the "
-        f"matched group is below {NEAR:g}°. Collapsed: two atoms of a group with |cos| > 0.5. Each way has its own λ "
+        f"matched group is below {NEAR:g}°. Collapsed: two atoms of a group with |cos| > 0.5. Each method has its λ "
         f"of {', '.join(f'{lam:g}' for lam in SPARSITIES)}: for each seed the one that recovered most on the other "
         "seeds. β = ∞ makes the groups orthonormal after each gradient step."
     )

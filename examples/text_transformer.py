@@ -1,11 +1,10 @@
-"""A small transformer on Python's own documentation: loss, redundancy of its heads, and what attaching costs.
+"""Train a small transformer on Python's documentation; measure its loss, redundant heads and the cost of a step.
 
     python examples/text_transformer.py
 
-Learns to predict the next character of the text behind Python's `help()`. Attached are all weights with each head by
-itself; or the queries, keys and values alone, with all heads of a layer in one group, so that heads are kept apart
-from one another. The cost is measured in one run, step about, on the same batches. Writes a table into docs/measured.
-About fifteen minutes.
+It predicts the next character of the text of Python's `help()`. The penalty is on all weights, with one group for each
+head; or on queries, keys and values only, with all heads of a layer in one group. The cost is measured in one run, with
+interleaved steps on the same batches. Writes a table into docs/measured. About fifteen minutes.
 """
 
 import time
@@ -24,7 +23,7 @@ import gramian
 
 LAYERS, WIDTH, HEADS, CONTEXT, BATCH, LR = 2, 128, 4, 128, 64, 2e-3
 MEASURED = 40
-"""Steps of each way that the cost is the median of."""
+"""Timed steps of each variant."""
 
 
 class Transformer(nn.Module):
@@ -40,7 +39,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(WIDTH, characters)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Give the scores of every next character."""
+        """Return the scores of every next character."""
         mask = nn.Transformer.generate_square_subsequent_mask(text.shape[1])
         hidden = self.embedding(text) + self.position[: text.shape[1]]
         return self.head(self.norm(self.layers(hidden, mask=mask, is_causal=True)))
@@ -50,8 +49,8 @@ Attach = Callable[[torch.optim.Optimizer, nn.Module], object]
 
 
 @dataclass(frozen=True)
-class Way:
-    """What is attached."""
+class Variant:
+    """The penalty, and its groups."""
 
     name: str
     attach: Attach
@@ -68,16 +67,16 @@ def across_heads(beta: float) -> Attach:
     )
 
 
-WAYS = (
-    Way("none", lambda *_: None),
-    Way("all weights, each head by itself, β = 0.1", per_head(0.1)),
-    Way("q, k, v across heads, β = 0.01", across_heads(0.01)),
-    Way("q, k, v across heads, β = 1", across_heads(1.0)),
+VARIANTS = (
+    Variant("none", lambda *_: None),
+    Variant("all weights, each head by itself, β = 0.1", per_head(0.1)),
+    Variant("q, k, v across heads, β = 0.01", across_heads(0.01)),
+    Variant("q, k, v across heads, β = 1", across_heads(1.0)),
 )
 
 
 def redundancy(model: Transformer) -> float:
-    """Give how much two heads of a layer read the same: the mean overlap tr(PₐP_b)/d of their value subspaces."""
+    """Return the mean overlap tr(PₐP_b)/d of the value subspaces of two heads of a layer."""
     overlaps = []
     for layer in model.layers.layers:
         values = layer.self_attn.in_proj_weight.detach()[2 * WIDTH :].unflatten(0, (HEADS, -1))
@@ -100,18 +99,18 @@ def advance(model: nn.Module, optimizer: torch.optim.Optimizer, text: Tensor, ge
     optimizer.step()
 
 
-def start(way: Way, characters: int, seed: int) -> tuple[Transformer, torch.optim.Optimizer]:
+def start(variant: Variant, characters: int, seed: int) -> tuple[Transformer, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     model = Transformer(characters)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.01)
-    way.attach(optimizer, model)
+    variant.attach(optimizer, model)
     return model, optimizer
 
 
-def run(way: Way, seed: int, steps: int, texts: tuple[Tensor, Tensor], characters: int) -> tuple[float, float]:
-    """Give the loss on held-out text, in nats for a character, and the redundancy of the heads."""
+def run(variant: Variant, seed: int, steps: int, texts: tuple[Tensor, Tensor], characters: int) -> tuple[float, float]:
+    """Return the loss on held-out text, in nats for a character, and the redundancy of the heads."""
     learn, judge = texts
-    model, optimizer = start(way, characters, seed)
+    model, optimizer = start(variant, characters, seed)
     generator = torch.Generator().manual_seed(seed)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -128,41 +127,42 @@ def run(way: Way, seed: int, steps: int, texts: tuple[Tensor, Tensor], character
 
 
 def costs(text: Tensor, characters: int) -> dict[str, float]:
-    """Give the time of a step over that with nothing attached: all ways step about, after the same warming up."""
-    runs = {way.name: (*start(way, characters, 0), torch.Generator().manual_seed(0)) for way in WAYS}
+    """Return the time of a step relative to that without a penalty, interleaved, after a warm-up."""
+    runs = {variant.name: (*start(variant, characters, 0), torch.Generator().manual_seed(0)) for variant in VARIANTS}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(MEASURED + 5):
-        for name in sorted(runs, key=lambda name: hash((name, round_))):  # in another order every time
+        for name in sorted(runs, key=lambda name: hash((name, round_))):  # in a new order in each round
             model, optimizer, generator = runs[name]
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             advance(model, optimizer, text, generator)
-            times[name].append(time.perf_counter() - began)
-    plain = times[WAYS[0].name][5:]
+            times[name].append(time.perf_counter() - start_time)
+    plain = times[VARIANTS[0].name][5:]
     return {
-        name: median(mine / bare for mine, bare in zip(each[5:], plain, strict=True)) for name, each in times.items()
+        name: median(attached / bare for attached, bare in zip(each[5:], plain, strict=True))
+        for name, each in times.items()
     }
 
 
 def main() -> None:
     chosen = options(__doc__, steps=200)
-    whole = "".join(topics.topics[name] for name in sorted(topics.topics))
-    characters = sorted(set(whole))
-    places = {character: place for place, character in enumerate(characters)}
-    text = torch.tensor([places[character] for character in whole])
+    content = "".join(topics.topics[name] for name in sorted(topics.topics))
+    characters = sorted(set(content))
+    indices = {character: index for index, character in enumerate(characters)}
+    text = torch.tensor([indices[character] for character in content])
     learn, judge = text[: 9 * len(text) // 10], text[9 * len(text) // 10 :]
     cost = costs(learn, len(characters))
-    jobs = [(way, seed) for seed in range(chosen.seeds) for way in WAYS]
-    found: dict[str, list[tuple[float, float]]] = {}
-    for way, seed in track(jobs, "training"):
-        found.setdefault(way.name, []).append(run(way, seed, chosen.steps, (learn, judge), len(characters)))
+    jobs = [(variant, seed) for seed in range(chosen.seeds) for variant in VARIANTS]
+    results: dict[str, list[tuple[float, float]]] = {}
+    for variant, seed in track(jobs, "training"):
+        results.setdefault(variant.name, []).append(run(variant, seed, chosen.steps, (learn, judge), len(characters)))
     rows = [
         [
-            way.name,
-            spread([loss for loss, _ in found[way.name]], ".3f"),
-            spread([shared for _, shared in found[way.name]], ".3f"),
-            f"{100 * (cost[way.name] - 1):+.1f} %" if way.name in cost and way is not WAYS[0] else "",
+            variant.name,
+            spread([loss for loss, _ in results[variant.name]], ".3f"),
+            spread([shared for _, shared in results[variant.name]], ".3f"),
+            f"{100 * (cost[variant.name] - 1):+.1f} %" if variant.name in cost and variant is not VARIANTS[0] else "",
         ]
-        for way in WAYS
+        for variant in VARIANTS
     ]
     note = (
         f"{LAYERS} layers, width {WIDTH}, {HEADS} heads, {chosen.steps} steps of {BATCH} × {CONTEXT} characters, "

@@ -1,4 +1,4 @@
-"""The case table: every penalty, rule and layout, a line each. The laws of `tests/laws` run over all of them."""
+"""The case table: every penalty, rule and layout. The laws of `tests/laws` run over all cases."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from gramian.penalties import (
     Penalty,
     Spectral,
     SquaredFrobenius,
-    Target,
+    TargetGram,
     Weighted,
 )
 from tests import oracle
@@ -36,63 +36,63 @@ OVERCOMPLETE = ((1, 1, 2), (1, 2, 3), (3, 2, 5))
 
 @dataclass(frozen=True)
 class PenaltyCase:
-    """A penalty and, for the oracle, what it is by loops over floats."""
+    """A penalty, and its twin by loops over floats for the oracle."""
 
     build: Callable[[int, int], Penalty]
     """The penalty for m groups of n vectors."""
     twin: Callable[[int, int], oracle.Mu]
-    """The same for group i, of n vectors, by loops."""
+    """The oracle's penalty for group i, of n vectors."""
     degree: float | None = None
-    """Of positive homogeneity: μ(cX) = c^degree μ(X)."""
+    """Degree of positive homogeneity: μ(cX) = c^degree μ(X); None if it is not homogeneous."""
     smooth: bool = True
     even: bool = True
     """μ(−X) = μ(X)."""
     convex: bool = True
     zero: bool = True
-    """Whether orthonormal groups cost nothing; the target of the others is in `least`."""
+    """Whether the penalty of orthonormal groups is zero."""
     signs: bool = True
-    """Whether a vector may be turned round at no cost."""
+    """Whether the penalty is the same when a vector changes its sign."""
     members: bool = True
-    """Whether the vectors of a group may be exchanged at no cost."""
+    """Whether the penalty is the same when the vectors of a group are permuted."""
     tall: bool = False
-    """Whether it is finite for independent vectors alone."""
+    """Whether it is finite for linearly independent vectors only."""
     scale: float = 1.0
-    """Of random groups, in lengths of their vectors, at which it is finite."""
+    """Length of the vectors of random groups for which it is finite."""
     ties: bool = True
-    """Whether entries of X that are equal stay so: rounding chooses among those that do not."""
+    """Whether ties among entries of X are exact; otherwise rounding breaks them."""
     admit: Callable[[Tensor], Tensor] = lambda X: X
-    """Makes of a symmetric matrix one on which the penalty is finite."""
+    """Maps a symmetric matrix to one for which the penalty is finite."""
 
     def at(self, m: int, n: int) -> Penalty:
-        """Give the penalty for m groups of n vectors."""
+        """Build the penalty for m groups of n vectors."""
         return self.build(m, n)
 
     def mu(self, m: int, n: int) -> list[oracle.Mu]:
-        """Give the oracle's penalty of each of m groups of n vectors."""
+        """Return the oracle's penalty for each of m groups of n vectors."""
         return [self.twin(i, n) for i in range(m)]
 
     @property
     def penalty(self) -> Penalty:
-        """The penalty of groups of any size, where it is the same for all of them."""
+        """The penalty, for cases where it is the same for groups of any size."""
         return self.build(1, 1)
 
     @property
     def separate(self) -> bool:
-        """Whether each group has parameters of its own."""
-        return self.at(2, 2).groups is not None
+        """Whether the penalty has parameters for each group."""
+        return self.at(2, 2).n_groups is not None
 
     @property
-    def shrinks(self) -> bool:
+    def has_prox(self) -> bool:
         """Whether it has a closed prox."""
         return self.twin(0, 2).prox is not None
 
     @property
     def tolerance(self) -> float:
-        """Relative to the sizes at hand: an eigendecomposition loses digits."""
-        return 1e-12 if self.at(2, 2).separable else 1e-9
+        """Relative error that is allowed: an eigendecomposition loses digits."""
+        return 1e-12 if self.at(2, 2).elementwise else 1e-9
 
     def draw(self, shape: tuple[int, int, int], seed: int | None = None) -> Tensor:
-        """Give random groups on which the penalty is finite and has a slope, float64."""
+        """Draw random groups, in float64, for which the penalty is finite and differentiable."""
         random = None if seed is None else torch.Generator().manual_seed(seed)
         length = 1.0 if self.scale == 1 else self.scale / max(1, shape[0]) ** 0.5
         return length * torch.randn(shape, dtype=torch.float64, generator=random)
@@ -104,38 +104,38 @@ def weight(j: int, k: int, i: int = 0) -> float:
 
 
 def gram(j: int, k: int, i: int = 0) -> float:
-    """T_jk of group i: lengths of 1.5 and 0.5 by turns, and inner products that keep it positive definite."""
+    """T_jk of group i: squared lengths of 1.5 and 0.5 in turn, and inner products that keep it positive definite."""
     return (0.5 + (j + i + 1) % 2) if j == k else 0.5 / ((1 + j) * (1 + k) * (i + 2))
 
 
 def pairs(of: Callable[..., float], n: int, m: int | None = None) -> Tensor:
-    """Give [n, n] numbers for all groups, or [m, n, n] for each."""
+    """Form a matrix [n, n] for all groups, or [m, n, n] with one for each."""
     rows = [[[of(j, k, i) for k in range(n)] for j in range(n)] for i in range(1 if m is None else m)]
-    made = torch.tensor(rows, dtype=torch.float64).view(len(rows), n, n)
-    return made[0] if m is None else made
+    matrices = torch.tensor(rows, dtype=torch.float64).view(len(rows), n, n)
+    return matrices[0] if m is None else matrices
 
 
 def logcosh(x: Tensor) -> Tensor:
     return x.abs() + torch.log1p(torch.exp(-2 * x.abs())) - math.log(2)
 
 
-def alike(penalty: Penalty, mu: oracle.Mu, **more) -> PenaltyCase:
-    """A penalty that is the same for groups of any number and size."""
+def uniform(penalty: Penalty, mu: oracle.Mu, **more) -> PenaltyCase:
+    """Build the case of a penalty that is the same for any number and size of groups."""
     return PenaltyCase(lambda m, n: penalty, lambda i, n: mu, **more)
 
 
 def definite(X: Tensor) -> Tensor:
-    """Make a symmetric matrix one of eigenvalues above −1."""
+    """Map a symmetric matrix to one with eigenvalues above −1."""
     return 0.2 * X @ X.mT - 0.9 * torch.eye(X.shape[-1], dtype=X.dtype)
 
 
 def within(X: Tensor) -> Tensor:
-    """Make a symmetric matrix one of eigenvalues between −1 and 1, whatever its diagonal becomes."""
+    """Map a symmetric matrix to one with eigenvalues between −1 and 1, also after its diagonal is set to 0."""
     return 0.5 * X / (1 + torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True))
 
 
 def with_lengths(X: Tensor) -> Tensor:
-    """Make a symmetric matrix the residual of vectors that have a length."""
+    """Map a symmetric matrix to the residual of vectors of positive length."""
     return X + torch.diag_embed(X.diagonal(dim1=-2, dim2=-1).abs() - X.diagonal(dim1=-2, dim2=-1))
 
 
@@ -143,10 +143,10 @@ _L1 = oracle.entrywise(abs, oracle.sign)
 _HUBER = oracle.entrywise(oracle.huber(0.1), oracle.huber_slope(0.1))
 _SQUARES = oracle.entrywise(lambda x: x * x, lambda x: 2 * x)
 _LOGCOSH = oracle.entrywise(lambda x: math.log(math.cosh(x)) if abs(x) < 300 else abs(x) - math.log(2), math.tanh)
-_FROBENIUS = oracle.Mu(oracle.frobenius, oracle.frobenius_dual, oracle.frobenius_prox)
-_COHERENCE = oracle.Mu(oracle.coherence, oracle.coherence_dual, oracle.coherence_prox)
+_FROBENIUS = oracle.Mu(oracle.frobenius, oracle.frobenius_subgradient, oracle.frobenius_prox)
+_COHERENCE = oracle.Mu(oracle.coherence, oracle.coherence_subgradient, oracle.coherence_prox)
 _SPECTRAL = oracle.Mu(
-    oracle.spectral, oracle.of_eigenvalues(oracle.largest_dual),
+    oracle.spectral, oracle.of_eigenvalues(oracle.largest_subgradient),
     lambda X, tau: oracle.of_eigenvalues(lambda values: oracle.largest_prox(values, tau))(X),
 )  # fmt: skip
 _LOGDET = oracle.Mu(
@@ -160,53 +160,53 @@ def without_prox(mu: oracle.Mu) -> oracle.Mu:
 
 
 PENALTY_CASES = {
-    "l1": alike(L1(), _L1, degree=1, smooth=False),
-    "huber": alike(Huber(), _HUBER),
-    "huber(2)": alike(Huber(2.0), oracle.entrywise(oracle.huber(2.0), oracle.huber_slope(2.0))),
-    "squared_frobenius": alike(SquaredFrobenius(), _SQUARES, degree=2),
+    "l1": uniform(L1(), _L1, degree=1, smooth=False),
+    "huber": uniform(Huber(), _HUBER),
+    "huber(2)": uniform(Huber(2.0), oracle.entrywise(oracle.huber(2.0), oracle.huber_slope(2.0))),
+    "squared_frobenius": uniform(SquaredFrobenius(), _SQUARES, degree=2),
 }
-"""Those whose dual and shrink act on each entry of X by itself, for groups of any size."""
+"""Elementwise penalties, for groups of any size."""
 
 NORM_CASES = {
-    "frobenius": alike(Frobenius(), _FROBENIUS, degree=1, smooth=False),
-    "spectral": alike(Spectral(), _SPECTRAL, degree=1, smooth=False),
-    "coherence": alike(Coherence(), _COHERENCE, degree=1, smooth=False),
-    "logdet": alike(LogDet(), _LOGDET, even=False, tall=True, admit=definite),
+    "frobenius": uniform(Frobenius(), _FROBENIUS, degree=1, smooth=False),
+    "spectral": uniform(Spectral(), _SPECTRAL, degree=1, smooth=False),
+    "coherence": uniform(Coherence(), _COHERENCE, degree=1, smooth=False),
+    "logdet": uniform(LogDet(), _LOGDET, even=False, tall=True, admit=definite),
 }
-"""Those of the whole of X."""
+"""Penalties of X as a whole."""
 
 FREE_LENGTHS = {
-    "l1, free lengths": alike(L1(diagonal=False), oracle.of_angles(_L1), degree=1, smooth=False),
-    "huber, free lengths": alike(Huber(diagonal=False), oracle.of_angles(_HUBER)),
-    "squared_frobenius, free lengths": alike(SquaredFrobenius(diagonal=False), oracle.of_angles(_SQUARES), degree=2),
-    "frobenius, free lengths": alike(Frobenius(diagonal=False), oracle.of_angles(_FROBENIUS), degree=1, smooth=False),
-    "spectral, free lengths": alike(
+    "l1, free lengths": uniform(L1(diagonal=False), oracle.of_angles(_L1), degree=1, smooth=False),
+    "huber, free lengths": uniform(Huber(diagonal=False), oracle.of_angles(_HUBER)),
+    "squared_frobenius, free lengths": uniform(SquaredFrobenius(diagonal=False), oracle.of_angles(_SQUARES), degree=2),
+    "frobenius, free lengths": uniform(Frobenius(diagonal=False), oracle.of_angles(_FROBENIUS), degree=1, smooth=False),
+    "spectral, free lengths": uniform(
         Spectral(diagonal=False), oracle.of_angles(without_prox(_SPECTRAL)), degree=1, smooth=False
     ),
-    "logdet, free lengths": alike(
+    "logdet, free lengths": uniform(
         LogDet(diagonal=False), oracle.of_angles(without_prox(_LOGDET)), even=False, tall=True, scale=0.5, admit=within
     ),
 }
-"""Angles alone."""
+"""Penalties of angles only."""
 
 COMPOSITIONS = {
-    "logcosh": alike(Elementwise(logcosh, torch.tanh), _LOGCOSH),
-    "logcosh, free lengths": alike(Elementwise(logcosh, torch.tanh, diagonal=False), oracle.of_angles(_LOGCOSH)),
-    "3 l1": alike(3 * L1(), oracle.times(3, _L1), degree=1, smooth=False),
-    "0 l1": alike(0 * L1(), oracle.times(0, _L1)),
-    "2 spectral": alike(2 * Spectral(), oracle.times(2, _SPECTRAL), degree=1, smooth=False),
-    "elastic": alike(
+    "logcosh": uniform(Elementwise(logcosh, torch.tanh), _LOGCOSH),
+    "logcosh, free lengths": uniform(Elementwise(logcosh, torch.tanh, diagonal=False), oracle.of_angles(_LOGCOSH)),
+    "3 l1": uniform(3 * L1(), oracle.times(3, _L1), degree=1, smooth=False),
+    "0 l1": uniform(0 * L1(), oracle.times(0, _L1)),
+    "2 spectral": uniform(2 * Spectral(), oracle.times(2, _SPECTRAL), degree=1, smooth=False),
+    "elastic": uniform(
         L1() + 0.5 * SquaredFrobenius(),
         oracle.entrywise(lambda x: abs(x) + x * x / 2, lambda x: oracle.sign(x) + x),
         smooth=False,
     ),
-    "l1 and more of angles": alike(
+    "l1 and more of angles": uniform(
         L1() + 2 * L1(diagonal=False),
         oracle.weighted(abs, oracle.sign, lambda j, k: 1 if j == k else 3),
         degree=1,
         smooth=False,
     ),
-    "l1 and coherence": alike(L1() + Coherence(), oracle.plus(_L1, _COHERENCE), degree=1, smooth=False),
+    "l1 and coherence": uniform(L1() + Coherence(), oracle.plus(_L1, _COHERENCE), degree=1, smooth=False),
     "weighted l1": PenaltyCase(
         lambda m, n: Weighted(L1(), pairs(weight, n)),
         lambda i, n: oracle.weighted(abs, oracle.sign, weight),
@@ -222,29 +222,29 @@ COMPOSITIONS = {
         smooth=False, members=False,
     ),
     "target of l1": PenaltyCase(
-        lambda m, n: Target(L1(), pairs(gram, n)),
+        lambda m, n: TargetGram(L1(), pairs(gram, n)),
         lambda i, n: oracle.towards(gram, _L1),
         smooth=False, even=False, zero=False, signs=False, members=False,
     ),
     "target of frobenius, of each group": PenaltyCase(
-        lambda m, n: Target(Frobenius(), pairs(gram, n, m)),
+        lambda m, n: TargetGram(Frobenius(), pairs(gram, n, m)),
         lambda i, n: oracle.towards(lambda j, k: gram(j, k, i), _FROBENIUS),
         smooth=False, even=False, zero=False, signs=False, members=False,
     ),
     "target of weights, both of each group": PenaltyCase(
-        lambda m, n: Target(Weighted(L1(), pairs(weight, n, m)), pairs(gram, n, m)),
+        lambda m, n: TargetGram(Weighted(L1(), pairs(weight, n, m)), pairs(gram, n, m)),
         lambda i, n: oracle.towards(
             lambda j, k: gram(j, k, i), oracle.weighted(abs, oracle.sign, lambda j, k: weight(j, k, i))
         ),
         smooth=False, even=False, zero=False, signs=False, members=False,
     ),
-    "cosine of l1": alike(
+    "cosine of l1": uniform(
         Cosine(L1()), oracle.of_cosines(_L1), smooth=False, even=False, convex=False, admit=with_lengths
     ),
-    "cosine of squares": alike(
+    "cosine of squares": uniform(
         Cosine(SquaredFrobenius()), oracle.of_cosines(_SQUARES), even=False, convex=False, admit=with_lengths
     ),
-    "cosine of coherence": alike(
+    "cosine of coherence": uniform(
         Cosine(Coherence()), oracle.of_cosines(_COHERENCE), smooth=False, even=False, convex=False, ties=False,
         admit=with_lengths,
     ),
@@ -256,7 +256,7 @@ COMPOSITIONS = {
         smooth=False, even=False, convex=False, members=False, admit=with_lengths,
     ),
 }  # fmt: skip
-"""Functions of one's own, multiples, sums, weights, targets and cosines."""
+"""User-defined functions, multiples, sums, weights, targets and cosines."""
 
 ALL_CASES = PENALTY_CASES | NORM_CASES | FREE_LENGTHS | COMPOSITIONS
 
@@ -269,14 +269,14 @@ RULE_CASES = {
 
 @dataclass(frozen=True)
 class LayoutCase:
-    """A parameter's shape, its pattern and sizes, and the same rearrangement by reshape and permute."""
+    """The shape of a parameter, a pattern with sizes, and the same rearrangement by reshape and permute."""
 
     shape: tuple[int, ...]
     pattern: str
     by_hand: Callable[[Tensor], Tensor]
     sizes: dict[str, int] = field(default_factory=dict)
     view: bool = True
-    """Whether Φ of a contiguous parameter shares its memory."""
+    """Whether Φ is a view of a contiguous parameter."""
 
 
 LAYOUT_CASES = {
@@ -306,7 +306,7 @@ LAYOUT_CASES = {
 def over(
     cases: dict[str, PenaltyCase], needs: Callable[[PenaltyCase], bool] = lambda case: True
 ) -> pytest.MarkDecorator:
-    """Run a test over those cases of a table that have what it needs."""
+    """Parametrize a test over the cases of a table that satisfy a condition."""
     chosen = {name: case for name, case in cases.items() if needs(case)}
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen)
 
@@ -314,7 +314,7 @@ def over(
 over_penalties = over(PENALTY_CASES)
 over_all_penalties = over(ALL_CASES)
 over_convex = over(ALL_CASES, lambda case: case.convex)
-over_shrinking = over(ALL_CASES, lambda case: case.shrinks)
+over_proximable = over(ALL_CASES, lambda case: case.has_prox)
 over_rules = pytest.mark.parametrize("rule", RULE_CASES)
 over_layouts = pytest.mark.parametrize("case", LAYOUT_CASES.values(), ids=LAYOUT_CASES)
 over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -325,11 +325,11 @@ overcomplete_is_meant = pytest.mark.filterwarnings("ignore::gramian.errors.Overc
 
 
 def stiefel(length: int, m: int, n: int) -> Tensor:
-    """Groups of orthonormal columns, float64."""
+    """Draw groups of orthonormal columns, float64."""
     return torch.linalg.qr(torch.randn(m, length, n, dtype=torch.float64))[0].permute(1, 0, 2).contiguous()
 
 
 def plain_loss(phi: Tensor, case: PenaltyCase, beta: float = 1.0) -> Tensor:
-    """The obvious expression, for autograd: the penalty of the residual of an einsum."""
+    """Compute the loss as it is defined, by einsum, for autograd."""
     X = torch.einsum("lmj,lmk->mjk", phi, phi) - torch.eye(phi.shape[-1], dtype=phi.dtype)
     return beta * case.at(*phi.shape[1:]).value(X).sum()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from gramian.data import shipped_images
+from gramian.images.samples import shipped_images
 
 __all__ = ["save_crops"]
 

@@ -1,6 +1,6 @@
-"""The mathematics once more, slowly: loops over Python floats, written from the definitions.
+"""The mathematics as plain loops over Python floats, written from the definitions.
 
-Nothing here comes from the package. Φ is a nested list `phi[p][i][j]` (coordinate, group, member), a group is
+This module shares no code with the package. Φ is a nested list `phi[p][i][j]` (coordinate, group, member), a group is
 `P[p][j]`, and a residual is `X[j][k]`.
 """
 
@@ -14,10 +14,10 @@ Groups = list[Matrix]
 
 @dataclass(frozen=True)
 class Mu:
-    """A penalty of the residual of one group; without a `prox` where it has no closed one."""
+    """A penalty of the residual of one group; `prox` is None if there is no closed form."""
 
     value: Callable[[Matrix], float]
-    dual: Callable[[Matrix], Matrix]
+    subgradient: Callable[[Matrix], Matrix]
     prox: Callable[[Matrix, float], Matrix] | None = None
 
 
@@ -42,7 +42,7 @@ def loss(phi: Groups, beta: float, mu: list[Mu]) -> float:
 def gradient(phi: Groups, beta: float, mu: list[Mu]) -> Groups:
     """Γ_pil = 2β Σ_j Φ_pij G_jl, with G of group i."""
     length, m, n = len(phi), len(phi[0]), len(phi[0][0])
-    G = [each.dual(residual(group(phi, i))) for i, each in enumerate(mu)]
+    G = [each.subgradient(residual(group(phi, i))) for i, each in enumerate(mu)]
     return [
         [[2 * beta * math.fsum(phi[p][i][j] * G[i][j][k] for j in range(n)) for k in range(n)] for i in range(m)]
         for p in range(length)
@@ -65,7 +65,7 @@ def entrywise(h: Callable[[float], float], slope: Callable[[float], float]) -> M
 
 
 def weighted(h: Callable[[float], float], slope: Callable[[float], float], weight: Callable[[int, int], float]) -> Mu:
-    """Σ_jk W_jk h(X_jk); its prox is argmin_Y τ·Σ W_jk h(Y_jk) + ½‖Y − X‖², by bisection of the slope of that."""
+    """Σ_jk W_jk h(X_jk); the prox argmin_Y τ·Σ W_jk h(Y_jk) + ½‖Y − X‖² by bisection of its derivative."""
 
     def entry(x: float, tau: float) -> float:
         low, high = min(x, 0.0), max(x, 0.0)
@@ -95,39 +95,41 @@ def times(factor: float, mu: Mu) -> Mu:
     def prox(X: Matrix, tau: float) -> Matrix:
         return mu.prox(X, factor * tau) if factor else X
 
-    return Mu(lambda X: factor * mu.value(X), lambda X: scaled(mu.dual(X), factor), mu.prox and prox)
+    return Mu(lambda X: factor * mu.value(X), lambda X: scaled(mu.subgradient(X), factor), mu.prox and prox)
 
 
 def plus(one: Mu, other: Mu) -> Mu:
-    """μ(X) + ν(X), of no closed prox."""
-    return Mu(lambda X: one.value(X) + other.value(X), lambda X: moved(one.dual(X), -1, other.dual(X)))
+    """μ(X) + ν(X), without a closed prox."""
+    return Mu(lambda X: one.value(X) + other.value(X), lambda X: moved(one.subgradient(X), -1, other.subgradient(X)))
 
 
 def of_angles(mu: Mu) -> Mu:
-    """The same of X with a diagonal of zeros."""
+    """μ of X with a diagonal of zeros."""
 
     def prox(X: Matrix, tau: float) -> Matrix:
         near = mu.prox(off_diagonal(X), tau)
         return [[X[j][j] if j == k else x for k, x in enumerate(row)] for j, row in enumerate(near)]
 
-    return Mu(lambda X: mu.value(off_diagonal(X)), lambda X: off_diagonal(mu.dual(off_diagonal(X))), mu.prox and prox)
+    return Mu(
+        lambda X: mu.value(off_diagonal(X)), lambda X: off_diagonal(mu.subgradient(off_diagonal(X))), mu.prox and prox
+    )
 
 
 def towards(target: Callable[[int, int], float], mu: Mu) -> Mu:
     """μ(PᵀP − T)."""
 
-    def left(X: Matrix, side: int = 1) -> Matrix:
+    def shifted(X: Matrix, side: int = 1) -> Matrix:
         return [[x + side * ((j == k) - target(j, k)) for k, x in enumerate(row)] for j, row in enumerate(X)]
 
     return Mu(
-        lambda X: mu.value(left(X)),
-        lambda X: mu.dual(left(X)),
-        mu.prox and (lambda X, tau: left(mu.prox(left(X), tau), -1)),
+        lambda X: mu.value(shifted(X)),
+        lambda X: mu.subgradient(shifted(X)),
+        mu.prox and (lambda X, tau: shifted(mu.prox(shifted(X), tau), -1)),
     )
 
 
 def of_cosines(mu: Mu) -> Mu:
-    """The same of the cosines between vectors, of no prox: they are no linear function of X."""
+    """μ of the cosines between vectors, without a closed prox: they are not a linear function of X."""
 
     def inverse_lengths(X: Matrix) -> list[float]:
         return [(1 + X[j][j]) ** -0.5 if 1 + X[j][j] > 0 else 0.0 for j in range(len(X))]
@@ -136,17 +138,17 @@ def of_cosines(mu: Mu) -> Mu:
         u = inverse_lengths(X)
         return off_diagonal([[x * u[j] * u[k] for k, x in enumerate(row)] for j, row in enumerate(X)])
 
-    def dual(X: Matrix) -> Matrix:
-        # dĈ_jk = dX_jk/(d_j d_k) − Ĉ_jk (dX_jj/2d_j² + dX_kk/2d_k²), and each Ĉ_jk stands in two places.
+    def subgradient(X: Matrix) -> Matrix:
+        # dĈ_jk = dX_jk/(d_j d_k) − Ĉ_jk (dX_jj/2d_j² + dX_kk/2d_k²), and each Ĉ_jk has two places.
         u, C = inverse_lengths(X), cosines(X)
-        G = off_diagonal(mu.dual(C))
+        G = off_diagonal(mu.subgradient(C))
         n = range(len(X))
         return [
             [-(u[j] ** 2) * math.fsum(G[j][i] * C[j][i] for i in n) if j == k else G[j][k] * u[j] * u[k] for k in n]
             for j in n
         ]
 
-    return Mu(lambda X: mu.value(cosines(X)), dual)
+    return Mu(lambda X: mu.value(cosines(X)), subgradient)
 
 
 def sign(x: float) -> float:
@@ -170,19 +172,19 @@ def product(A: Matrix, B: Matrix) -> Matrix:
 
 
 def moved(P: Matrix, step: float, D: Matrix) -> Matrix:
-    """Give P − step·D."""
+    """Compute P − step·D."""
     return [[x - step * d for x, d in zip(row, down, strict=True)] for row, down in zip(P, D, strict=True)]
 
 
 def subgradient_step(P: Matrix, eta: float, beta: float, mu: Mu) -> Matrix:
     """P ← P − η·2βPG."""
-    return moved(P, eta * 2 * beta, product(P, mu.dual(residual(P))))
+    return moved(P, eta * 2 * beta, product(P, mu.subgradient(residual(P))))
 
 
 def polyak_step(P: Matrix, eta: float, beta: float, mu: Mu) -> Matrix:
     """P ← P − min(η, L/‖∂L‖²)·∂L."""
     X = residual(P)
-    grad = [[2 * beta * x for x in row] for row in product(P, mu.dual(X))]
+    grad = [[2 * beta * x for x in row] for row in product(P, mu.subgradient(X))]
     square = math.fsum(x * x for row in grad for x in row)
     return moved(P, min(eta, beta * mu.value(X) / square) if square else 0.0, grad)
 
@@ -190,21 +192,21 @@ def polyak_step(P: Matrix, eta: float, beta: float, mu: Mu) -> Matrix:
 def proximal_step(
     P: Matrix, eta: float, beta: float, mu: Mu, *, norm: Callable[[Matrix], float] | None = None, centred: bool = True
 ) -> Matrix:
-    """P ← P(I − S), S = C_τw(X)/2w shrunk to ‖S‖ ≤ ½, w = max(1, ‖PᵀP‖) or near feasibility 1, τ = 4ηβ.
+    """P ← P(I − S), S = C_τw(X)/2w scaled down to ‖S‖ ≤ ½, w = max(1, ‖PᵀP‖) or near feasibility 1, τ = 4ηβ.
 
-    A penalty that is not least at X = 0 is never near.
+    `centred` tells whether the penalty has its minimum at X = 0; for others w is never 1 by nearness.
     """
     norm = norm or row_sum_norm
     X = residual(P)
     near = centred and sum(x * x for row in X for x in row) <= 0.1**2
     w = 1.0 if near else max(1.0, norm(gram(P)))
-    near = mu.prox(X, 4 * eta * beta * w)
-    S = [[(x - y) / (2 * w) for x, y in zip(row, other, strict=True)] for row, other in zip(X, near, strict=True)]
+    prox = mu.prox(X, 4 * eta * beta * w)
+    S = [[(x - y) / (2 * w) for x, y in zip(row, other, strict=True)] for row, other in zip(X, prox, strict=True)]
     return moved(P, 1 / max(1.0, 2 * norm(S)), product(P, S))
 
 
 def jacobi(X: Matrix) -> tuple[list[float], Matrix]:
-    """Give the eigenvalues of a symmetric matrix and its eigenvectors as rows, by Jacobi's rotations."""
+    """Compute the eigenvalues of a symmetric matrix, and its eigenvectors as rows, by Jacobi rotations."""
     n = len(X)
     A = [list(row) for row in X]
     V = [[float(j == k) for k in range(n)] for j in range(n)]
@@ -227,7 +229,7 @@ def jacobi(X: Matrix) -> tuple[list[float], Matrix]:
 
 
 def of_eigenvalues(f: Callable[[list[float]], list[float]]) -> Callable[[Matrix], Matrix]:
-    """Give X ↦ Σ f(λ)_i v_i v_iᵀ."""
+    """Return the function X ↦ Σ f(λ)_i v_i v_iᵀ."""
 
     def function(X: Matrix) -> Matrix:
         values, V = jacobi(X)
@@ -252,7 +254,7 @@ def scaled(X: Matrix, factor: float) -> Matrix:
     return [[x * factor for x in row] for row in X]
 
 
-def frobenius_dual(X: Matrix) -> Matrix:
+def frobenius_subgradient(X: Matrix) -> Matrix:
     return scaled(X, 1 / frobenius(X)) if frobenius(X) else X
 
 
@@ -268,15 +270,15 @@ def largest(values: list[float]) -> float:
     return max((abs(x) for x in values), default=0.0)
 
 
-def largest_dual(values: list[float]) -> list[float]:
-    """Give the mean of the signed unit vectors of all entries that are largest."""
+def largest_subgradient(values: list[float]) -> list[float]:
+    """Compute the mean of the signed unit vectors of all entries of largest absolute value."""
     top = largest(values)
     tied = [abs(x) >= top * (1 - 1e-12) and top > 0 for x in values]
     return [sign(x) * t / max(1, sum(tied)) for x, t in zip(values, tied, strict=True)]
 
 
 def largest_prox(values: list[float], tau: float) -> list[float]:
-    """Clip at the level above which there is τ in all."""
+    """Clip at the level above which the absolute values exceed it by τ in total."""
     low, high = 0.0, largest(values)
     if math.fsum(abs(x) for x in values) <= tau:
         return [0.0 for _ in values]
@@ -298,13 +300,13 @@ def _folded(values: list[float], like: Matrix) -> Matrix:
     return [values[j * n : (j + 1) * n] for j in range(n)]
 
 
-def coherence_dual(X: Matrix) -> Matrix:
-    return _folded(largest_dual(flat(off_diagonal(X))), X)
+def coherence_subgradient(X: Matrix) -> Matrix:
+    return _folded(largest_subgradient(flat(off_diagonal(X))), X)
 
 
 def coherence_prox(X: Matrix, tau: float) -> Matrix:
-    kept = _folded(largest_prox(flat(off_diagonal(X)), tau), X)
-    return [[X[j][j] if j == k else x for k, x in enumerate(row)] for j, row in enumerate(kept)]
+    clipped = _folded(largest_prox(flat(off_diagonal(X)), tau), X)
+    return [[X[j][j] if j == k else x for k, x in enumerate(row)] for j, row in enumerate(clipped)]
 
 
 def spectral(X: Matrix) -> float:
@@ -316,7 +318,7 @@ def logdet(X: Matrix) -> float:
 
 
 def logdet_prox(values: list[float], tau: float) -> list[float]:
-    """Give for each λ the y > −1 with y + τy/(1 + y) = λ, by bisection."""
+    """Compute for each λ the y > −1 with y + τy/(1 + y) = λ, by bisection."""
 
     def one(value: float) -> float:
         low, high = (max(value, -1.0), 0.0) if value < 0 else (0.0, value)

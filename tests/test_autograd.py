@@ -133,7 +133,7 @@ def test_a_write_between_forward_and_backward_is_an_error() -> None:
 
 
 @dataclass(frozen=True)
-class Watched(Penalty):
+class StreamingNorm(Penalty):
     """L1, remembering weakly which residuals it has seen."""
 
     seen: list[weakref.ref] = field(default_factory=list)
@@ -142,13 +142,13 @@ class Watched(Penalty):
         self.seen.append(weakref.ref(X))
         return L1().value(X)
 
-    def dual(self, X: Tensor) -> Tensor:
-        G = L1().dual(X)
+    def subgradient(self, X: Tensor) -> Tensor:
+        G = L1().subgradient(X)
         self.seen.extend([weakref.ref(X), weakref.ref(G)])
         return G
 
-    def shrink(self, X: Tensor, tau: Tensor) -> Tensor:
-        return L1().shrink(X, tau)
+    def prox_residual(self, X: Tensor, tau: Tensor) -> Tensor:
+        return L1().prox_residual(X, tau)
 
 
 @overcomplete_is_meant
@@ -169,7 +169,7 @@ class TestMemory:
         assert max(plain_sizes) >= 2 * 100 * 100
 
     def test_no_residual_outlives_the_forward_pass(self) -> None:
-        penalty = Watched()
+        penalty = StreamingNorm()
         phi = torch.randn(4, 2, 100, requires_grad=True)
         value = gramian.loss(phi, penalty=penalty)
         assert len(penalty.seen) >= 3

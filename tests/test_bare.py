@@ -1,4 +1,4 @@
-"""Runs `tests/bare` in a process whose package is not wrapped in shape checks, as a user imports it."""
+"""Run `tests/bare` in a process without run-time shape checks, as users import the package."""
 
 import os
 import subprocess
@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 
 
+@pytest.mark.skipif(torch.__version__ < "2.8", reason="the compilers of torch 2.6 and 2.7 cannot trace all of `loss`")
 @pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_without_shape_checks(which) -> None:
     done = subprocess.run(

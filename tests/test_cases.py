@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from gramian import penalties
-from gramian.penalties import PENALTIES, ElementwisePenalty, Penalty
+from gramian.penalties import PENALTIES, Penalty
 from gramian.rules import RULES
 from tests import cases
 from tests.cases import ALL_CASES, RULE_CASES
@@ -30,7 +30,7 @@ def test_every_class_of_penalties_has_a_case() -> None:
     for case in ALL_CASES.values():
         look(case.at(2, 3))
     classes = {each for each in vars(penalties).values() if isinstance(each, type) and issubclass(each, Penalty)}
-    assert seen == classes - {Penalty, ElementwisePenalty}
+    assert seen == classes - {Penalty}
 
 
 def test_every_marker_of_the_table_is_used() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import gramian
-from gramian.coding import fista, initial_dictionary, lca, learning_step
+from gramian.coding import Learner, LearningOptions, initial_dictionary
+from gramian.coding.inference import fista, lca
 from tests.cases import over_dtypes, over_penalties, over_rules, plain_loss, stiefel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -54,6 +55,6 @@ def test_learning_and_inference() -> None:
     assert a.converged
     assert b.converged
     torch.testing.assert_close(a.codes, b.codes, rtol=0, atol=2e-2)
-    there = learning_step(x, initial_dictionary(64, 12, 4, seed=0).cuda(), lam=1.0, lr=0.1, beta=0.3).phi
-    here = learning_step(x.cpu(), initial_dictionary(64, 12, 4, seed=0), lam=1.0, lr=0.1, beta=0.3).phi
+    there = Learner(initial_dictionary(64, 12, 4, seed=0).cuda(), LearningOptions(lam=1.0)).step(x, lr=0.1).phi
+    here = Learner(initial_dictionary(64, 12, 4, seed=0), LearningOptions(lam=1.0)).step(x.cpu(), lr=0.1).phi
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)

@@ -261,7 +261,7 @@ def test_a_size_of_no_axis() -> None:
         (
             {"i": 4},
             (8, 5),
-            r"at most one size in \(m n\) may be left open; got 'm', 'n' unknown .*\[8, 5\]; try Layout",
+            r"at most one size in \(m n\) may be unknown; got 'm', 'n' in .*\[8, 5\]; try Layout",
         ),
         ({"n": 4, "i": 4}, (8, 5), r"axis 1 must have size 4, the product of i; got 5 in shape \[8, 5\]"),
     ],
@@ -276,7 +276,7 @@ def test_a_shape_that_does_not_fit(sizes, shape, message) -> None:
 def test_phi_of_another_shape_does_not_go_back() -> None:
     layout = Layout("(m n) i -> i m n", n=4)
     with pytest.raises(
-        LayoutError, match=r"phi must have the shape \[5, 2, 4\] that Layout.* \[8, 5\]; got \[5, 4, 2\]"
+        LayoutError, match=r"phi must have the shape \[5, 2, 4\], which Layout.* \[8, 5\]; got \[5, 4, 2\]"
     ):
         layout.from_phi(torch.ones(5, 4, 2), (8, 5))
 
@@ -337,3 +337,19 @@ def test_shapes_are_checked_while_these_tests_run() -> None:
 
 def test_the_table_has_rows_that_are_views_and_one_that_is_not() -> None:
     assert {case.view for case in LAYOUT_CASES.values()} == {True, False}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [Layout("o i -> i () o"), Layout("(m n) i -> i m n", n=4), Layout("(t h d) i -> i (t h) d", t=3, h=2)],
+    ids=str,
+)
+def test_printed_layouts_can_be_pasted_back(layout) -> None:
+    assert eval(repr(layout), {"Layout": Layout}) == layout
+    assert Layout(str(layout)) == layout
+
+
+@pytest.mark.parametrize("text", ["(m n) i -> i m n; n", "(m n) i -> i m n; n=x", "(m n) i -> i m n; n=2, n=2"])
+def test_sizes_in_a_text_that_cannot_be_read(text) -> None:
+    with pytest.raises(LayoutError, match=r"sizes in a layout must be like 'h=8, d=64'; got 'n"):
+        Layout(text)

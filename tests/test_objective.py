@@ -57,7 +57,7 @@ class TestCost:
             gramian.grad_group(phi, 1)
         assert seen.largest == 64 * 64
 
-    @pytest.mark.usefixtures("dense_kernel")
+    @pytest.mark.usefixtures("reference_kernel")
     def test_one_group_does_not_touch_the_others(self) -> None:
         phi = torch.randn(16, 50, 8)
         with FlopCounterMode(display=False) as flops:
@@ -89,7 +89,7 @@ class TestPrecision:
     @staticmethod
     def long_double_gradient(P: np.ndarray, mu: oracle.Mu) -> np.ndarray:
         X = P.T @ P - np.eye(P.shape[1], dtype=np.longdouble)
-        return 2 * P @ np.array(mu.dual([list(row) for row in X]), dtype=np.longdouble)
+        return 2 * P @ np.array(mu.subgradient([list(row) for row in X]), dtype=np.longdouble)
 
     def test_float16_accumulates_in_float32(self, case) -> None:
         phi = torch.full((64, 1, 2), 100.0, dtype=torch.float16)  # inner products of 640000; float16 ends at 65504
@@ -167,12 +167,12 @@ class TestErrors:
             lambda: gramian.grad_vector(phi, 0, 0, beta=beta),
             lambda: gramian.grad_slice(phi, 0, beta=beta),
         ):
-            with pytest.raises(OptionError, match=r"beta must be a finite number of at least 0; got .*; try beta=1\.0"):
+            with pytest.raises(OptionError, match=r"beta must be (0 or positive|finite); got .*; try beta=1\.0"):
                 ask()
 
     @pytest.mark.parametrize("beta", ["strong", None, [1.0], torch.ones(3)], ids=["str", "None", "list", "tensor"])
     def test_beta_that_is_no_number(self, beta, unchecked) -> None:
-        with pytest.raises(OptionError, match=rf"beta must be a number; got {type(beta).__name__}; try"):
+        with pytest.raises(OptionError, match=r"beta must be a number; got .*; try"):
             gramian.loss(torch.eye(3), beta=beta)
 
     def test_penalty(self, unchecked) -> None:
@@ -194,12 +194,12 @@ class TestErrors:
                 ask()
 
     def test_index_into_an_empty_axis(self) -> None:
-        with pytest.raises(ShapeError, match=r"one of the 0 groups; got a=0; an empty axis has none"):
+        with pytest.raises(ShapeError, match=r"one of the 0 groups; got a=0; the axis is empty"):
             gramian.grad_group(torch.ones(3, 0, 2), 0)
 
     @pytest.mark.parametrize("index", [1.0, True, "0", None])
     def test_index_that_is_no_integer(self, index, unchecked) -> None:
-        with pytest.raises(OptionError, match=r"a must be an integer, the index of a group; got a="):
+        with pytest.raises(OptionError, match=r"a must be a whole number; got"):
             gramian.grad_group(torch.ones(3, 3, 3), index)
 
     def test_what_is_not_a_dense_real_tensor(self, unchecked) -> None:

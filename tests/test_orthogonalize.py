@@ -12,8 +12,9 @@ from torch import Tensor
 
 import gramian
 from gramian.errors import DataError, DtypeError, LayoutError, NotConvergedWarning, OptionError, ShapeError
-from gramian.orthogonalize import Orthogonalization, orthogonalize, rounding_level
+from gramian.orthogonalize import Orthogonalization, orthogonalize
 from gramian.rules import Step
+from gramian.rules.restore import rounding_level
 from tests.cases import DTYPES, over_dtypes, over_layouts, over_penalties, over_shapes, overcomplete_is_meant, stiefel
 
 not_converged_is_meant = pytest.mark.filterwarnings("ignore::gramian.errors.NotConvergedWarning")
@@ -363,7 +364,7 @@ class TestFloat64:
 
     def test_a_tolerance_that_rounding_forbids_ends_early(self) -> None:
         phi = torch.randn(512, 1, 8, dtype=torch.float64)
-        with pytest.warns(NotConvergedWarning, match="rounding is all that is left; try a larger tol"):
+        with pytest.warns(NotConvergedWarning, match="only rounding remains; try a larger tol"):
             result = gramian.orthogonalize(phi, tol=1e-17)
         assert result.steps < 100
         assert result.residual <= rounding_level(torch.float64, 512)
@@ -429,7 +430,7 @@ class TestScales:
 class TestDependent:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
     def test_equal_vectors(self, dtype) -> None:
-        with pytest.warns(NotConvergedWarning, match=r"^group 0 \(of 1\) .*linearly dependent.*; try to add a little"):
+        with pytest.warns(NotConvergedWarning, match=r"^group 0 \(of 1\) .*linearly dependent.*; try to add noise"):
             result = gramian.orthogonalize(torch.ones(8, 4, dtype=dtype))
         assert not result.converged
         assert result.unconverged == (0,)
@@ -476,22 +477,20 @@ class TestErrors:
 
     @pytest.mark.parametrize("tol", [-1e-9, -1.0, math.nan])
     def test_tolerance(self, tol) -> None:
-        with pytest.raises(OptionError, match=r"tol must be at least 0; got .*; try tol=1e-5"):
+        with pytest.raises(OptionError, match=r"tol must be 0 or positive; got .*; try tol=1e-5"):
             orthogonalize(torch.eye(3), tol=tol)
 
     def test_tolerance_that_is_no_number(self, unchecked) -> None:
-        with pytest.raises(OptionError, match="tol must be a number; got str"):
+        with pytest.raises(OptionError, match="tol must be a number; got"):
             orthogonalize(torch.eye(3), tol="small")  # pyright: ignore
 
     def test_steps(self) -> None:
-        with pytest.raises(
-            OptionError, match=r"max_steps must be an integer of at least 0; got -1; try max_steps=1000"
-        ):
+        with pytest.raises(OptionError, match=r"max_steps must be at least 0; got -1; try max_steps="):
             orthogonalize(torch.eye(3), max_steps=-1)
 
     @pytest.mark.parametrize("lr", [-0.1, math.nan])
     def test_rate(self, lr) -> None:
-        with pytest.raises(OptionError, match=r"lr must be at least 0; got"):
+        with pytest.raises(OptionError, match=r"lr must be 0 or positive; got"):
             orthogonalize(torch.eye(3), lr=lr)
 
     def test_names_tensor_and_layout(self, unchecked) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gramian import calculus, foreach, kernels
     from gramian.errors import GramianError
+    from gramian.inspection import inspect
     from gramian.layout import Layout
     from gramian.objective import grad_group, grad_slice, grad_vector, loss, residual, value_and_grad
     from gramian.orthogonalize import orthogonalize
     from gramian.penalties import Penalty
     from gramian.rules import step_
-    from gramian.training import attach, inspect
+    from gramian.training import attach
 
 __version__ = "0.1.0.dev0"
 
@@ -48,14 +49,14 @@ _HOMES = {
     "grad_group": "objective",
     "grad_slice": "objective",
     "grad_vector": "objective",
-    "inspect": "training",
+    "inspect": "inspection",
     "loss": "objective",
     "orthogonalize": "orthogonalize",
     "residual": "objective",
     "step_": "rules",
     "value_and_grad": "objective",
 }
-"""Where a name is defined. It is loaded when it is first asked for: torch takes seconds, and `--version` needs none."""
+"""The module of each name. It is imported on first access, because torch takes seconds and `--version` needs none."""
 
 _MODULES = (
     "calculus",
@@ -69,14 +70,14 @@ _MODULES = (
     "training",
     "typing",
 )
-"""Modules that `import gramian` gives too."""
+"""Modules that are attributes of `gramian` too, imported on first access."""
 
 
 class _Face(ModuleType):
-    """The package as a module, in which the function `orthogonalize` keeps its name."""
+    """The package, in which `orthogonalize` stays the function."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Whoever imports the module gramian.orthogonalize makes Python put it here, in the place of the function.
+        # Importing the module gramian.orthogonalize sets this attribute, which would replace the function.
         if name in _HOMES and isinstance(value, ModuleType):
             return
         super().__setattr__(name, value)

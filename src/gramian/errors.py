@@ -1,4 +1,4 @@
-"""Errors and warnings with names, so that a caller can catch what it can mend."""
+"""Named errors and warnings, so that a caller can catch those it can handle."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ class OptionError(GramianError):
 
 
 class DataError(GramianError):
-    """Images or patches cannot be used."""
+    """Data, such as images or the entries of a tensor, cannot be used."""
 
 
 class RunError(GramianError):
@@ -54,11 +54,11 @@ class WeightsError(GramianError):
 
 
 class AttachmentWarning(UserWarning):
-    """An attachment takes parameters over from another one, or no longer acts on one of its own."""
+    """An attachment takes parameters over from an earlier attachment, or no longer updates some of its parameters."""
 
 
 class MissingExtraError(GramianError, ModuleNotFoundError):
-    """A package is not installed that only an extra of gramian brings."""
+    """A package that belongs to an extra of gramian is not installed."""
 
 
 class OvercompleteWarning(UserWarning):
@@ -66,19 +66,19 @@ class OvercompleteWarning(UserWarning):
 
 
 class NotConvergedWarning(UserWarning):
-    """Groups are not orthonormal to the tolerance when `orthogonalize` ends: their vectors are dependent, say."""
+    """Groups are not orthonormal to the tolerance when `orthogonalize` ends, for example if vectors are dependent."""
 
 
 @contextmanager
 def needs_extra(package: str, extra: str) -> Generator[None]:
-    """Tell of an import that fails in the block which extra is to be installed.
+    """Turn a failed import in the block into an error that names the extra to install.
 
     Args:
-        package: What is imported, as in gramian.coding.
-        extra: The extra, as in coding.
+        package: The package that is imported, such as gramian.coding.
+        extra: The extra, such as coding.
 
     Raises:
-        MissingExtraError: If a package of somebody else's is not installed.
+        MissingExtraError: If a third-party package is not installed.
     """
     try:
         yield
@@ -94,7 +94,7 @@ def needs_extra(package: str, extra: str) -> Generator[None]:
 
 
 def printable(name: object) -> str:
-    r"""Give a name, or a message, as text that can be printed and stored: what is not printable in it as an escape.
+    r"""Escape the characters of a name or a message that cannot be printed.
 
     Examples:
         >>> printable("caf\udce9\x1b[31m\n [red].png")

@@ -1,8 +1,8 @@
-"""The one place that puts a file in place: checked before any work, written beside, and renamed in one stroke.
+"""Atomic writes of files: check the path before any work, write a temporary file in the same folder, and rename it.
 
-Under every name stands the old file or the new one, whole, whatever fails or is killed in between: a temporary file
-beside the target is written, flushed to disk and renamed. Its writer holds it locked (`flock`), so that a temporary
-without a lock is known to be left by a process that has died.
+The temporary file is flushed to disk before it is renamed, so after a failure or a kill the target is either the
+complete old file or the complete new one. The writer locks the temporary file (`flock`), so a temporary file without a
+lock belongs to a process that has died.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from gramian.errors import GramianError, RunError
 
 try:
     import fcntl
-except ImportError:  # no flock on this system: nothing is locked, and nothing is swept
+except ImportError:  # no flock on this system: nothing is locked, and no temporary file is swept
     fcntl = None
 
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 _TEMPORARY = re.compile(r"\.gramian-[0-9a-f]{12}\.tmp")
-"""Short, and without the name of the target, which may have all of the 255 bytes that a name may have."""
+"""Short, and without the name of the target, which may already have the longest possible length, 255 bytes."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
-"""What a file system says that cannot lock, or cannot lock a folder."""
+"""Errors of file systems that cannot lock files, or cannot lock folders."""
 
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
-"""What a file system says that cannot flush a folder, or does not let its user open it."""
+"""Errors of file systems that cannot flush a folder, or do not let the user open it."""
 
 
 def check_output(
@@ -48,19 +48,18 @@ def check_output(
     inputs: Iterable[Path] = (),
     error: type[GramianError] = RunError,
 ) -> None:
-    """Check, before any work is done for it, that a file may be written and that nothing is lost by it.
+    """Check, before any work, that a file can be written and that no file is lost.
 
     Args:
-        path: Where the file is to stand. Of a symbolic link, what it points at counts.
-        force: Whether it may replace the file that stands there.
-        suffixes: How its name may end, as in `.html`; None for any name.
-        inputs: Files that are read; the output may be none of them, under no name, `force` or not.
+        path: Path of the file. For a symbolic link, the checks apply to its target.
+        force: Whether an existing file may be replaced.
+        suffixes: Allowed endings of the name, such as `.html`; None for any name.
+        inputs: Files that are read; the output must not be one of them, under any name, also with `force`.
         error: The kind of error to raise.
 
     Raises:
-        RunError: Or `error`: if a file stands there and `force` is False; if the name has none of the suffixes; if
-            there is no such folder, or nothing may be written in it; if something stands there that is no file; or if
-            it is one of the inputs.
+        RunError: Or `error`: if the file exists and `force` is False; if the name has none of the suffixes; if the
+            folder does not exist or is not writable; if the path is not a regular file; or if it is one of the inputs.
 
     Examples:
         >>> import tempfile
@@ -92,18 +91,18 @@ def check_output(
     if not folder.is_dir():
         raise error(f"the folder of {path} must exist; got none")
     if not _writable(folder):
-        raise error(f"the folder of {path} must be one to write in; got one without the permission; try another")
+        raise error(f"the folder of {path} must be writable; got one without write permission; try another")
 
 
 def check_folder(path: Path, *, error: type[GramianError] = RunError) -> None:
-    """Check, before any work is done for it, that files may be written into a folder, which need not exist yet.
+    """Check, before any work, that files can be written into a folder, which need not exist yet.
 
     Args:
-        path: The folder; it or the folder around it exists.
+        path: The folder; it or its parent exists.
         error: The kind of error to raise.
 
     Raises:
-        RunError: Or `error`: if something stands there that is no folder, or it can neither be written in nor made.
+        RunError: Or `error`: if the path is not a folder, or the folder can be neither written nor created.
 
     Examples:
         >>> import tempfile
@@ -116,28 +115,28 @@ def check_folder(path: Path, *, error: type[GramianError] = RunError) -> None:
     if not folder.is_dir():
         raise error(f"the folder of {path} must exist; got none")
     if not _writable(folder):
-        raise error(f"{folder} must be a folder to write in; got one without the permission; try another")
+        raise error(f"{folder} must be a writable folder; got one without write permission; try another")
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path, *, error: type[GramianError] = RunError) -> Generator[Path]:
-    """Give a temporary path beside `target`, which takes its place in one stroke when the block has ended well.
+    """Yield a temporary path in the folder of `target`, and rename it to `target` if the block ends without an error.
 
-    The file is flushed to disk before it is renamed, and the folder afterwards. A new file gets the permissions that
-    the user's umask leaves, another keeps those of the file that it replaces. A symbolic link stays, and what it points
-    at is replaced. When the block, or the renaming, raises, be it KeyboardInterrupt, the temporary is removed and
-    `target` is what it was.
+    The file is flushed to disk before it is renamed, and the folder afterwards. A new file gets the permissions of the
+    user's umask; a file that replaces another keeps the permissions. The target of a symbolic link is replaced, not the
+    link. If the block or the renaming raises, also KeyboardInterrupt, the temporary file is removed and `target` is
+    unchanged.
 
     Args:
-        target: Where the file is to stand; what stands there is replaced.
+        target: Path of the file; an existing file is replaced.
         error: The kind of error to raise.
 
     Yields:
-        The path of an empty file, to be opened and written.
+        The path of an empty file to open and write.
 
     Raises:
-        RunError: Or `error`: if the file cannot be written (no such folder, no permission, a full disk); an OSError in
-            the block is told so too.
+        RunError: Or `error`: if the file cannot be written (no such folder, no permission, a full disk), also for an
+            OSError in the block.
 
     Examples:
         >>> import tempfile
@@ -154,11 +153,11 @@ def atomic_path(target: Path, *, error: type[GramianError] = RunError) -> Genera
         old = _status(target, error)
         if old is not None and not stat.S_ISREG(old.st_mode):
             raise error(f"{target} must be the name of a file; got a folder, a device, a pipe or a socket")
-        place = Path(os.path.realpath(target))  # what a link points at is replaced, not the link
-        with contextlib.ExitStack() as held:
+        place = Path(os.path.realpath(target))  # the target of a link is replaced, not the link
+        with contextlib.ExitStack() as stack:
             temporary, descriptor = _new_temporary(place.parent)
-            held.callback(os.close, descriptor)  # the lock ends with it
-            # The kernel has applied the umask; until the file is whole, it is its writer's alone.
+            stack.callback(os.close, descriptor)  # closing releases the lock
+            # The kernel has applied the umask; until the file is complete, only its writer may read it.
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode if old is None else old.st_mode)
             temporary.chmod(0o600)
             yield temporary
@@ -180,14 +179,14 @@ def atomic_path(target: Path, *, error: type[GramianError] = RunError) -> Genera
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one stroke, by `atomic_path`.
+    """Write a file atomically, by `atomic_path`.
 
     Args:
-        path: Where the file is to stand; what stands there is replaced.
-        content: What is to stand in it.
+        path: Path of the file; an existing file is replaced.
+        content: Its content.
 
     Raises:
-        RunError: If it cannot be written (no such folder, no permission, a full disk); what stood at `path` still does.
+        RunError: If it cannot be written (no such folder, no permission, a full disk); an existing file is unchanged.
 
     Examples:
         >>> import tempfile
@@ -202,11 +201,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Generator[None]:
-    """Hold a folder for this process alone, until the block ends or the process dies, however it dies.
+    """Lock a folder for this process until the block ends or the process dies.
 
-    It is a lock among processes that ask for it (`flock` on the folder itself, so no file is left behind), and one of a
-    process among its threads too. Where a file system has no such locks, nothing is held. Processes that were forked
-    meanwhile share it.
+    The lock is advisory (`flock` on the folder, so no lock file remains) and also excludes other threads of the
+    process. On file systems without locks nothing is locked. Processes that are forked in the block share the lock.
 
     Args:
         folder: An existing folder.
@@ -216,7 +214,7 @@ def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Genera
         Nothing.
 
     Raises:
-        RunError: Or `error`: if another holds it, or there is no such folder.
+        RunError: Or `error`: if the folder is locked already, or does not exist.
 
     Examples:
         >>> import tempfile
@@ -224,7 +222,7 @@ def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Genera
         >>> with lock_folder(folder), lock_folder(folder):
         ...     pass
         Traceback (most recent call last):
-        gramian.errors.RunError: ... must be in use by one process alone; got one that uses it now; ...
+        gramian.errors.RunError: ... must be used by one process at a time; got one that uses it now; ...
     """
     if not folder.is_dir():
         raise error(f"the folder {folder} must exist; got none")
@@ -238,7 +236,7 @@ def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Genera
     try:
         if not _locked(descriptor):
             raise error(
-                f"{folder} must be in use by one process alone; got one that uses it now; try again when it has ended"
+                f"{folder} must be used by one process at a time; got one that uses it now; try again when it has ended"
             )
         yield
     finally:
@@ -246,37 +244,37 @@ def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Genera
 
 
 def sweep_temporaries(folder: Path) -> list[Path]:
-    """Remove the temporaries that `atomic_path` made in a folder and whose process has died.
+    """Remove temporary files of `atomic_path` in a folder whose process has died.
 
-    Those that a living process holds stay, and so does everything else. What cannot be opened or removed stays too.
+    Temporary files of running processes, files that cannot be opened or removed, and all other files are kept.
 
     Args:
-        folder: Where to look; not in the folders within.
+        folder: The folder; its subfolders are not searched.
 
     Returns:
-        What was removed.
+        The removed files.
 
     Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> left_by_a_dead_process = folder / ".gramian-0123456789ab.tmp"
-        >>> left_by_a_dead_process.touch()
+        >>> abandoned = folder / ".gramian-0123456789ab.tmp"
+        >>> abandoned.touch()
         >>> with atomic_path(folder / "new.txt") as temporary:
-        ...     sweep_temporaries(folder) == [left_by_a_dead_process], temporary.exists()
+        ...     sweep_temporaries(folder) == [abandoned], temporary.exists()
         (True, True)
     """
     removed: list[Path] = []
     if fcntl is None:
         return removed
     try:
-        left = sorted(path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name))
+        candidates = sorted(path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name))
     except OSError:
         return removed
-    for path in left:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
-            # Not through links, and not waiting for the other end of a pipe.
+    for path in candidates:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            # Do not follow links, and do not block on a pipe.
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-            held.callback(os.close, descriptor)
+            stack.callback(os.close, descriptor)
             if stat.S_ISREG(os.fstat(descriptor).st_mode) and _locked(descriptor, unknown=False):
                 path.unlink()
                 removed.append(path)
@@ -284,15 +282,13 @@ def sweep_temporaries(folder: Path) -> list[Path]:
 
 
 def _status(path: Path, error: type[GramianError]) -> os.stat_result | None:
-    """Give what stands at a path, None if nothing does."""
+    """Return the status of a path, None if it does not exist."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (
-        OSError,
-        ValueError,
-    ) as failure:  # too long a name, a loop of links, a folder closed to the user, a zero byte
+    # Such as a name that is too long, a loop of links, a folder without permission, or a zero byte in the name.
+    except (OSError, ValueError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else failure
         raise error(f"{str(path)!r} must be the name of a file that can be written: {reason}; try another") from failure
 
@@ -306,19 +302,19 @@ def _ends_in(path: Path, suffix: str) -> bool:
 
 
 def _new_temporary(folder: Path) -> tuple[Path, int]:
-    """Make a temporary and lock it; give it and the descriptor that holds the lock."""
+    """Create and lock a temporary file; return its path and the descriptor that holds the lock."""
     while True:
         path = folder / f".gramian-{secrets.token_hex(6)}.tmp"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _locked(descriptor, wait=True)
-        # Another process may have swept it between the two lines above: then it has no name any more.
+        # Another process may have removed it between the two lines above.
         if fcntl is None or os.fstat(descriptor).st_nlink > 0:
             return path, descriptor
         os.close(descriptor)
 
 
 def _locked(descriptor: int, *, wait: bool = False, unknown: bool = True) -> bool:
-    """Lock an open file or folder, and say whether it is; `unknown` where there are no locks."""
+    """Lock an open file or folder; return whether it is locked, or `unknown` if the system has no locks."""
     if fcntl is None:
         return unknown
     try:
@@ -333,7 +329,7 @@ def _locked(descriptor: int, *, wait: bool = False, unknown: bool = True) -> boo
 
 
 def _flush(path: Path, flags: int) -> None:
-    """Wait until what was written is on the disk."""
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

@@ -1,38 +1,31 @@
-"""Many tensors at once: small ones of the same shape share their products.
+"""Many tensors in one call: small tensors of the same shape share their products.
 
-A network has hundreds of small weights, and a call for each costs more than its arithmetic. Here tensors of the same
-Φ-shape and dtype are laid side by side along the group axis, which changes no number but by rounding, for groups do
-not meet. Large tensors go one by one: to copy them would cost more than a call.
+A network has hundreds of small weights, and a call for each costs more than its arithmetic. So tensors of the same
+Φ-shape and dtype are concatenated along the group axis. This changes results by rounding only, because groups are
+independent. Large tensors are computed one by one, because their copy would cost more than a call.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gramian import kernels
-from gramian.errors import GramianError, OptionError
+from gramian.errors import OptionError
+from gramian.kernels.dispatch import choose
 from gramian.layout import Layout, as_phi, from_phi
-from gramian.objective import check_beta
-from gramian.objective import value_and_grad as one_value_and_grad
+from gramian.options import check_beta, check_lr, whole_number
 from gramian.penalties import Penalty, as_penalty
-from gramian.rules import Rule, as_rule, check_lr, is_groupwise, proximal
-from gramian.rules.apply import Operand, admit, apply_, check_hard, check_together
-from gramian.rules.batches import batches, side_by_side
-from gramian.rules.lengths import free_lengths
-from gramian.rules.restore import MOST_STEPS, Restoration, level, until_restored
-from gramian.rules.writable import check_disjoint
+from gramian.rules import Rule, as_rule, proximal
+from gramian.rules.apply import Operand, admit, apply_, batches, side_by_side
+from gramian.rules.registry import check_compatible, check_hard
+from gramian.rules.restore import MOST_STEPS, Restoration, free_lengths, until_restored
 from gramian.typing import Scalar
 
 __all__ = ["restore_", "step_", "value_and_grad"]
 
 Layouts = Sequence[Layout | str | None]
-
-Shape = tuple[int, int, int]
-
-_Admitted = TypeVar("_Admitted")
 
 
 def value_and_grad(
@@ -48,18 +41,18 @@ def value_and_grad(
         tensors: Each Φ[l, m, n], one group [l, n], or any tensor with a layout; all on one device.
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
-        layouts: One layout for all, or a sequence of one for each.
+        layouts: One layout for all tensors, or a sequence with one for each.
 
     Returns:
         The sum of the losses, a 0-dimensional float32 tensor, or float64 if any tensor is; and the gradients, of the
         shapes and dtypes of the tensors.
 
     Raises:
-        DtypeError, LayoutError: As for `gramian.loss`, saying which tensor.
+        DtypeError, LayoutError: As for `gramian.loss`, with the index of the tensor.
         OptionError: As for `gramian.loss`; and if there are not as many layouts as tensors.
 
     Cost:
-        4·m·l·n² flops for each, and a copy of those with at most 131,072 numbers.
+        4·m·l·n² flops for each tensor, and a copy of each tensor with at most 131,072 numbers.
 
     Examples:
         >>> import torch, gramian
@@ -68,25 +61,20 @@ def value_and_grad(
         >>> torch.allclose(grads[3], gramian.value_and_grad(weights[3])[1])
         True
     """
-    beta, rule = check_beta(beta), as_penalty(penalty)
+    beta, mu = check_beta(beta), as_penalty(penalty)
     with torch.no_grad():
-        each = _layouts(tensors, layouts)
-        phis = _for_each(tensors, each, as_phi)
-        _check_shapes(phis, lambda shape: rule.check_sizes(shape[1], shape[2]))
+        layouts = _layouts(tensors, layouts)
+        operands = admit(tensors, layouts, lambda shape: mu.check_sizes(*shape[1:]), writable=False)
         grads: list[Tensor] = list(tensors)
         losses: list[Scalar] = []
-        for batch in batches(phis, rule):
-            if len(batch) == 1:
-                (i,) = batch
-                loss, grads[i] = one_value_and_grad(phis[i], beta=beta, penalty=rule)
-                grads[i] = from_phi(grads[i], tensors[i], each[i])
-                losses.append(loss)
-                continue
-            together = side_by_side([phis[i] for i in batch])
-            values, grad = kernels.choose(together, rule).value_and_grad(together, rule, beta)
+        for batch in batches(operands, mu):
+            phis = [operands[i].phi.detach() for i in batch]
+            phi = phis[0] if len(phis) == 1 else side_by_side(phis)
+            values, grad = choose(phi, mu).value_and_grad(phi, mu, beta)
             losses.append(values.sum())
-            for i, part in zip(batch, grad.split(phis[batch[0]].shape[1], dim=1), strict=True):
-                grads[i] = from_phi(part, tensors[i], each[i])
+            parts = [grad] if len(batch) == 1 else grad.split(phis[0].shape[1], dim=1)
+            for i, part in zip(batch, parts, strict=True):
+                grads[i] = from_phi(part, tensors[i], layouts[i])
         return _total(losses), grads
 
 
@@ -99,35 +87,35 @@ def step_(
     penalty: str | Penalty = "l1",
     layouts: Layouts | Layout | str | None = None,
 ) -> Scalar:
-    r"""Make one update of each of many tensors towards orthonormal groups, in place.
+    r"""Make one update of each tensor towards orthonormal groups, in place.
 
-    All or nothing: every check of every tensor, layout, option and size is made before the first tensor is written.
-    With a rule or a penalty that is not of this package, and with penalties that take eigenvalues, all changes of the
-    call exist before the first is written. With the built-in rules and the other penalties nothing is left after the
-    checks that could fail but memory or the device; there large tensors are stepped one after another, and by the
-    proximal rule in place, so that no copy of all is held.
+    All or nothing: all checks of all tensors, layouts, options and sizes pass before the first tensor is written. With
+    a rule or a penalty that is not of this package, and with penalties that need eigenvalues, all changes of the call
+    are computed before the first is written. With the built-in rules and the other penalties only memory or the device
+    can fail after the checks; then large tensors are stepped one after another, by the proximal rule in place, so that
+    no copy of all tensors is held.
 
-    Small tensors alike are laid side by side if the rule has declared that groups do not meet in it, as the built-in
-    ones have; see `gramian.rules.groupwise`. No two of the tensors may share memory.
+    Small tensors of the same shape are concatenated if the rule is declared `gramian.rules.groupwise`, as the built-in
+    rules are. No two tensors may share memory.
 
     Args:
         tensors: Each Φ[l, m, n], one group [l, n], or any tensor with a layout; written to; all on one device.
-        lr: Learning rate η ≥ 0; infinite is allowed for 'proximal' and 'polyak'.
+        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'.
         beta: Strength β ≥ 0.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
-        layouts: One layout for all, or a sequence of one for each.
+        layouts: One layout for all tensors, or a sequence with one for each.
 
     Returns:
-        The sum of the losses before the step, as `value_and_grad` gives it.
+        The sum of the losses before the step, as in `value_and_grad`.
 
     Raises:
-        DtypeError, LayoutError, OptionError, ShapeError: As for `gramian.step_`, saying which tensor; and OptionError
-            if there are not as many layouts as tensors.
+        DtypeError, LayoutError, OptionError, ShapeError: As for `gramian.step_`, with the index of the tensor; and
+            OptionError if there are not as many layouts as tensors, and ShapeError if two tensors share memory.
 
     Cost:
-        That of the rule, and a copy of each tensor with at most 131,072 numbers; of all tensors, where all changes
-        exist before the first is written.
+        That of the rule, and a copy of each tensor with at most 131,072 numbers; or a copy of all tensors, if all
+        changes are computed before the first is written.
 
     Examples:
         >>> import torch, gramian
@@ -141,8 +129,8 @@ def step_(
     update, mu = as_rule(rule), as_penalty(penalty)
     lr, beta = check_lr(lr), check_beta(beta)
     with torch.no_grad():
-        operands = _admit(tensors, layouts, lambda shape: check_together(update, mu, shape, lr=lr))
-        return _step(operands, lr=lr, beta=beta, rule=update, penalty=mu)
+        operands = admit(tensors, _layouts(tensors, layouts), partial(check_compatible, update, mu, lr=lr))
+        return _total(apply_(operands, lr=lr, beta=beta, rule=update, penalty=mu))
 
 
 def restore_(
@@ -152,25 +140,26 @@ def restore_(
     layouts: Layouts | Layout | str | None = None,
     max_steps: int = MOST_STEPS,
 ) -> Restoration:
-    r"""Make the groups of many tensors orthonormal at once, in place: the hard constraint β = ∞.
+    r"""Make the groups of many tensors orthonormal, in place: the hard constraint β = ∞.
 
-    Steps of the proximal rule at η = ∞ (Newton–Schulz, far away with a guard) are made until every entry of X that the
-    penalty sees is within rounding, or they get no nearer, as with groups of too low a rank. So the penalty says what
-    is constrained: `L1(diagonal=False)` leaves lengths free, a `Target` leads to its Gram matrix. Where lengths are
-    free, vectors are of length 1 on the way, for which the steps converge quadratically, and get their lengths back.
+    Makes steps of the proximal rule at η = ∞ (Newton–Schulz, with a bound on the step far from the manifold) until
+    every entry of X that the penalty includes is within rounding, or until the steps stop improving, as for groups of
+    deficient rank. So the penalty determines the constraint: `L1(diagonal=False)` leaves lengths free, a `TargetGram`
+    prescribes its Gram matrix. If lengths are free, vectors are normalised between steps, because the steps then
+    converge quadratically, and their lengths are restored at the end.
 
     Args:
         tensors: As for `step_`, with n ≤ l; written to.
-        penalty: Name or `Penalty`, one with a shrink.
-        layouts: One layout for all, or a sequence of one for each.
-        max_steps: Stop after as many steps in any case.
+        penalty: Name or `Penalty`, one with a prox.
+        layouts: One layout for all tensors, or a sequence with one for each.
+        max_steps: Largest number of steps.
 
     Returns:
-        The loss before, how many steps were made, and why they ended; `converged` says whether all is within rounding.
-        Of tensors of several dtypes, the most steps and the first end that is no convergence.
+        The loss before, the number of steps, and why they ended; `converged` tells whether all groups are within
+        rounding. For tensors of several dtypes, the largest number of steps and the first end other than convergence.
 
     Raises:
-        DtypeError, LayoutError, OptionError, ShapeError: As for `step_`; and if the penalty has no shrink or n > l.
+        DtypeError, LayoutError, OptionError, ShapeError: As for `step_`; and if the penalty has no prox or n > l.
             Nothing is written then.
 
     Cost:
@@ -184,49 +173,31 @@ def restore_(
         >>> gramian.residual(weights[1]).abs().max().item() < 1e-5
         True
     """
-    mu = as_penalty(penalty)
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"max_steps must be an integer of at least 1; got {max_steps!r}; try max_steps={MOST_STEPS}")
+    mu, max_steps = as_penalty(penalty), whole_number(max_steps, name="max_steps")
     with torch.no_grad():
-        operands = _admit(tensors, layouts, lambda shape: check_hard(proximal, mu, shape))
-        alike: dict[torch.dtype, list[Operand]] = {}
+        operands = admit(tensors, _layouts(tensors, layouts), partial(check_hard, proximal, mu))
+        by_dtype: dict[torch.dtype, list[Operand]] = {}
         for operand in operands:
-            alike.setdefault(operand.phi.dtype, []).append(operand)
-        done: list[Restoration] = []
-        for dtype, some in alike.items():
-            rounding = level(dtype, max(operand.phi.shape[0] for operand in some))
-
-            with free_lengths(some, mu) as set_lengths:
-
-                def step(excess: Penalty, some: list[Operand] = some, end: Callable[[], None] = set_lengths) -> Scalar:
-                    # Where Φ is a copy of the tensor, the last step has not changed it.
-                    current = [each._replace(phi=as_phi(each.tensor, each.layout)) for each in some]
-                    loss = _step(current, lr=math.inf, beta=1.0, rule=proximal, penalty=excess)
-                    end()
-                    return loss
-
-                done.append(until_restored(step, mu, rounding=rounding, max_steps=max_steps))
-        ends = [each.stopped for each in done if not each.converged]
-        steps = max((each.steps for each in done), default=0)
-        return Restoration(_total([each.loss for each in done]), steps, ends[0] if ends else "converged")
+            by_dtype.setdefault(operand.phi.dtype, []).append(operand)
+        results = [_restore(batch, mu, max_steps) for batch in by_dtype.values()]
+        ends = [result.stopped for result in results if not result.converged]
+        steps = max((result.steps for result in results), default=0)
+        return Restoration(_total([result.loss for result in results]), steps, ends[0] if ends else "converged")
 
 
-def _admit(
-    tensors: Sequence[Tensor], layouts: Layouts | Layout | str | None, check: Callable[[Shape], None]
-) -> list[Operand]:
-    """Make every check of tensors that are to be written to; each Φ-shape is checked once."""
-    operands = _for_each(tensors, _layouts(tensors, layouts), admit)
-    _check_shapes([operand.phi for operand in operands], check)
-    check_disjoint(tensors)
-    return operands
+def _restore(operands: list[Operand], penalty: Penalty, max_steps: int) -> Restoration:
+    """Restore tensors of one dtype."""
+    with free_lengths(operands, penalty) as normalize:
 
+        def step(excess: Penalty) -> Scalar:
+            # Where Φ is a copy of the tensor, the step before has not changed it.
+            current = [each._replace(phi=as_phi(each.tensor, each.layout)) for each in operands]
+            loss = _total(apply_(current, lr=math.inf, beta=1.0, rule=proximal, penalty=excess))
+            normalize()
+            return loss
 
-def _step(operands: Sequence[Operand], *, lr: float, beta: float, rule: Rule, penalty: Penalty) -> Scalar:
-    """Step what was admitted; small ones side by side, if the rule has declared that groups do not meet."""
-    alone = ([i] for i in range(len(operands)))
-    together = batches([operand.phi for operand in operands], penalty) if is_groupwise(rule) else alone
-    chosen = [[operands[i] for i in batch] for batch in together]
-    return _total(apply_(chosen, lr=lr, beta=beta, rule=rule, penalty=penalty))
+        length = max(operand.phi.shape[0] for operand in operands)
+        return until_restored(step, penalty, dtype=operands[0].phi.dtype, length=length, max_steps=max_steps)
 
 
 def _layouts(tensors: Sequence[Tensor], layouts: Layouts | Layout | str | None) -> Layouts:
@@ -237,31 +208,9 @@ def _layouts(tensors: Sequence[Tensor], layouts: Layouts | Layout | str | None) 
         return [layouts] * count
     if len(layouts) != count:
         raise OptionError(
-            f"there must be one layout for all tensors or one for each; got {len(layouts)} for {count} tensors"
+            f"layouts must be one layout for all tensors or one for each; got {len(layouts)} for {count} tensors"
         )
     return layouts
-
-
-def _for_each(tensors: Sequence[Tensor], layouts: Layouts, door: Callable[[Tensor, Any], _Admitted]) -> list[_Admitted]:
-    """Lead each tensor through a door, whose errors then say which."""
-    return [_named(i, door, *pair) for i, pair in enumerate(zip(tensors, layouts, strict=True))]
-
-
-def _named(i: int, door: Callable[..., _Admitted], *given: Any) -> _Admitted:
-    try:
-        return door(*given)
-    except GramianError as error:
-        raise type(error)(f"tensor {i}: {error}") from None
-
-
-def _check_shapes(phis: Sequence[Tensor], check: Callable[[Shape], None]) -> None:
-    """Make a check of each Φ-shape once; its error says for which tensor."""
-    checked: set[torch.Size] = set()
-    for i, phi in enumerate(phis):
-        if phi.shape not in checked:
-            checked.add(phi.shape)
-            length, m, n = phi.shape
-            _named(i, check, (length, m, n))
 
 
 def _total(losses: list[Scalar]) -> Scalar:

@@ -1,4 +1,4 @@
-"""Layout: any parameter is Φ[l, m, n] by an einops pattern."""
+"""Layouts: an einops pattern says how any parameter is Φ[l, m, n]."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,11 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.errors import DtypeError, LayoutError, OvercompleteWarning
-from gramian.typing import Phi
+from gramian.typing import FLOATING_DTYPES, Phi
 
 __all__ = ["Layout", "as_layout", "as_phi", "from_phi"]
-
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 _RESERVED = ("pattern", "self")  # parameters of Layout: a size of that name could not be given
 
@@ -34,18 +32,19 @@ class Layout:
 
     The right side of the pattern has exactly three axes, in the order vector (l), group (m), member (n). Each
     may be one name, several in parentheses, or `()` for an axis of size one. The left side names the axes of
-    the parameter. The sizes that the parameter's shape does not decide are given by keyword.
+    the parameter. The sizes that the parameter's shape does not determine are given by keyword, or in the text after a
+    semicolon, which is the form that `str` returns.
 
     Args:
-        pattern: An einops pattern such as `"(m n) i -> i m n"`.
+        pattern: An einops pattern such as `"(m n) i -> i m n"`, or with sizes `"(m n) i -> i m n; n=4"`.
         **sizes: Sizes of named axes.
 
     Raises:
         LayoutError: If the pattern is not `left -> vector group member` or a size is not a positive integer.
 
     Cost:
-        The pattern is parsed once for each distinct pattern and set of sizes; the transforms are views
-        wherever the strides of the parameter allow one.
+        Each distinct pattern and set of sizes is parsed once; the results are views where the strides of the parameter
+        allow one.
 
     Examples:
         >>> import torch, gramian
@@ -54,6 +53,10 @@ class Layout:
         >>> layout.to_phi(weight).shape
         torch.Size([32, 16, 4])
         >>> torch.equal(layout.from_phi(layout.to_phi(weight), weight.shape), weight)
+        True
+        >>> layout, str(layout)
+        (Layout('(m n) i -> i m n', n=4), '(m n) i -> i m n; n=4')
+        >>> gramian.Layout(str(layout)) == layout
         True
 
     References:
@@ -66,6 +69,9 @@ class Layout:
     def __init__(self, pattern: str, **sizes: int) -> None:
         if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LayoutError(f"a layout pattern must be a string; got {type(pattern).__name__}; try 'o i -> i () o'")
+        if ";" in pattern:
+            pattern, written = _sizes_of(pattern)
+            sizes = {**written, **sizes}
         object.__setattr__(self, "pattern", pattern)
         object.__setattr__(self, "sizes", tuple(sorted(sizes.items())))
         left, _ = _uncompiled(_parse)(pattern)
@@ -83,14 +89,18 @@ class Layout:
         sizes = "".join(f", {name}={size}" for name, size in self.sizes)
         return f"Layout({self.pattern!r}{sizes})"
 
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes)
+        return f"{self.pattern}; {sizes}" if sizes else self.pattern
+
     def axis_sizes(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """Solve for the size of every named axis of a parameter of this shape.
+        """Solve for the size of every named axis, for a parameter of a shape.
 
         Args:
             shape: Shape of the parameter.
 
         Returns:
-            The size of each name in the pattern.
+            The size of each named axis of the pattern.
 
         Raises:
             LayoutError: If the rank or a size does not fit the pattern.
@@ -98,7 +108,7 @@ class Layout:
         return dict(_uncompiled(_solve)(self, tuple(shape)))
 
     def phi_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Give the sizes (l, m, n) that a parameter of this shape takes.
+        """Compute the sizes (l, m, n) of Φ for a parameter of a shape.
 
         Raises:
             LayoutError: If the shape does not fit the pattern.
@@ -113,7 +123,7 @@ class Layout:
         return length, groups, members
 
     def sides(self) -> tuple[Side, Side]:
-        """Give the names of the axes of the parameter, and those of vector, group and member."""
+        """Return the names of the axes of the parameter, and those of vector, group and member."""
         return _uncompiled(_parse)(self.pattern)
 
     def to_phi(self, parameter: Float[Tensor, "..."]) -> Phi:
@@ -123,44 +133,44 @@ class Layout:
             parameter: A tensor whose shape fits the left side of the pattern.
 
         Returns:
-            Φ, a view of the parameter wherever its strides allow one, else a copy.
+            Φ, a view of the parameter where its strides allow one, else a copy.
 
         Raises:
             LayoutError: If the shape does not fit the pattern.
         """
-        there, _, numbers = _uncompiled(_numbered)(self.pattern)
-        return rearrange(parameter, there, **_renamed(numbers, self.axis_sizes(tuple(parameter.shape))))
+        forward, _, numbers = _uncompiled(_numbered)(self.pattern)
+        return rearrange(parameter, forward, **_renamed(numbers, self.axis_sizes(tuple(parameter.shape))))
 
     def from_phi(self, phi: Phi, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
         """Rearrange Φ[l, m, n] back into a parameter of the given shape; the exact inverse of `to_phi`.
 
         Args:
-            phi: Φ as `to_phi` gave it, or any tensor of that shape.
+            phi: Φ from `to_phi`, or any tensor of that shape.
             shape: Shape of the parameter.
 
         Returns:
-            The parameter, a view of `phi` wherever its strides allow one, else a copy.
+            The parameter, a view of `phi` where its strides allow one, else a copy.
 
         Raises:
-            LayoutError: If `shape` does not fit the pattern, or `phi` is not what that shape becomes.
+            LayoutError: If `shape` does not fit the pattern, or `phi` does not have the shape that follows from it.
         """
         sizes = self.axis_sizes(shape)
         expected = self.phi_shape(shape)
         if tuple(phi.shape) != expected:
             raise LayoutError(
-                f"phi must have the shape {list(expected)} that {self!r} gives to a parameter of shape "
+                f"phi must have the shape {list(expected)}, which {self!r} determines for a parameter of shape "
                 f"{list(shape)}; got {list(phi.shape)}"
             )
-        _, back, numbers = _uncompiled(_numbered)(self.pattern)
-        return rearrange(phi, back, **_renamed(numbers, sizes))
+        _, backward, numbers = _uncompiled(_numbered)(self.pattern)
+        return rearrange(phi, backward, **_renamed(numbers, sizes))
 
 
 def as_layout(layout: Layout | str | None, rank: int) -> Layout | None:
-    """Turn a layout argument into a `Layout`, or None where the tensor is Φ[l, m, n] itself.
+    """Turn a layout argument into a `Layout`, or None if the tensor is Φ[l, m, n] itself.
 
     Args:
-        layout: A `Layout`, a pattern that needs no sizes, or None.
-        rank: Rank of the tensor that it is for.
+        layout: A `Layout`, its text, or None.
+        rank: Rank of the tensor.
 
     Raises:
         LayoutError: If there is no layout and the rank is neither 2 nor 3.
@@ -172,7 +182,7 @@ def as_layout(layout: Layout | str | None, rank: int) -> Layout | None:
             return _ONE_GROUP
         raise LayoutError(
             f"without a layout a tensor must be phi[l, m, n] or one group [l, n]; got {rank} axes; "
-            "try layout=gramian.Layout('o i kh kw -> (i kh kw) () o') or whichever pattern says what your axes mean"
+            "try layout='o i kh kw -> (i kh kw) () o', or the pattern that says what the axes mean"
         )
     if isinstance(layout, str):
         return Layout(layout)
@@ -182,14 +192,14 @@ def as_layout(layout: Layout | str | None, rank: int) -> Layout | None:
 
 
 def as_phi(parameter: Tensor, layout: Layout | str | None) -> Phi:
-    """Check a parameter and rearrange it into Φ[l, m, n]: the one door through which tensors come in.
+    """Check a parameter and rearrange it into Φ[l, m, n]; every public function calls this first.
 
     Args:
         parameter: A strided tensor of dtype float64, float32, bfloat16 or float16.
         layout: Its layout; see `as_layout`.
 
     Returns:
-        Φ, a view of `parameter` wherever its strides allow one.
+        Φ, a view of `parameter` where its strides allow one.
 
     Raises:
         DtypeError: If `parameter` is not such a tensor.
@@ -202,7 +212,7 @@ def as_phi(parameter: Tensor, layout: Layout | str | None) -> Phi:
         raise DtypeError(
             f"phi must be a torch.Tensor; got {type(parameter).__name__}; try torch.as_tensor(phi, dtype=torch.float32)"
         )
-    if parameter.dtype not in _DTYPES:
+    if parameter.dtype not in FLOATING_DTYPES:
         raise DtypeError(
             f"phi must be of dtype float64, float32, bfloat16 or float16; got {parameter.dtype}; try phi.float(), "
             "or, for complex vectors, their real and imaginary parts stacked along the vector axis"
@@ -210,7 +220,7 @@ def as_phi(parameter: Tensor, layout: Layout | str | None) -> Phi:
     if parameter.layout != torch.strided:
         raise DtypeError(f"phi must be a dense (strided) tensor; got {parameter.layout}; try phi.to_dense()")
     if layout is None and parameter.ndim == 2:
-        phi = parameter.unsqueeze(1)  # what _ONE_GROUP gives, at a tenth of the overhead
+        phi = parameter.unsqueeze(1)  # the result of _ONE_GROUP, at a tenth of the overhead
     else:
         resolved = as_layout(layout, parameter.ndim)
         phi = parameter if resolved is None else resolved.to_phi(parameter)
@@ -221,7 +231,7 @@ def as_phi(parameter: Tensor, layout: Layout | str | None) -> Phi:
 
 
 def from_phi(phi: Phi, parameter: Tensor, layout: Layout | str | None) -> Tensor:
-    """Rearrange Φ back into the shape of the parameter that it came from; the inverse of `as_phi`."""
+    """Rearrange Φ back into the shape of its parameter; the inverse of `as_phi`."""
     if layout is None and parameter.ndim == 2:
         return phi.squeeze(1)
     resolved = as_layout(layout, parameter.ndim)
@@ -232,7 +242,7 @@ def from_phi(phi: Phi, parameter: Tensor, layout: Layout | str | None) -> Tensor
 def _warn_overcomplete(length: int, members: int) -> None:
     warnings.warn(
         f"a group of n = {members} vectors of length l = {length} cannot be orthonormal (n > l), so the smallest "
-        "possible loss is above zero; try smaller groups, or a layout that makes the longer axis the vector",
+        "possible loss is positive; try smaller groups, or a layout that makes the longer axis the vector",
         OvercompleteWarning,
         stacklevel=4,
     )
@@ -255,18 +265,17 @@ def _parse(pattern: str) -> tuple[Side, Side]:
         repeated = sorted({name for place, name in enumerate(names) if name in names[:place]})
         if repeated:
             raise LayoutError(
-                f"an axis must stand once on each side of a layout pattern; got {_listed(repeated)} twice on the "
+                f"an axis must occur once on each side of a layout pattern; got {_listed(repeated)} twice on the "
                 f"{which} of {pattern!r}"
             )
     if len(names_left) > _MOST_AXES:
         raise LayoutError(
-            f"a layout pattern must name at most {_MOST_AXES} axes, which is what a tensor can have; got "
-            f"{len(names_left)}"
+            f"a layout pattern must name at most {_MOST_AXES} axes, the limit of a tensor; got {len(names_left)}"
         )
     unmatched = sorted(set(names_left) ^ set(names_right))
     if unmatched:
         raise LayoutError(
-            f"both sides of a layout pattern must name the same axes, for it to be invertible; got "
+            f"both sides of a layout pattern must name the same axes, so that it is invertible; got "
             f"{_listed(unmatched)} on one side only of {pattern!r}"
         )
     return left, right
@@ -274,13 +283,25 @@ def _parse(pattern: str) -> tuple[Side, Side]:
 
 @lru_cache(maxsize=1024)
 def _numbered(pattern: str) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-    """Give a pattern for einops, its inverse, and what stands for each name there: einops has names of its own."""
+    """Return a pattern for einops, its inverse, and the name of each axis in them: einops reserves some names."""
     left, right = _uncompiled(_parse)(pattern)
     numbers = {name: f"a{place}" for place, name in enumerate([name for axis in left for name in axis])}
-    there, back = [
+    forward, backward = [
         " ".join([f"({' '.join([numbers[name] for name in axis])})" for axis in side]) for side in (left, right)
     ]
-    return f"{there} -> {back}", f"{back} -> {there}", tuple(numbers.items())
+    return f"{forward} -> {backward}", f"{backward} -> {forward}", tuple(numbers.items())
+
+
+def _sizes_of(text: str) -> tuple[str, dict[str, int]]:
+    """Split "pattern; name=size, name=size" into the pattern and the sizes."""
+    pattern, _, rest = text.partition(";")
+    sizes: dict[str, int] = {}
+    for part in rest.split(","):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if not number.isdigit() or name in sizes:
+            raise LayoutError(f"sizes in a layout must be like 'h=8, d=64'; got {part.strip()!r} in {text!r}")
+        sizes[name] = int(number)
+    return pattern.strip(), sizes
 
 
 def _renamed(numbers: tuple[tuple[str, str], ...], sizes: dict[str, int]) -> dict[str, int]:
@@ -298,7 +319,7 @@ def _axes(side: str, pattern: str) -> Iterator[tuple[str, ...]]:
         elif not token.isidentifier():
             raise LayoutError(
                 f"an axis of a layout pattern must be a name, (names) or (); got {token!r} in {pattern!r}; "
-                "ellipsis, numbers and nested parentheses have no meaning here"
+                "ellipsis, numbers and nested parentheses are not supported"
             )
         elif token.startswith("_") or token.endswith("_") or token in kwlist or token in _RESERVED:
             raise LayoutError(
@@ -326,7 +347,7 @@ def _solve(layout: Layout, shape: tuple[int, ...]) -> tuple[tuple[str, int], ...
         unknown = [name for name in axis if name not in sizes]
         if len(unknown) > 1:
             raise LayoutError(
-                f"at most one size in {_spelled(axis)} may be left open; got {_listed(unknown)} unknown in "
+                f"at most one size in {_spelled(axis)} may be unknown; got {_listed(unknown)} in "
                 f"{layout.pattern!r} for shape {list(shape)}; try Layout({layout.pattern!r}, {unknown[-1]}=...)"
             )
         known = _product(tuple(name for name in axis if name in sizes), sizes)
@@ -354,7 +375,7 @@ def _product(axis: tuple[str, ...], sizes: dict[str, int]) -> int:
 
 
 def _uncompiled(function: _Cached) -> _Cached:
-    # torch.compile traces through a cache, and warns that it does.
+    # torch.compile ignores a cache, and warns about it.
     return function.__wrapped__ if torch.compiler.is_compiling() else function  # pyright: ignore
 
 

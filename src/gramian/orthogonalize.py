@@ -1,4 +1,4 @@
-"""Minimise the loss on a tensor, to a tolerance, and say what that took."""
+"""Minimise the loss of a tensor to a tolerance."""
 
 import math
 import warnings
@@ -9,40 +9,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gramian.errors import DataError, NotConvergedWarning, OptionError, ShapeError
-from gramian.kernels import dense
+from gramian.errors import DataError, NotConvergedWarning, ShapeError
+from gramian.kernels import reference
 from gramian.layout import Layout, as_phi, from_phi
-from gramian.objective import as_number
+from gramian.options import check_lr, real_number, whole_number
 from gramian.penalties import Penalty, as_penalty
-from gramian.rules import Rule, as_rule, check_lr
+from gramian.rules import Rule, as_rule
+from gramian.rules.restore import rounding_level
 from gramian.typing import GroupScalars, Phi
 
-__all__ = ["Orthogonalization", "orthogonalize", "rounding_level"]
+__all__ = ["Orthogonalization", "orthogonalize"]
 
 _CLOSE = 1e-3
-"""The largest |X_jk| below which a step that does not help has met rounding."""
+"""The largest |X_jk| up to which rounding is the reason for a step without progress."""
 
 _PATIENCE = 30
-"""Steps without progress after which it is asked why."""
+"""Steps without progress after which the reason is determined."""
 
 _PROGRESS = 1e-6
-"""By which share the residual of some group must fall to count as progress."""
+"""The relative decrease of the residual of a group that counts as progress."""
 
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Orthogonalization:
-    """What `orthogonalize` did.
+    """The result of `orthogonalize`.
 
     Attributes:
-        phi: The result, of the shape and dtype of the input.
-        steps: How many steps of the rule were taken.
-        residual: Largest |X_jk| of the result that the penalty sees, with the products in float64.
+        phi: The tensor, of the shape and dtype of the input.
+        steps: Number of steps of the rule.
+        residual: Largest |X_jk| of the result that the penalty includes, with the products in float64.
         converged: Whether `residual` is at most the tolerance.
         distance: Frobenius distance ‖Φ − Φ₀‖ from the start to the result.
-        polar_distance: The same from the start to its polar factor: the smallest distance possible.
-        unconverged: The groups whose largest |X_jk| is above the tolerance; empty where `converged`.
+        polar_distance: Frobenius distance from the start to its polar factor, the smallest distance possible.
+        unconverged: The groups whose largest |X_jk| is above the tolerance; empty if `converged`.
     """
 
     phi: Tensor
@@ -52,6 +53,12 @@ class Orthogonalization:
     distance: float
     polar_distance: float
     unconverged: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"Orthogonalization(converged={self.converged}, steps={self.steps}, residual={self.residual:.3g}, "
+            f"distance={self.distance:.3g}, polar_distance={self.polar_distance:.3g})"
+        )
 
 
 def orthogonalize(
@@ -67,13 +74,14 @@ def orthogonalize(
     r"""Minimise L on a tensor until every group is orthonormal to a tolerance.
 
     With the proximal rule any finite start of full column rank converges, at any scale: a group whose Gram matrix
-    would overflow, or vanish, is first scaled by a power of two. The result is then within a few per cent of the polar
-    factor, the nearest orthonormal tensor; `lr=math.inf` converges to that factor itself.
+    would overflow or underflow is first scaled by a power of two. The distance to the result is then within a few per
+    cent of the distance to the polar factor, the nearest orthonormal tensor; `lr=math.inf` converges to the polar
+    factor itself.
 
-    A start whose vectors are linearly dependent keeps its rank at every step of every rule, and cannot converge: the
-    steps end early, with a warning. A nearly dependent one takes many steps where a step is small: its smallest
-    singular value grows by a factor of at most 1.5 a step, and by only 1 + 2ηβ/k with the spectral penalty, which
-    shares each step among the k directions that are short. `lr=math.inf` takes the factor 1.5 with every penalty.
+    Every step of every rule preserves the rank, so a start with linearly dependent vectors cannot converge: the steps
+    end early, with a warning. A nearly dependent start needs many steps if the steps are small: its smallest singular
+    value grows by a factor of at most 1.5 a step, and by 1 + 2ηβ/k with the spectral penalty, which divides each step
+    among the k directions that are too short. With `lr=math.inf` the factor is 1.5 for every penalty.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout; n ≤ l. Not written to.
@@ -81,23 +89,24 @@ def orthogonalize(
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
         lr: Learning rate η of the rule at β = 1; 0.25 makes τ = 1.
-        tol: Stop when the largest |X_jk| is at most this; default `rounding_level(phi.dtype, l)`.
-        max_steps: Stop after as many steps in any case.
+        tol: Largest |X_jk| at which the steps stop; by default 4ε of the dtype, and in float64 √l·ε if that is more.
+        max_steps: Largest number of steps.
 
     Returns:
-        The result and how it came about; `converged` says whether the tolerance was met, `unconverged` where not.
+        The tensor with its residual and distances; `converged` tells whether the tolerance was met, and `unconverged`
+        lists the groups that do not meet it.
 
     Raises:
         DataError: If `phi` holds a NaN or an infinite entry.
-        ShapeError: If n > l, where no group can be orthonormal.
+        ShapeError: If n > l, because no group can be orthonormal then.
         DtypeError, LayoutError, OptionError: As for `gramian.step_`.
 
     Warns:
-        NotConvergedWarning: If the tolerance was not met, naming the groups and what to try.
+        NotConvergedWarning: If the tolerance was not met, with the groups and a remedy.
 
     Cost:
-        One step of the rule and one Gram product for each step, and at the end the residual and the eigenvalues of the
-        Gram matrices in float64, for `residual` and `polar_distance`.
+        One application of the rule and one Gram product for each step; at the end the residual and the eigenvalues of
+        the Gram matrices in float64, for `residual` and `polar_distance`.
 
     Examples:
         >>> import torch, gramian
@@ -112,19 +121,18 @@ def orthogonalize(
     with torch.no_grad():
         start = as_phi(phi, layout)
         length, _, members = start.shape
-        tol = rounding_level(start.dtype, length) if tol is None else as_number(tol, "tol")
-        if not tol >= 0:
-            raise OptionError(f"tol must be at least 0; got {tol!r}; try tol=1e-5")
-        if not isinstance(max_steps, int) or max_steps < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise OptionError(f"max_steps must be an integer of at least 0; got {max_steps!r}; try max_steps=1000")
+        if tol is None:
+            tol = rounding_level(start.dtype, length)
+        tol = real_number(tol, name="tol", zero=True, infinite=True, attempt="1e-5")
+        max_steps = whole_number(max_steps, name="max_steps", least=0)
         if members > length:
             raise ShapeError(
                 f"groups must have n <= l vectors to be orthonormal; got n = {members}, l = {length}; try a layout "
                 "with smaller groups, or one that makes the longer axis the vector"
             )
         _check_finite(start)
-        wide = dense.compute_dtype(start.dtype)
-        # A 16-bit result is rounded once more at the end: leave it room for that.
+        wide = reference.compute_dtype(start.dtype)
+        # A 16-bit result is rounded once more at the end, which the tolerance of the steps must allow for.
         target = tol if wide == start.dtype else max(tol / 4, rounding_level(wide))
         scales = _scales(start.to(wide))
         current = start.to(wide) * scales[:, None]
@@ -132,8 +140,9 @@ def orthogonalize(
         def step(P: Phi) -> Phi:
             return P + update(P, lr=lr, beta=1.0, penalty=mu).change
 
-        # A float32 product over a long axis drifts, by 1e-5 at l = 100,000, and the rule follows it. So float64 judges,
-        # and makes the last steps if it has to; the rounding to 16 bits hides what it could mend.
+        # A float32 product over a long axis is off, by 1e-5 at l = 100,000, and the rule converges to its error. So the
+        # residual is measured in float64, and the last steps are made in float64 if necessary; not for 16-bit results,
+        # whose rounding is larger.
         steps, end = 0, _ENDS["tolerance"]
         for dtype, level in ((wide, target), *(((torch.float64, tol / 4),) if wide != torch.float64 else ())):
             if _measure(current.double(), mu).largest <= tol or end.final or wide not in (dtype, start.dtype):
@@ -156,41 +165,22 @@ def orthogonalize(
         )
 
 
-def rounding_level(dtype: torch.dtype, length: int = 1) -> float:
-    """Give the largest |X_jk| that rounding alone explains: 4ε of the dtype; in float64 √l·ε where that is more.
-
-    Storing P in a format of spacing ε moves an entry of PᵀP by at most ε. Forming PᵀP moves it by more, the longer the
-    sum: of l squares that add up to 1, one after the other, by about √l·ε/8 (0.44·√l·ε was the most seen in 2000 sums
-    of each length up to 100,000). PᵀP is judged in float64, so that this counts in float64 alone.
-
-    Args:
-        dtype: Of P.
-        length: l.
-
-    Examples:
-        >>> import torch
-        >>> rounding_level(torch.float32), rounding_level(torch.float64, 10000)
-        (4.76...e-07, 2.22...e-14)
-    """
-    return max(4 * torch.finfo(dtype).eps, math.sqrt(length) * torch.finfo(torch.float64).eps)
-
-
 class _End(NamedTuple):
-    """Why steps ended, whether further ones are useless in float64 too, and what to try."""
+    """The reason why steps ended, whether steps in float64 would end for the same reason, and a remedy."""
 
     final: bool
     remedy: str
 
 
 _ENDS = {
-    "tolerance": _End(final=False, remedy="rounding to the dtype undid it; try a larger tol"),
+    "tolerance": _End(final=False, remedy="rounding to the dtype exceeds it; try a larger tol"),
     "steps": _End(
         final=True, remedy="{steps} steps were too few; try a larger max_steps, or the proximal rule with lr=math.inf"
     ),
-    "rounding": _End(final=False, remedy="after {steps} steps rounding is all that is left; try a larger tol"),
+    "rounding": _End(final=False, remedy="after {steps} steps only rounding remains; try a larger tol"),
     "rank": _End(
         final=True,
-        remedy="their vectors are linearly dependent, which no step changes; try to add a little noise, such as "
+        remedy="their vectors are linearly dependent, which no step changes; try to add noise, such as "
         "phi + 1e-3 * torch.randn_like(phi)",
     ),
     "overflow": _End(final=True, remedy="step {steps} would overflow; try a smaller lr, or rule='proximal'"),
@@ -204,7 +194,7 @@ class _Descent(NamedTuple):
 
 
 class _Measure(NamedTuple):
-    """Of each group the largest |X_jk| that the penalty sees and ‖X‖_F; and the largest of all."""
+    """Of each group the largest |X_jk| that the penalty includes and ‖X‖_F; and the largest |X_jk| of all."""
 
     entries: GroupScalars
     sizes: GroupScalars
@@ -212,23 +202,23 @@ class _Measure(NamedTuple):
 
 
 def _measure(phi: Phi, penalty: Penalty) -> _Measure:
-    X = penalty.seen(dense.residual(phi))
+    X = penalty.penalized(reference.residual(phi))
     if not X.numel():
-        nothing = X.new_zeros(len(X))
-        return _Measure(nothing, nothing, 0.0)
+        zeros = X.new_zeros(len(X))
+        return _Measure(zeros, zeros, 0.0)
     entries = X.abs().amax(dim=(1, 2))
     return _Measure(entries, torch.linalg.vector_norm(X, dim=(1, 2)), float(entries.max()))
 
 
-def _descend(current: Phi, step: Callable[[Phi], Phi], penalty: Penalty, level: float, most: int) -> _Descent:
-    """Step until the largest |X_jk| is at most `level`, and no further than it can help."""
+def _descend(current: Phi, step: Callable[[Phi], Phi], penalty: Penalty, level: float, max_steps: int) -> _Descent:
+    """Make steps until the largest |X_jk| is at most `level`, or until they stop improving."""
     now, steps, before = _measure(current, penalty), 0, math.inf
     least, waited, patience = now, 0, _PATIENCE
     while now.largest > level:
-        if steps == most:
+        if steps == max_steps:
             return _Descent(current, steps, _ENDS["steps"])
         if before <= now.largest < _CLOSE and current.dtype == torch.float32:
-            return _Descent(current, steps, _ENDS["rounding"])  # float64 goes on from here
+            return _Descent(current, steps, _ENDS["rounding"])  # float64 continues from here
         if waited == patience:
             stuck = now.entries > level
             far = stuck & (now.entries >= _CLOSE)
@@ -236,13 +226,13 @@ def _descend(current: Phi, step: Callable[[Phi], Phi], penalty: Penalty, level: 
                 return _Descent(current, steps, _ENDS["rounding"])
             if _dependent(current[:, far]):
                 return _Descent(current, steps, _ENDS["rank"])
-            # A singular value that is small grows unseen for many steps.
+            # A small singular value grows for many steps before the residual shows it.
             waited, patience = 0, 2 * patience
-        moved = step(current)
-        then = _measure(moved, penalty)
-        if not math.isfinite(then.largest):
+        proposal = step(current)
+        measure = _measure(proposal, penalty)
+        if not math.isfinite(measure.largest):
             return _Descent(current, steps, _ENDS["overflow"])
-        current, steps, before, now = moved, steps + 1, now.largest, then
+        current, steps, before, now = proposal, steps + 1, now.largest, measure
         fell = (now.sizes < least.sizes * (1 - _PROGRESS)) | (now.entries < least.entries * (1 - _PROGRESS))
         waited = 0 if bool((fell & (now.entries > level)).any()) else waited + 1
         least = _Measure(torch.minimum(least.entries, now.entries), torch.minimum(least.sizes, now.sizes), now.largest)
@@ -250,7 +240,7 @@ def _descend(current: Phi, step: Callable[[Phi], Phi], penalty: Penalty, level: 
 
 
 def _dependent(phi: Phi) -> bool:
-    """Tell whether the vectors of every group are linearly dependent, as far as float64 can tell."""
+    """Tell whether the vectors of every group are linearly dependent, to the precision of float64."""
     values = torch.linalg.svdvals(phi.permute(1, 0, 2).double())
     return bool((values[:, -1] <= math.sqrt(len(phi)) * torch.finfo(torch.float64).eps * values[:, 0]).all())
 
@@ -280,9 +270,9 @@ def _warn(groups: tuple[int, ...], m: int, largest: float, tol: float, remedy: s
 
 
 def _scales(start: Phi) -> GroupScalars:
-    """Give for each group a power of two that keeps its Gram matrix from overflow and underflow: 1 where none is near.
+    """Choose for each group a power of two that prevents overflow and underflow of its Gram matrix: usually 1.
 
-    Scaling by it is exact, and moves the polar factor not at all.
+    Scaling by it is exact and does not change the polar factor.
     """
     scales = start.new_ones(start.shape[1])
     if not start.numel():
@@ -290,16 +280,16 @@ def _scales(start: Phi) -> GroupScalars:
     length, _, n = start.shape
     format_ = torch.finfo(start.dtype)
     sizes = start.abs().amax(dim=(0, 2))
-    high = math.sqrt(format_.max / (4 * length * n**2))
-    outside = ((sizes > high) | (sizes < math.sqrt(format_.tiny))) & (sizes > 0)
-    most = math.frexp(format_.max)[1] - 4  # a scale must itself be a number
+    upper = math.sqrt(format_.max / (4 * length * n**2))
+    outside = ((sizes > upper) | (sizes < math.sqrt(format_.tiny))) & (sizes > 0)
+    largest = math.frexp(format_.max)[1] - 4  # the scale itself must not overflow
     for i in outside.nonzero()[:, 0].tolist():
-        scales[i] = math.ldexp(1.0, max(-most, min(most, -math.frexp(sizes[i].item())[1])))
+        scales[i] = math.ldexp(1.0, max(-largest, min(largest, -math.frexp(sizes[i].item())[1])))
     return scales
 
 
 def _norm(difference: Tensor) -> float:
-    """Give the Frobenius norm, without an overflow of squares."""
+    """Compute the Frobenius norm without an overflow of squares."""
     unit = float(difference.abs().max()) if difference.numel() else 0.0
     if unit == 0 or not math.isfinite(unit):
         return unit
@@ -307,9 +297,9 @@ def _norm(difference: Tensor) -> float:
 
 
 def _polar_distance(start: Phi, scales: GroupScalars) -> float:
-    # ‖P − U‖² = Σ (σ − 1)² over the singular values; from the Gram matrix they are exact to √ε of the largest.
+    # ‖P − U‖² = Σ (σ − 1)² over the singular values; from the Gram matrix they are accurate to √ε of the largest.
     if start.numel() == 0:
         return 0.0
-    P = dense.group_matrices(start * scales[:, None].to(start.dtype)).double()
+    P = reference.group_matrices(start * scales[:, None].to(start.dtype)).double()
     squares = torch.linalg.eigvalsh(torch.bmm(P.mT, P)).clamp_min(0)
     return _norm(squares.sqrt() / scales[:, None].double() - 1)

@@ -1,12 +1,13 @@
-"""Shape aliases: the notation of the mathematics as types.
+"""Shape aliases, the notation of the mathematics as types; and the dtypes of parameters.
 
 `l` is the length of a vector, `m` the number of groups, `n` the number of vectors in a group.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Block", "Entries", "GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
+__all__ = ["FLOATING_DTYPES", "Block", "Entries", "GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
 
 Phi = Float[Tensor, "l m n"]
 """Learnable parameters: m groups, each of n vectors of length l."""
@@ -28,3 +29,6 @@ Entries = Float[Tensor, "..."]
 
 Scalar = Float[Tensor, ""]
 """A 0-dimensional tensor."""
+
+FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that a parameter may have."""

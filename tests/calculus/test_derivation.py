@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gramian.calculus import STEPS, Checked, Setting, Step, derive
+from gramian.calculus import STEPS, CheckedStep, Setting, Step, derive
 from gramian.errors import OptionError, ShapeError
 from gramian.penalties import L1, PENALTIES, SquaredFrobenius
 
@@ -47,26 +47,26 @@ def test_the_steps_are_told_apart_and_complete() -> None:
 
 @pytest.mark.parametrize("step", [step for step in STEPS if step.relation == "="], ids=lambda step: step.title)
 def test_a_wrong_line_is_seen(step: Step) -> None:
-    left, right = step.sides(Setting(5, 2, 3))
-    assert Checked(step, left, right).holds
-    assert not Checked(step, left, right * 1.01 + 1e-3).holds
-    assert not Checked(dataclasses.replace(step, relation="≠"), left, right).holds
+    lhs, rhs = step.sides(Setting(5, 2, 3))
+    assert CheckedStep(step, lhs, rhs).holds
+    assert not CheckedStep(step, lhs, rhs * 1.01 + 1e-3).holds
+    assert not CheckedStep(dataclasses.replace(step, relation="≠"), lhs, rhs).holds
 
 
 def test_a_bound_that_is_passed_is_seen() -> None:
     (step,) = [step for step in STEPS if step.relation == "≤"]
-    left, right = step.sides(Setting(5, 2, 3))
-    assert Checked(step, left, right).holds
-    assert not Checked(step, right, left).holds
+    lhs, rhs = step.sides(Setting(5, 2, 3))
+    assert CheckedStep(step, lhs, rhs).holds
+    assert not CheckedStep(step, rhs, lhs).holds
 
 
 def test_the_mistakes_differ_by_what_they_forget() -> None:
     setting = Setting(5, 2, 3)
     merged, masked, once = [line for line in derive(setting) if line.step.relation == "≠"]
     half = setting.P.mT @ setting.dP
-    torch.testing.assert_close(merged.left - merged.right, half.mT - half)
-    torch.testing.assert_close(masked.left - masked.right, 2 * setting.P * setting.G.diagonal())
-    torch.testing.assert_close(once.left, 2 * once.right)
+    torch.testing.assert_close(merged.lhs - merged.rhs, half.mT - half)
+    torch.testing.assert_close(masked.lhs - masked.rhs, 2 * setting.P * setting.G.diagonal())
+    torch.testing.assert_close(once.lhs, 2 * once.rhs)
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:

@@ -50,15 +50,15 @@ def test_away_from_kinks_it_is_linear(case) -> None:
 @over_cases
 def test_the_shortest_subgradient(case) -> None:
     P = at_kinks(*case)
-    found = min_norm_subgradient(P)
-    X, G, g = residual(P), found.G, found.subgradient
+    result = min_norm_subgradient(P)
+    X, G, g = residual(P), result.G, result.subgradient
     torch.testing.assert_close(g, 2 * P @ G)
     # It is a member.
     assert torch.equal(G, G.mT)
     assert (G.abs() <= 1).all()
     assert torch.equal(G[X != 0], torch.sign(X[X != 0]))
     # It is the shortest: L'(P; −g) = −‖g‖², the steepest descent that there is.
-    assert 0 <= found.gap < 1e-12 * (1 + g.square().sum().item())
+    assert 0 <= result.gap < 1e-12 * (1 + g.square().sum().item())
     torch.testing.assert_close(directional_derivative(P, -g), -g.square().sum(), rtol=1e-5, atol=1e-7)
     # And so no longer than the member with sign(0) = 0, nor than random ones.
     assert g.norm() <= with_zeros(P).norm() + 1e-9
@@ -75,9 +75,9 @@ def test_it_is_shorter_than_the_one_with_zeros() -> None:
 
 def test_at_orthonormal_vectors_it_is_zero() -> None:
     P = torch.eye(6, dtype=torch.float64)[:, :4]
-    found = min_norm_subgradient(P)
-    assert not found.subgradient.any()
-    assert found.gap == 0
+    result = min_norm_subgradient(P)
+    assert not result.subgradient.any()
+    assert result.gap == 0
 
 
 def test_the_tolerance_says_what_is_a_kink() -> None:
@@ -90,11 +90,11 @@ def test_a_gap_is_a_bound_when_it_stops_early() -> None:
     P = at_kinks(8, 5, 3)
     best = min_norm_subgradient(P).subgradient.square().sum() / 2
     for steps in (1, 2, 5, 10):
-        found = min_norm_subgradient(P, max_steps=steps)
-        reached = found.subgradient.square().sum() / 2
-        assert reached - best <= found.gap + 1e-12
+        result = min_norm_subgradient(P, max_steps=steps)
+        reached = result.subgradient.square().sum() / 2
+        assert reached - best <= result.gap + 1e-12
 
 
 def test_a_direction_of_another_shape_is_refused(unchecked) -> None:
-    with pytest.raises(ShapeError, match=r"of one shape; got \[3, 3\] and \[3, 2\]"):
+    with pytest.raises(ShapeError, match=r"must have the same shape; got \[3, 3\] and \[3, 2\]"):
         directional_derivative(torch.eye(3), torch.eye(3)[:, :2])

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gramian.coding import comparison
-from gramian.coding.comparison import compare
-from gramian.coding.learning_run import LearningRun, RunSettings
+from gramian.images.evaluation import comparison
+from gramian.images.evaluation.comparison import compare
+from gramian.images.run import LearningRun, RunSettings
 
 TINY = ("--groups", "6x2", "--patch", "6", "--steps", "20")
 
@@ -29,9 +29,10 @@ def test_the_table(command, tmp_path) -> None:
     ]
     assert all(re.fullmatch(r"-?\d+\.\d\d", row[5]) for row in rows[2:])
     assert "12 atoms of 6 × 6 pixels, 20 steps of 128 patches" in lines[-1]
-    assert "at 12 coefficients each for all four" in lines[-1]
+    assert "at 12 coefficients for all four" in lines[-1]
     assert (
-        "wall time of the learning steps alone, one way after the other, each after a warm-up, on 1 thread" in lines[-1]
+        "wall time of the learning steps only, one dictionary after the other, each after a warm-up, on 1 thread"
+        in lines[-1]
     )
     assert {entry.name for entry in tmp_path.iterdir()} == {"compare.md"}
 

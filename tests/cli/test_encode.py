@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gramian.coding import Dictionary, fista, load_codes, save_dictionary
-from gramian.data import Preparation, shipped_images
+from gramian.coding.inference import fista
+from gramian.images import Dictionary, load_codes, save_dictionary
+from gramian.images.samples import Preparation, shipped_images
 
 SIZE = 8
 
@@ -45,7 +46,7 @@ def test_there_and_back(command, tmp_path, whiten, colour) -> None:
     (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
     done = command("encode", dictionary, "pictures", "-o", "codes", "--tol", "1e-6")
     assert (done.code, done.err) == (0, "")
-    assert "left out, not readable: broken.png" in done.out
+    assert "skipped, not readable: broken.png" in done.out
     assert re.search(
         r"codes/0\.png\.codes\.safetensors: \d+ patches, [\d.]+ of \d+ groups active, gap at most", done.out
     )
@@ -92,7 +93,7 @@ def test_pictures_that_differ_in_their_suffix_keep_apart(command, tmp_path) -> N
     assert {entry.name for entry in (tmp_path / "back").iterdir()} == {"0.png", "0.jpg.png", "1.png"}
     done = command("decode", dictionary, *2 * ["codes/0.png.codes.safetensors"], "-o", "twice")
     assert (done.code, done.out) == (2, "")
-    assert "every file must have a name of its own in twice; got 0.png more than once" in done.err
+    assert "file names in twice must be unique; got 0.png more than once" in done.err
     assert not (tmp_path / "twice").exists()
 
 
@@ -144,7 +145,7 @@ class TestBadInput:
                 "tol must be positive and finite; got -1",
             ),
             (["dictionary.safetensors", "tiny.png", "-o", "new"], "8"),
-            (["dictionary.safetensors", "pictures", "-o", "tiny.png"], "the folder tiny.png could not be made"),
+            (["dictionary.safetensors", "pictures", "-o", "tiny.png"], "the folder tiny.png could not be created"),
         ],
     )
     def test_of_encode(self, command, tmp_path, arguments, message) -> None:

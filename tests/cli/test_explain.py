@@ -148,10 +148,10 @@ def test_mistakes(monkeypatch, capsys, arguments, message) -> None:
 def test_a_line_that_does_not_hold_is_an_error(monkeypatch, capsys) -> None:
     def broken(setting):
         line = next(iter(derive(setting)))
-        return [dataclasses.replace(line, right=line.right + 1)]
+        return [dataclasses.replace(line, rhs=line.rhs + 1)]
 
     monkeypatch.setattr("gramian.cli.explain.derive", broken)
     code, out, err = explain(monkeypatch, capsys)
     assert code != 0
     assert "✗ the two sides differ by at most 1.0e+00" in out
-    assert "these lines must hold, and do not on this machine: The residual" in err
+    assert "every step must hold; got numbers that contradict these on this machine: The residual" in err

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gramian.coding import load_dictionary
+from gramian.images import load_dictionary
 
 RUN = [sys.executable, "-c", "from gramian.cli import main; main()"]
 TINY = ["--groups", "8", "--size", "2", "--patch", "8", "--batch", "16"]
@@ -104,7 +104,7 @@ def test_stopped_it_keeps_what_was_learned_and_goes_on(whole, tmp_path, number) 
             break
     assert stopped, shown
     assert 100 <= int(stopped[1]) < 1000
-    assert "to go on: gramian learn --resume --out run" in shown
+    assert "to continue: gramian learn --resume --out run" in shown
     finish(folder, whole)
 
 
@@ -149,9 +149,9 @@ class TestBadInput:
             (["--infer", "magic"], r"infer must be one of .*; got 'magic'"),
             (["--lam", "0"], r"lam must be a positive finite number; got 0.0"),
             (["--steps", "0"], r"steps must be at least 1; got 0"),
-            (["--resume"], r"there must be a run in runs/ to be resumed; got none; try --out FOLDER"),
+            (["--resume"], r"there must be a run in runs/ to resume; got none; try --out FOLDER"),
             (["--resume", "--out", "empty"], r"empty must hold a run, to be resumed; .*"),
-            (["--resume", "--steps", "5"], r"--resume goes on with the settings of the run; got --steps as well; .*"),
+            (["--resume", "--steps", "5"], r"--resume uses the settings of the run; got --steps as well; .*"),
             (["--out", "small"], r"small must be a new or an empty folder; it already holds something else; .*"),
         ],
     )
@@ -214,7 +214,7 @@ class TestBadInput:
 
 @pytest.mark.slow
 def test_your_own_pictures(tmp_path) -> None:
-    from gramian.data import shipped_images
+    from gramian.images.samples import shipped_images
 
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -223,7 +223,7 @@ def test_your_own_pictures(tmp_path) -> None:
     (pictures / "broken.jpg").write_bytes(b"")
     done = gramian(tmp_path, "learn", *TINY, "--steps", "5", "--images", "pictures", "--out", "run")
     assert done.returncode == 0, done.stderr
-    assert "left out, not readable: broken.jpg" in done.stdout
+    assert "skipped, not readable: broken.jpg" in done.stdout
     assert names(tmp_path / "run") == FILES
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gramian.coding import Dictionary, load_dictionary
-from gramian.data import shipped_images
+from gramian.images import Dictionary, load_dictionary
+from gramian.images.samples import shipped_images
 
 TINY = ("--groups", "6x2", "--patch", "6", "--batch", "16", "--steps", "20", "--out", "run")
 
@@ -161,7 +161,7 @@ class TestTensorBoard:
         (("--seconds", "inf"), "seconds must be a positive finite number; got inf"),
         (("--seconds", "nan"), "seconds must be a positive finite number; got nan"),
         (("--seed", str(2**70)), "seed must be at most 18446744073709551615; got 1180591620717411303424"),
-        (("--device", "meta"), "device must be one that torch finds here, and that holds numbers; got 'meta'"),
+        (("--device", "meta"), "device must be available to torch and have storage; got 'meta'"),
         (("--batch", "1000000000000"), "the settings must fit into memory; 64 groups of 4 atoms of 256 numbers"),
         (("--groups", "1000000000000"), "the settings must fit into memory; 1000000000000 groups of 4 atoms"),
         (("--whiten", "magic"), "whiten must be one of fourier, zca, none; got 'magic'"),
@@ -169,9 +169,9 @@ class TestTensorBoard:
         (("--prior", "magic"), "prior must be one of"),
         (("--target-active", "0"), "target_active must lie between 0 and the number of groups; got 0"),
         (("--target-active", "65"), "target_active must lie between 0 and the number of groups; got 65"),
-        (("--device", "magic"), "device must be one that torch finds here, and that holds numbers; got 'magic'"),
+        (("--device", "magic"), "device must be available to torch and have storage; got 'magic'"),
         (("--spread", "2"), "2"),
-        (("--resume", "--tensorboard", "--groups", "6x2"), "--resume goes on with the settings of the run"),
+        (("--resume", "--tensorboard", "--groups", "6x2"), "--resume uses the settings of the run"),
     ],
 )
 def test_mistakes(command, tmp_path, options, message) -> None:

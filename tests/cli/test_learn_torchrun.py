@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import distributed
 
-from gramian.coding import load_dictionary
+from gramian.images import load_dictionary
 from tests.torchrun import ENVIRONMENT, TORCHRUN
 
 pytestmark = [
@@ -64,7 +64,7 @@ def alone(tmp_path_factory) -> Path:
 def test_it_is_the_run_of_one_process(alone, tmp_path, processes, spread) -> None:
     done = run(tmp_path, processes, "--steps", "60", "--spread", str(spread))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("learned; making the report") == 1
+    assert done.stdout.count("learned; writing the report") == 1
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == FILES
     mine, expected = dictionary(tmp_path), dictionary(alone)
     assert mine.step == expected.step == 60
@@ -131,5 +131,5 @@ def test_told_to_stop_all_stop_at_the_same_step_and_one_process_goes_on(tmp_path
 def test_mistakes_are_said_once_and_leave_nothing(tmp_path) -> None:
     done = run(tmp_path, 2, "--batch", "15")
     assert done.returncode != 0
-    assert "a batch must be a multiple of the 2 processes that share it; got 15" in done.stderr
+    assert "the batch size must be a multiple of the 2 processes that divide it; got 15" in done.stderr
     assert not (tmp_path / "run").exists()

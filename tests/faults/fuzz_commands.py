@@ -24,7 +24,7 @@ import numpy as np
 from gramian.cli import main
 
 STATUSES = {0, 1, 2}
-"""70, what nobody foresaw, is what this looks for."""
+"""This searches for status 70, an unexpected error."""
 _LINES = 12
 """A usage error in a box takes the most."""
 _LIMIT = 90

@@ -20,8 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from gramian.errors import GramianError, NotConvergedWarning
-from gramian.training.inspection import inspect_each
-from gramian.weights import open_weights, orthogonalize_file, proposals_of
+from gramian.weights import inspect_file, open_weights, orthogonalize_file
 
 
 def _tensors(draw: random.Random) -> dict[str, torch.Tensor]:
@@ -148,9 +147,7 @@ def _read(path: Path) -> None:
 
 
 def _inspect(path: Path) -> None:
-    weights = open_weights(path)
-    shapes = {name: entry.shape for name, entry in weights.entries.items()}
-    inspect_each(shapes, weights.read, proposals_of(weights), None, None).as_dict()
+    inspect_file(path).as_dict()
 
 
 def _orthogonalize(path: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gramian.data import load_images
 from gramian.errors import GramianError
+from gramian.images.samples import load_images
 
 __all__ = ["FoundError", "run"]
 

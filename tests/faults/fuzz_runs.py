@@ -17,11 +17,11 @@ from typing import Any
 import jaxtyping
 import torch
 
-from gramian.coding import Dictionary, load_codes, load_dictionary, save_codes
-from gramian.coding.encoding import EncodedPicture, decode_picture, encode_picture
-from gramian.coding.learning_run import LearningRun, RunSettings
-from gramian.data import Picture
 from gramian.errors import GramianError
+from gramian.images import Dictionary, load_codes, load_dictionary, save_codes
+from gramian.images.encoding import EncodedPicture, decode_picture, encode_picture
+from gramian.images.run import LearningRun, RunSettings
+from gramian.images.samples import Picture
 from tests.crops import save_crops
 
 __all__ = ["Victim", "changed", "run"]
@@ -40,9 +40,9 @@ class Victim:
         pictures = save_crops(folder / "pictures", count=3, side=32)
         settings = RunSettings(groups=4, size=2, patch=4, batch=4, iterations=2, steps=9, images=str(pictures))
         learned = LearningRun(settings)
-        learned.note(seconds=0.0)
+        learned.log_metrics(seconds=0.0)
         learned.advance()
-        learned.note(seconds=1.0)
+        learned.log_metrics(seconds=1.0)
         self.run = folder / "run"
         learned.save(self.run)
         self.dictionary: Dictionary = load_dictionary(self.run / "dictionary.safetensors")

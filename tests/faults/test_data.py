@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gramian.data import PatchSampler, Preparation, load_images, reading
 from gramian.errors import DataError
+from gramian.images.samples import PatchSampler, Preparation, load_images, reading
 from tests.faults import fuzz_images
 
 GRADIENT = np.linspace(0, 255, 40 * 50).reshape(40, 50).astype(np.uint8)
@@ -82,7 +82,7 @@ def test_bombs(tmp_path, monkeypatch) -> None:
     film = tmp_path / "a.gif"
     first, *rest = [Image.fromarray(np.roll(GRADIENT, k)) for k in range(5)]
     first.save(film, save_all=True, append_images=rest)
-    monkeypatch.setattr(reading, "_MOST_PIXELS", 4 * GRADIENT.size)
+    monkeypatch.setattr(reading, "_MAX_PIXELS", 4 * GRADIENT.size)
     with pytest.raises(DataError, match=r"a\.gif must be a picture that can be read; got more than"):
         load_images(film)
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Files are put in place whole or not at all, and nothing else is touched: failing calls, kills, full disks, links."""
+"""Files are replaced completely or not at all, and no other file changes: failing calls, kills, full disks, links."""
 
 import contextlib
 import os
@@ -253,7 +253,7 @@ class TestForce:
         (folder / "one").write_bytes(b"")
         for number in (0, 1):
             (folder / f"m-{number}.safetensors").symlink_to("one")
-        with pytest.raises(WeightsError, match="a file of its own"):
+        with pytest.raises(WeightsError, match="must be a separate file"):
             orthogonalize_file(source, folder, force=True)
 
     @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ class TestForce:
     def test_one_command_at_a_time_in_a_folder_of_shards(self, tmp_path) -> None:
         source = weights_of.make(tmp_path / "model", "sharded")
         (tmp_path / "out").mkdir()
-        with lock_folder(tmp_path / "out"), pytest.raises(WeightsError, match="in use by one process alone"):
+        with lock_folder(tmp_path / "out"), pytest.raises(WeightsError, match="used by one process at a time"):
             orthogonalize_file(source, tmp_path / "out")
         orthogonalize_file(source, tmp_path / "out")
 
@@ -379,11 +379,11 @@ class TestInPlace:
         (as_nobody / "unsearchable").chmod(0o600)
         (as_nobody / "unreadable.npz").chmod(0)
         for name in ("read_only/new", "read_only/file"):
-            with pytest.raises(RunError, match="without the permission"):
+            with pytest.raises(RunError, match="without write permission"):
                 check_output(as_nobody / name, force=True)
             with pytest.raises(RunError, match="could not be written: Permission denied"):
                 replace_file(as_nobody / name, b"2")
-        with pytest.raises(RunError, match="without the permission"):
+        with pytest.raises(RunError, match="without write permission"):
             check_folder(as_nobody / "read_only")
         with pytest.raises(RunError, match="Permission denied"):
             check_output(as_nobody / "unsearchable" / "new", force=True)
@@ -449,7 +449,7 @@ class TestOfTheDead:
             assert writer.stdout is not None
             name = writer.stdout.readline().strip()
             assert sweep_temporaries(tmp_path) == []
-            with pytest.raises(RunError, match="in use by one process alone"), lock_folder(tmp_path):
+            with pytest.raises(RunError, match="used by one process at a time"), lock_folder(tmp_path):
                 pass
             writer.send_signal(signal.SIGKILL)
             writer.wait()
@@ -490,7 +490,7 @@ class TestOfTheDead:
         for _ in range(2):
             with (
                 lock_folder(tmp_path),
-                pytest.raises(RunError, match="in use by one process alone"),
+                pytest.raises(RunError, match="used by one process at a time"),
                 lock_folder(tmp_path),
             ):
                 pass

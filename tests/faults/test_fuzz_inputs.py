@@ -23,9 +23,9 @@ def test_an_example_is_made_again() -> None:
 
 
 def test_a_fault_would_be_seen(monkeypatch) -> None:
-    monkeypatch.setattr(L1, "dual", lambda self, X: 1.01 * torch.sign(X))
-    wide = L1.dual
-    monkeypatch.setattr(L1, "dual", lambda self, X: torch.sign(X) if X.dtype == torch.float64 else wide(self, X))
+    monkeypatch.setattr(L1, "subgradient", lambda self, X: 1.01 * torch.sign(X))
+    wide = L1.subgradient
+    monkeypatch.setattr(L1, "subgradient", lambda self, X: torch.sign(X) if X.dtype == torch.float64 else wide(self, X))
     report = fuzz_inputs.Report(0)
     for index in range(3000):
         if report.failures:

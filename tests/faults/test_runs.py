@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gramian.coding import load_codes, load_dictionary
-from gramian.coding.learning_run import LearningRun, RunSettings
 from gramian.errors import GramianError, RunError
 from gramian.files import lock_folder
+from gramian.images import load_codes, load_dictionary
+from gramian.images.run import LearningRun, RunSettings
 from tests.crops import save_crops
 from tests.faults import fuzz_runs
 
@@ -32,10 +32,10 @@ IN_ONE_PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
 import gramian.files
-from gramian.cli import learn, page
-from gramian.coding.learning_run import RunSettings
-page.learning_record = lambda run, **_: None  # what is drawn is not asked for here
-page.render_report = lambda record, **_: "<!doctype html>"
+from gramian.cli import learn, report
+from gramian.images.run import RunSettings
+report.learning_record = lambda run, **_: None  # what is drawn is not asked for here
+report.render_report = lambda record, **_: "<!doctype html>"
 """
 """A program that learns as the command does, without the seconds that a report takes."""
 
@@ -67,11 +67,11 @@ def pictures(tmp_path_factory) -> Path:
 def whole(pictures) -> LearningRun:
     """The run that nobody disturbs."""
     run = LearningRun(settings(pictures))
-    run.note(seconds=0.0)
+    run.log_metrics(seconds=0.0)
     while not run.finished:
         run.advance()
-        if run.due:
-            run.note(seconds=0.0)
+        if run.should_report:
+            run.log_metrics(seconds=0.0)
     return run
 
 
@@ -88,7 +88,7 @@ KILLED = """
 settings = RunSettings(**eval(sys.argv[1]))
 moment, child, calls = int(sys.argv[2]), os.fork(), 0
 if child == 0:
-    # The moments are calls of the system by which a file is put in place: before and after each.
+    # The moments are before and after each system call that replaces a file.
     def counted(function):
         def call(*given, **more):
             global calls
@@ -135,7 +135,7 @@ def test_killed_and_resumed_a_run_has_the_same_bits(whole, pictures, tmp_path, m
     shown = killed_at(moment, pictures, tmp_path)
     # Moments 1 to 12 lie before the first checkpoint; up to 3 not even the settings stand there.
     assert ("RunError run must hold a run, to be resumed" in shown) == (moment <= 3)
-    assert ("it begins again" in shown) == (moment in (8, 12))
+    assert ("it starts again" in shown) == (moment in (8, 12))
     is_the_same(tmp_path / "run", whole)
 
 
@@ -192,10 +192,10 @@ learn.start_run(RunSettings(**eval(sys.argv[1])), None)
     @slow
     def test_of_two_in_one_folder_one_goes_on(self, whole, pictures, tmp_path) -> None:
         run = LearningRun(settings(pictures))
-        run.note(seconds=0.0)
+        run.log_metrics(seconds=0.0)
         run.save(tmp_path / "run")
         text = """
-from gramian.coding.learning_run import LearningRun
+from gramian.images.run import LearningRun
 real = LearningRun.advance
 def slowly(self):
     if self.step == 0:
@@ -212,7 +212,7 @@ learn.continue_run(Path("run"))
             [*COMMAND, "learn", "--resume", "--out", "run"], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert (second.returncode, second.stdout) == (2, "")
-        reason = "in use by one process alone; got one that uses it now"
+        reason = "used by one process at a time; got one that uses it now"
         assert re.fullmatch(rf"gramian: run must be {reason}.*\n", second.stderr), second.stderr
         assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
         code, _, err = ended(first)  # which closes what it waits for
@@ -229,7 +229,7 @@ class TestFullDisk:
 
     def test_later_the_last_checkpoint_stays(self, whole, pictures, tmp_path) -> None:
         run = LearningRun(settings(pictures))
-        run.note(seconds=0.0)
+        run.log_metrics(seconds=0.0)
         run.save(tmp_path)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         while run.step < 20:
@@ -259,7 +259,7 @@ class files_up_to:  # noqa: N801 (it is used as a function)
 class TestReport:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_interrupted_it_is_said_how_to_make_it(self, pictures, tmp_path, number, code, capsys) -> None:
-        from gramian.cli import page
+        from gramian.cli import report
 
         run = LearningRun(settings(pictures))
         run.save(tmp_path / "run")
@@ -269,19 +269,19 @@ class TestReport:
             time.sleep(10)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(page, "learning_record", drawing)
+            patch.setattr(report, "learning_record", drawing)
             with pytest.raises(SystemExit) as left:
-                page.make_report(run, tmp_path / "run")
+                report.make_report(run, tmp_path / "run")
         assert left.value.code == code
         shown = capsys.readouterr().out
         assert re.fullmatch(
-            r"the dictionary and the metrics are in .*run; the report is not; to make it: gramian report .*run\n", shown
+            r"the dictionary and the metrics are in .*run; no report yet; to write it: gramian report .*run\n", shown
         )
         assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"report.html"}
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_it_is_followed(self, pictures, tmp_path, capsys) -> None:
-        from gramian.cli import page
+        from gramian.cli import report
 
         told: Callable[[str, int, int], None] | None = None
 
@@ -293,9 +293,9 @@ class TestReport:
             return "<p>\udcff</p>"  # a name that is not UTF-8
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(page, "learning_record", lambda run, **_: run)
-            patch.setattr(page, "render_report", drawn)
-            page.make_report(LearningRun(settings(pictures)), tmp_path)
+            patch.setattr(report, "learning_record", lambda run, **_: run)
+            patch.setattr(report, "render_report", drawn)
+            report.make_report(LearningRun(settings(pictures)), tmp_path)
         assert told is not None
         assert (tmp_path / "report.html").read_bytes() == b"<p>?</p>"
         assert capsys.readouterr().out == ""  # no bars but on a terminal
@@ -342,12 +342,12 @@ def test_a_resumed_run_sweeps_what_dead_processes_left(pictures, tmp_path) -> No
     folder = tmp_path / "run"
     run = LearningRun(settings(pictures, steps=1))
     run.advance()
-    run.note(seconds=0.0)
+    run.log_metrics(seconds=0.0)
     run.save(folder)
     (folder / "report.html").touch()
     (folder / ".gramian-0123456789ab.tmp").touch()
     (folder / ".other.tmp").touch()
-    with lock_folder(folder), pytest.raises(RunError, match="in use by one process alone"):
+    with lock_folder(folder), pytest.raises(RunError, match="used by one process at a time"):
         continue_run(folder)
     continue_run(folder)
     assert {path.name for path in folder.iterdir()} == FILES | {".other.tmp"}

@@ -10,7 +10,7 @@ from torch import Tensor
 import gramian
 from gramian import foreach, kernels, training
 from gramian.errors import DtypeError, OptionError, ShapeError
-from gramian.penalties import L1, Cosine, Huber, Penalty, SquaredFrobenius, Target, Weighted
+from gramian.penalties import L1, Cosine, Huber, Penalty, SquaredFrobenius, TargetGram, Weighted
 from gramian.rules import Step, as_rule, groupwise, proximal
 from gramian.rules.writable import overlaps_itself
 
@@ -53,7 +53,7 @@ class TestAllOrNothing:
         "penalty",
         [
             Weighted(L1(), ones(2, 3)),
-            Target(L1(), torch.eye(3).expand(2, 3, 3).contiguous()),
+            TargetGram(L1(), torch.eye(3).expand(2, 3, 3).contiguous()),
             3 * (L1() + 2 * Weighted(Huber(), ones(2, 3))),
         ],
         ids=["weights", "target", "nested"],
@@ -66,8 +66,8 @@ class TestAllOrNothing:
             ShapeError, r"^tensor 0: weights of shape \[4, 4\] must be", draw(), penalty=Weighted(L1(), ones(1, 4)[0])
         )
 
-    def test_a_penalty_without_a_shrink(self) -> None:
-        refused(OptionError, "no closed shrink; try rule='polyak'", draw(), penalty=Cosine(L1()))
+    def test_a_penalty_without_a_prox(self) -> None:
+        refused(OptionError, "no closed prox; try rule='polyak'", draw(), penalty=Cosine(L1()))
 
     @pytest.mark.parametrize("call", [1, 2, 3, 4])
     @pytest.mark.parametrize("rule", ["proximal", "polyak", "subgradient"])
@@ -116,8 +116,8 @@ class TestAllOrNothing:
     @pytest.mark.parametrize("rule", ["proximal", "polyak"])
     def test_a_forced_kernel_that_cannot(self, rule) -> None:
         tensors = [torch.randn(6, 4, 2), torch.randn(60, 1, 40)]
-        with kernels.use("folded"):
-            refused(OptionError, "the folded kernel was forced", tensors, rule=rule)
+        with kernels.use("block_diagonal"):
+            refused(OptionError, "the forced block_diagonal kernel", tensors, rule=rule)
 
     def test_an_infinite_rate(self) -> None:
         refused(OptionError, "lr must be finite for the subgradient rule", draw(), rule="subgradient", lr=math.inf)
@@ -128,7 +128,7 @@ class TestAllOrNothing:
         before = [tensor.clone() for tensor in tensors]
         for penalty, error, match in (
             ("l1", ShapeError, "tensor 1: a hard constraint needs groups of n <= l vectors"),
-            (Cosine(L1()), OptionError, "no closed shrink"),
+            (Cosine(L1()), OptionError, "no closed prox"),
         ):
             with pytest.raises(error, match=match):
                 foreach.restore_(tensors, penalty=penalty)
@@ -173,22 +173,22 @@ class TestSharedMemory:
         assert (places.unique().numel() < places.numel()) == overlaps
         assert overlaps_itself(torch.zeros(64).as_strided(shape, strides)) == overlaps
 
-    @pytest.mark.parametrize("kernel", [None, "lanes", "folded", "whole", "dense"])
+    @pytest.mark.parametrize("kernel", [None, "simd", "block_diagonal", "batched", "reference"])
     def test_an_expanded_tensor_is_read_and_not_written(self, kernel) -> None:
-        if kernel == "lanes":
+        if kernel == "simd":
             pytest.importorskip("numba")
         base = torch.randn(6, 1, 3)
         phi = base.expand(6, 300, 3)
         before = base.clone()
         with kernels.use(kernel) if kernel else torch.no_grad():
-            if kernel != "folded":  # which needs groups that are neighbours
+            if kernel != "block_diagonal":  # which needs groups that are neighbours
                 value, grad = gramian.value_and_grad(phi)
                 expected = gramian.value_and_grad(base)
                 torch.testing.assert_close(value, 300 * expected[0])
                 torch.testing.assert_close(grad, expected[1].expand(6, 300, 3))
                 torch.testing.assert_close(gramian.loss(phi), value)
             for rule in ("proximal", "polyak", "subgradient"):
-                with pytest.raises(ShapeError, match=r"a place of its own; got strides .*; try phi\.clone\(\)"):
+                with pytest.raises(ShapeError, match=r"entries that share memory; got strides .*; try phi\.clone\(\)"):
                     gramian.step_(phi, lr=0.1, rule=rule)
         assert torch.equal(base, before)
 
@@ -204,7 +204,7 @@ class TestSharedMemory:
                 lambda t: foreach.restore_([t]),
                 lambda t: training.step_chunks_(t, 2, lr=0.1),
             ):
-                with pytest.raises(ShapeError, match="a place of its own"):
+                with pytest.raises(ShapeError, match="entries that share memory"):
                     write(tensor)
         assert torch.equal(base, before)
         assert torch.equal(window, beside)
@@ -238,7 +238,7 @@ class TestSharedMemory:
             phi = torch.randn(64, 300, 4)
             gramian.step_(phi, lr=0.1)
         with pytest.raises(
-            DtypeError, match=r"made in inference mode must not be written to outside of it.*try phi\.cl"
+            DtypeError, match=r"created in inference mode must not be written to outside of it.*try phi\.cl"
         ):
             gramian.step_(phi, lr=0.1)
 
@@ -258,7 +258,7 @@ class TestNumbers:
     )  # fmt: skip
     def test_what_is_no_number(self, value, unchecked) -> None:
         for options in ({"lr": value}, {"lr": 0.1, "beta": value}):
-            with pytest.raises(OptionError, match=rf"must be a number; got {type(value).__name__}; try"):
+            with pytest.raises(OptionError, match=r"must be a number; got .*; try"):
                 gramian.step_(torch.ones(3, 2), **options)
 
     def test_a_gradient_by_a_strength_is_not_dropped(self, unchecked) -> None:
@@ -296,10 +296,10 @@ class TestSizes:
             weights,
             2 * weights,
             L1() + weights,
-            Target(weights, torch.eye(3)),
-            Cosine(Target(L1(), ones(4, 3))),
+            TargetGram(weights, torch.eye(3)),
+            Cosine(TargetGram(L1(), ones(4, 3))),
         ):
-            for kernel in ("dense", "whole"):
+            for kernel in ("reference", "batched"):
                 with kernels.use(kernel):
                     for call in (gramian.loss, gramian.value_and_grad):
                         with pytest.raises(ShapeError, match="must"):
@@ -313,9 +313,9 @@ class TestSizes:
 
     def test_parts_for_different_numbers_of_groups(self) -> None:
         with pytest.raises(OptionError, match=r"parts of a sum must be for the same groups.*2 and 4 groups"):
-            Weighted(L1(), ones(4, 3)) + Target(SquaredFrobenius(), ones(2, 3))
+            Weighted(L1(), ones(4, 3)) + TargetGram(SquaredFrobenius(), ones(2, 3))
         with pytest.raises(OptionError, match="must be for the same groups; got 2 groups and 4"):
-            Target(Weighted(L1(), ones(4, 3)), ones(2, 3))
+            TargetGram(Weighted(L1(), ones(4, 3)), ones(2, 3))
 
 
 class TestRestore:
@@ -355,7 +355,7 @@ class TestRestore:
         assert layout.to_phi(weight).data_ptr() != weight.data_ptr()
         assert foreach.restore_([weight], penalty=penalty, layouts=layout).converged
         X = gramian.residual(weight, layout=layout)[0]
-        assert penalty.seen(X).abs().max() < 1e-5
+        assert penalty.penalized(X).abs().max() < 1e-5
 
     def test_it_ends_where_nothing_is_to_be_won(self) -> None:
         for start, stopped in ((torch.ones(8, 4), "no progress"), (torch.full((8, 4), math.nan), "not finite")):

@@ -20,8 +20,10 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import gramian
 from gramian import training
 from gramian.errors import AttachmentWarning, GramianError, LayoutError, OptionError, ShapeError
+from gramian.inspection import Inspection, statistics
 from gramian.penalties import L1, Coherence, Cosine, LogDet, Penalty, Spectral, SquaredFrobenius, Weighted
 from gramian.rules import Step, proximal
+from gramian.selection import propose, select_parameters
 
 
 def make() -> nn.Sequential:
@@ -42,8 +44,12 @@ def names(attachment: training.Attachment) -> list[str]:
     return [each.name for each in attachment.targets]
 
 
+def skipped_reasons(inspection: Inspection) -> dict[str, str]:
+    return {each.name: each.reason for each in inspection.skipped}
+
+
 def reasons(attachment: training.Attachment) -> dict[str, str]:
-    return {each.name: each.reason for each in attachment.left}
+    return {each.name: each.reason for each in attachment.skipped}
 
 
 def moved(model: nn.Module, optimizer: torch.optim.Optimizer, *, grads: bool = True) -> list[str]:
@@ -129,7 +135,9 @@ class TestTheModelChanges:
         model[0].weight = nn.Parameter(old.detach() + 1)
         before = old.detach().clone()
         old.grad = torch.zeros_like(old)
-        with pytest.warns(AttachmentWarning, match=r"0.weight: another tensor stands there .* optimizer does not have"):
+        with pytest.warns(
+            AttachmentWarning, match=r"0.weight: another tensor has this name .* optimizer does not have"
+        ):
             assert moved(model, optimizer) == ["2.weight", "4.weight"]
         assert torch.equal(old, before)
         assert moved(model, optimizer) == ["2.weight", "4.weight"]  # said once
@@ -288,7 +296,7 @@ class TestCopies:
         twin = copied(keeper)
         attachment = twin.attachment
         assert attachment.handle is None
-        assert "β = 0.3, a copy that is attached to nothing (attach anew): 3 parameters" in str(attachment)
+        assert "β = 0.3, a copy that is attached to nothing (attach again): 3 parameters" in str(attachment)
         assert attachment.targets[0].parameter is twin.network[0].weight
         assert attachment.residuals() == keeper.attachment.residuals()
         assert moved(twin, twin.optimizer) == []
@@ -313,7 +321,7 @@ def two_groups_at_once(phi: Tensor, *, lr: float, beta: float, penalty: Penalty)
 
 
 class Unfinished(L1):
-    def shrink(self, X: Tensor, tau: Tensor) -> Tensor:
+    def prox_residual(self, X: Tensor, tau: Tensor) -> Tensor:
         raise NotImplementedError("later")
 
 
@@ -321,10 +329,10 @@ class TestWhatCannotGoTogether:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"penalty": Cosine(L1())}, "0.weight: the cosine form has no closed shrink"),
-            ({"penalty": 2 * Cosine(L1())}, "0.weight: the cosine form has no closed shrink"),
-            ({"penalty": Spectral() + L1()}, "0.weight: a sum of penalties has a shrink only where"),
-            ({"penalty": LogDet(diagonal=False)}, r"0.weight: LogDet\(diagonal=False\) has no closed shrink"),
+            ({"penalty": Cosine(L1())}, "0.weight: the cosine form has no closed prox"),
+            ({"penalty": 2 * Cosine(L1())}, "0.weight: the cosine form has no closed prox"),
+            ({"penalty": Spectral() + L1()}, "0.weight: a sum of penalties has no closed prox unless"),
+            ({"penalty": LogDet(diagonal=False)}, r"0.weight: LogDet\(diagonal=False\) has no closed prox"),
             (
                 {"penalty": Weighted(L1(), torch.ones(4, 4))},
                 r"0.weight: weights of shape \[4, 4\] must be for the groups",
@@ -333,7 +341,7 @@ class TestWhatCannotGoTogether:
             ({"rule": two_groups_at_once}, "0.weight: this rule needs two groups"),
             ({"beta": math.inf, "layouts": "o i -> o () i"}, "0.weight: a hard constraint needs groups of n <= l"),
             ({"beta": math.inf, "rule": "subgradient"}, "needs the proximal rule"),
-            ({"beta": math.inf, "penalty": Cosine(L1())}, "no closed shrink"),
+            ({"beta": math.inf, "penalty": Cosine(L1())}, "no closed prox"),
         ],
     )
     def test_is_refused_before_anything_is_changed(self, options, match) -> None:
@@ -446,13 +454,16 @@ class TestWhatCannotBeStepped:
         assert names(attachment) == ["2.weight", "4.weight"]
         assert reasons(attachment)["0.weight"] == reason
         found = gramian.inspect(model)
-        assert found.left["0.weight"] == reason
+        assert skipped_reasons(found)["0.weight"] == reason
         assert len(found.rows) == 2
         with pytest.raises(
             OptionError, match=f"0.weight must be a dense .* ({reason})".replace("(", r"\(").replace(")", r"\)")
         ):
             gramian.attach(sgd(model), model, beta=1.0, select="0.weight", layouts="o i -> i () o")
-        assert gramian.inspect(model, select="0.weight", layouts="o i -> i () o").left["0.weight"] == reason
+        assert skipped_reasons(gramian.inspect(model, select="0.weight", layouts="o i -> i () o")) == {
+            **dict.fromkeys(["0.bias", "2.weight", "2.bias", "4.weight", "4.bias"], "not selected"),
+            "0.weight": reason,
+        }
 
     def test_a_model_without_values(self) -> None:
         with torch.device("meta"):
@@ -509,7 +520,7 @@ class TestWhatCannotBeStepped:
         nn.utils.spectral_norm(layers[3])
         parametrize.register_parametrization(layers[4], "weight", Twice())
         model = nn.Sequential(*layers, Named())
-        for name, proposal in training.propose(model).items():
+        for name, proposal in propose(model).items():
             number = int(name.split(".")[0])
             assert proposal.barred == (number < 5 and "bias" not in name), name
         attachment = gramian.attach(sgd(model), model, beta=1.0)
@@ -524,7 +535,7 @@ class TestDevices:
         torch.set_default_device("meta")
         try:
             found = gramian.inspect(model)
-            assert math.isnan(training.statistics(torch.full((4, 1, 2), math.nan, device="cpu")).mean)
+            assert math.isnan(statistics(torch.full((4, 1, 2), math.nan, device="cpu")).mean)
         finally:
             torch.set_default_device(None)
         assert found.rows == expected.rows
@@ -548,7 +559,7 @@ class TestDevices:
         def loss_of(tensors: list[Tensor], **_) -> Tensor:
             return torch.stack([each.sum() for each in tensors]).sum()
 
-        monkeypatch.setattr(training.constraint.foreach, "step_", loss_of)
+        monkeypatch.setattr(training.steps.foreach, "step_", loss_of)
         monkeypatch.setattr(training.coupled.objective, "loss", lambda tensor, **_: tensor.detach().sum())
         with FakeTensorMode():
             layers = [nn.Linear(8, 4, bias=False, device="meta") for _ in range(4)]
@@ -591,7 +602,7 @@ class TestWrappers:
         assert [row.name for row in gramian.inspect(model).rows] == clean
         raw = "body.module._orig_mod.2.weight"
         for select in ("body.2.weight", raw, re.compile(r"^body\.2\.w"), lambda name, _: name == "body.2.weight"):
-            targets, _ = training.select_parameters(model, select)
+            targets, _ = select_parameters(model, select)
             assert [each.name for each in targets if "weight" in each.name] == ["body.2.weight"]
         assert [row.name for row in gramian.inspect(model, select=raw).rows] == ["body.2.weight"]
         assert moved(model, optimizer) == [*(f"body.module._orig_mod.{i}.weight" for i in (0, 2, 4)), "module.weight"]
@@ -603,7 +614,7 @@ class TestWrappers:
         from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
         model = nn.Sequential(checkpoint_wrapper(nn.MultiheadAttention(12, 3)))
-        targets, _ = training.select_parameters(model)
+        targets, _ = select_parameters(model)
         assert [each.name for each in targets] == ["0.in_proj_weight", "0.out_proj.weight"]
         assert targets[0].shape == (12, 9, 4)
 

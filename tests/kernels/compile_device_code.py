@@ -8,7 +8,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gramian.kernels import triton_code
+from gramian.kernels.gpu import triton_code
 
 POINTERS = {"P", "D", "X", "M", "G", "A", "B", "values", "sums"}
 NUMBERS = {"scale", "parameter"}

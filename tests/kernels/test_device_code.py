@@ -1,6 +1,5 @@
 """The device code compiles for a GPU where there is none; its numbers are checked in Triton's interpreter."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+from tests.kernels.cases import HAS_TRITON
+
+pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
 
 
 @pytest.mark.parametrize(

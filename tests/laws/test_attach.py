@@ -23,7 +23,7 @@ def test_it_is_a_step_by_hand_after_each_of_the_optimiser(case, rule) -> None:
     twin = copy.deepcopy(model)
     optimizer, other = (torch.optim.SGD(each.parameters(), lr=0.01) for each in (model, twin))
     options = {"beta": 0.3, "penalty": case.at(2, 3), "rule": rule}
-    if rule == "proximal" and not case.shrinks:
+    if rule == "proximal" and not case.has_prox:
         with pytest.raises(OptionError, match="try rule='polyak'"):
             gramian.attach(optimizer, model, layouts=LAYOUT, **options)
         return

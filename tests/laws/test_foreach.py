@@ -33,7 +33,7 @@ def test_step(case, rule) -> None:
     tensors, penalty = draw(case), case.at(3, 2)
     before, expected = ([tensor.clone() for tensor in tensors] for _ in range(2))
     options = {"lr": 0.01, "beta": 0.3, "penalty": penalty, "rule": rule}
-    if rule == "proximal" and not case.shrinks:
+    if rule == "proximal" and not case.has_prox:
         with pytest.raises(OptionError, match="try rule='polyak'"):
             foreach.step_(tensors, **options)
         torch.testing.assert_close(tensors, before, rtol=0, atol=0)

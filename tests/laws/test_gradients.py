@@ -91,7 +91,7 @@ class TestByDifferences:
             return
         phi = case.draw(SHAPE, 0)
         slope = gramian.value_and_grad(phi, penalty=case.at(*SHAPE[1:]))[1]
-        P, G = phi.permute(1, 0, 2), case.at(*SHAPE[1:]).dual(gramian.residual(phi))
+        P, G = phi.permute(1, 0, 2), case.at(*SHAPE[1:]).subgradient(gramian.residual(phi))
         assert slope.abs().max() > 1e-2
         for wrong in (G, 2 * G.triu(), -2 * G, 0 * G):
             assert ((P @ wrong).permute(1, 0, 2) - slope).abs().max() > 1e-3
@@ -106,7 +106,7 @@ def test_inequality_at_kinks_and_elsewhere(case) -> None:
         penalty = case.at(*shape[1:])
         for phi in starts(case, shape):
             value, grad = gramian.value_and_grad(phi, beta=BETA, penalty=penalty)
-            G = penalty.dual(gramian.residual(phi))
+            G = penalty.subgradient(gramian.residual(phi))
             for scale in (1e-4, 1e-2, 1.0, 10.0):
                 D = scale * torch.randn(shape, dtype=torch.float64)
                 bend = BETA * (G * gramian.residual(D).add(torch.eye(shape[2], dtype=torch.float64))).sum()
@@ -179,7 +179,7 @@ def root_mean_square(error: Tensor) -> float:
     return error.double().square().mean().sqrt().item()
 
 
-@over(ALL_CASES, lambda case: case.at(2, 2).separable)
+@over(ALL_CASES, lambda case: case.at(2, 2).elementwise)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_twice_the_error_of_plain_torch(case, dtype) -> None:
     # At most twice what plain torch errs that computes in float32 and rounds once.

@@ -59,7 +59,7 @@ class TestInvariances:
         phi, penalty = case.draw(SHAPE), case.at(*SHAPE[1:])
         value, whole = gramian.value_and_grad(phi, beta=BETA, penalty=penalty)
         parts = [
-            gramian.value_and_grad(phi[:, i : i + 1], beta=BETA, penalty=penalty.of_groups(slice(i, i + 1)))
+            gramian.value_and_grad(phi[:, i : i + 1], beta=BETA, penalty=penalty.select_groups(slice(i, i + 1)))
             for i in range(SHAPE[1])
         ]
         torch.testing.assert_close(value, sum(part[0] for part in parts))

@@ -1,4 +1,4 @@
-"""The laws of the three functions of X: value, dual and shrink, of every penalty of the table."""
+"""The laws of the three functions of X, value, subgradient and prox residual, for every penalty of the table."""
 
 import itertools
 import math
@@ -16,15 +16,15 @@ from tests.cases import (
     over,
     over_all_penalties,
     over_convex,
-    over_shrinking,
+    over_proximable,
 )
 
 TAUS = (0.0, 1e-3, 0.1, 0.7, 5.0, math.inf)
 EACH_TAU = torch.tensor(TAUS, dtype=torch.float64)[:, None, None]
 KINKS = (0.0, -0.0, 0.1, -0.1, 2.0, -2.0, 0.7, -0.7, 0.8, -0.8, 2.7, -2.7)
-"""Where functions of the table bend: 0, ±δ, ±τ and ±(τ + δ) for δ = 0.1 and 2, τ = 0.7."""
+"""Kinks of the functions of the table: 0, ±δ, ±τ and ±(τ + δ) for δ = 0.1 and 2, τ = 0.7."""
 
-over_entrywise = over(ALL_CASES, lambda case: case.at(2, 2).entrywise)
+over_entrywise = over(ALL_CASES, lambda case: case.at(2, 2).accepts_blocks)
 over_even = over(ALL_CASES, lambda case: case.even)
 
 
@@ -34,14 +34,14 @@ def symmetric(*shape: int, scale: float = 1.0) -> Tensor:
 
 
 def kinked(*shape: int) -> Tensor:
-    """Symmetric matrices of entries where functions of the table bend, or anywhere."""
+    """Symmetric matrices whose entries are kinks of the functions of the table, or random."""
     at_kinks = torch.tensor(KINKS, dtype=torch.float64)[torch.randint(len(KINKS), shape)]
     X = torch.where(torch.rand(shape) < 0.6, at_kinks, 3 * torch.randn(shape, dtype=torch.float64))
     return torch.triu(X) + torch.triu(X, 1).mT
 
 
 def residuals(case: PenaltyCase) -> list[Tensor]:
-    """Matrices on which the penalty is finite: of three scales, at kinks, with ties, of blocks, diagonal, and zero."""
+    """Matrices with a finite penalty: of three scales, at kinks, with ties, block diagonal, diagonal, and zero."""
     random = [symmetric(n, n, scale=scale) for n in (1, 2, 4) for scale in (0.05, 1.0, 20.0)]
     tied = torch.tensor([[0.5, -0.5, 0.0], [-0.5, 0.5, 0.5], [0.0, 0.5, -0.5]], dtype=torch.float64)
     blocks = torch.block_diag(torch.full((2, 2), 0.5), torch.full((2, 2), -0.5)).double()
@@ -63,16 +63,16 @@ def close(case: PenaltyCase, got: Tensor, expected, like: Tensor) -> None:
 
 @over_all_penalties
 class TestAgainstTheOracle:
-    def test_value_and_dual(self, case) -> None:
+    def test_value_and_subgradient(self, case) -> None:
         for X in residuals(case):
             penalty, (mu,) = case.at(1, len(X)), case.mu(1, len(X))
             close(case, penalty.value(X[None])[0], mu.value(X.tolist()), X)
-            close(case, penalty.dual(X[None])[0], mu.dual(X.tolist()), X)
+            close(case, penalty.subgradient(X[None])[0], mu.subgradient(X.tolist()), X)
 
-    def test_a_dual_that_is_wrong_would_be_seen(self, case) -> None:
+    def test_a_wrong_subgradient_is_detected(self, case) -> None:
         X = case.admit(symmetric(4, 4))[None]
-        G, (mu,) = case.at(1, 4).dual(X), case.mu(1, 4)
-        right = torch.tensor(mu.dual(X[0].tolist()), dtype=torch.float64)
+        G, (mu,) = case.at(1, 4).subgradient(X), case.mu(1, 4)
+        right = torch.tensor(mu.subgradient(X[0].tolist()), dtype=torch.float64)
         if case is ALL_CASES["0 l1"]:
             assert not G.any()
             return
@@ -80,17 +80,17 @@ class TestAgainstTheOracle:
             assert (wrong[0] - right).abs().max() > 1e-3
 
 
-@over_shrinking
-def test_shrink_is_what_the_prox_takes_away(case) -> None:
+@over_proximable
+def test_prox_residual_is_x_minus_the_prox(case) -> None:
     m = len(TAUS)
     for X in residuals(case):
-        C = case.at(m, len(X)).shrink(X.expand(m, -1, -1), EACH_TAU)
+        C = case.at(m, len(X)).prox_residual(X.expand(m, -1, -1), EACH_TAU)
         near = [mu.prox(X.tolist(), tau) for mu, tau in zip(case.mu(m, len(X)), TAUS, strict=True)]
         close(case, C, X - torch.tensor(near, dtype=torch.float64), X)
 
 
 def problems(case: PenaltyCase, count: int = 300) -> Iterator[tuple[Penalty, Tensor, Tensor, Tensor]]:
-    """A penalty, many X, as many other matrices Z, and τ of each: entries at kinks and elsewhere, of many scales."""
+    """A penalty, many X, as many Z, and a τ for each: with entries at kinks and random ones of many scales."""
     for n in (1, 2, 4):
         scales = 10 ** torch.empty(count, 1, 1, dtype=torch.float64).uniform_(-2, 1.5)
         plain = torch.arange(count)[:, None, None] % 2 == 0
@@ -103,29 +103,29 @@ def sums(A: Tensor) -> Tensor:
 
 
 class TestConvexity:
-    @over_shrinking
+    @over_proximable
     def test_the_prox_is_the_minimiser(self, case) -> None:
-        # τμ + ½‖· − X‖² is strongly convex: away from its minimiser Y it grows by at least ½‖Z − Y‖².
+        # τμ + ½‖· − X‖² is strongly convex: at Z it exceeds its minimum, at Y, by at least ½‖Z − Y‖².
         for penalty, X, Z, tau in problems(case):
-            Y, t = X - penalty.shrink(X, tau), tau[:, 0, 0]
+            Y, t = X - penalty.prox_residual(X, tau), tau[:, 0, 0]
             for other in (Z, (Y + Z) / 2, Y + 1e-3 * (Z - Y), X):
                 least, there = (t * penalty.value(A) + sums((A - X).square()) / 2 for A in (Y, other))
                 assert (least + sums((other - Y).square()) / 2 <= there + 1e-8 * (1 + there)).all()
 
-    @over_shrinking
-    def test_the_shrink_is_a_subgradient_at_the_prox_and_firmly_nonexpansive(self, case) -> None:
+    @over_proximable
+    def test_the_prox_residual_is_tau_times_a_subgradient_at_the_prox_and_firmly_nonexpansive(self, case) -> None:
         for penalty, X, Z, tau in problems(case):
-            C = penalty.shrink(X, tau)
+            C = penalty.prox_residual(X, tau)
             Y = X - C
             below = penalty.value(Y) + sums(C / tau * (Z - Y))
             assert (penalty.value(Z) >= below - 1e-8 * (1 + below.abs() + sums((C / tau * Z).abs()))).all()
-            change = C - penalty.shrink(Z, tau)
+            change = C - penalty.prox_residual(Z, tau)
             assert (sums(change.square()) <= sums(change * (X - Z)) + 1e-8 * (1 + sums((X - Z).square()))).all()
 
     @over_convex
-    def test_the_dual_is_a_subgradient(self, case) -> None:
+    def test_the_subgradient_inequality(self, case) -> None:
         for penalty, X, Z, _ in problems(case):
-            G = penalty.dual(X)
+            G = penalty.subgradient(X)
             below = penalty.value(X) + sums(G * (Z - X))
             assert (penalty.value(Z) >= below - 1e-8 * (1 + below.abs() + sums((G * Z).abs()))).all()
 
@@ -133,20 +133,22 @@ class TestConvexity:
     def test_homogeneous(self, case) -> None:
         for penalty, X, _, _ in problems(case):
             value = penalty.value(X)
-            torch.testing.assert_close(sums(penalty.dual(X) * X), case.degree * value)  # Euler's identity
+            torch.testing.assert_close(sums(penalty.subgradient(X) * X), case.degree * value)  # Euler's identity
             for c in (0.125, 3.0, 100.0):
                 torch.testing.assert_close(penalty.value(c * X), c**case.degree * value)
-                if case.shrinks:
-                    expected = c * penalty.shrink(X, number(0.3 * c ** (case.degree - 2)))
-                    torch.testing.assert_close(penalty.shrink(c * X, number(0.3)), expected, rtol=1e-7, atol=1e-7)
+                if case.has_prox:
+                    expected = c * penalty.prox_residual(X, number(0.3 * c ** (case.degree - 2)))
+                    torch.testing.assert_close(
+                        penalty.prox_residual(c * X, number(0.3)), expected, rtol=1e-7, atol=1e-7
+                    )
 
 
 @over_all_penalties
-def test_the_dual_is_the_slope_where_there_is_one(case) -> None:
+def test_the_subgradient_is_the_gradient_where_there_is_one(case) -> None:
     for X in residuals(case)[:9]:
         penalty, leaf = case.at(1, len(X)), X[None].clone().requires_grad_()
         (slope,) = torch.autograd.grad(penalty.value(leaf).sum(), leaf)
-        close(case, penalty.dual(X[None]), (slope + slope.mT) / 2, X)
+        close(case, penalty.subgradient(X[None]), (slope + slope.mT) / 2, X)
 
 
 @over_even
@@ -154,53 +156,53 @@ def test_even(case) -> None:
     for X in (each[None] for each in residuals(case)):
         penalty = case.at(1, X.shape[1])
         close(case, penalty.value(-X), penalty.value(X), X)
-        close(case, penalty.dual(-X), -penalty.dual(X), X)
-        if case.shrinks:
-            close(case, penalty.shrink(-X, number(0.7)), -penalty.shrink(X, number(0.7)), X)
+        close(case, penalty.subgradient(-X), -penalty.subgradient(X), X)
+        if case.has_prox:
+            close(case, penalty.prox_residual(-X, number(0.7)), -penalty.prox_residual(X, number(0.7)), X)
 
 
 @over_entrywise
-class TestOfEachEntry:
-    """What lets a kernel work on one column, or tile by tile."""
+class TestEntryByEntry:
+    """The property that allows a kernel to work on one column or one tile."""
 
-    def test_by_itself(self, case) -> None:
+    def test_blocks_give_the_same_entries(self, case) -> None:
         X, penalty = symmetric(4, 4), case.penalty
-        assert torch.equal(penalty.dual(X[:, 1]), penalty.dual(X)[:, 1])
-        assert torch.equal(penalty.shrink(X[:2, 1:], number(0.3)), penalty.shrink(X, number(0.3))[:2, 1:])
+        assert torch.equal(penalty.subgradient(X[:, 1]), penalty.subgradient(X)[:, 1])
+        assert torch.equal(penalty.prox_residual(X[:2, 1:], number(0.3)), penalty.prox_residual(X, number(0.3))[:2, 1:])
 
-    def test_it_moves_towards_zero_and_not_past_it(self, case) -> None:
+    def test_the_prox_moves_towards_zero_and_not_past_it(self, case) -> None:
         for X in residuals(case):
-            taken = case.penalty.shrink(X.expand(len(TAUS), -1, -1), EACH_TAU)
-            assert (taken * X >= 0).all()
-            assert (taken.abs() <= X.abs()).all()
-            assert (taken.abs().diff(dim=0) >= 0).all()  # more for a larger length
-            assert case is ALL_CASES["0 l1"] or (taken[1:, X != 0] != 0).all()
+            removed = case.penalty.prox_residual(X.expand(len(TAUS), -1, -1), EACH_TAU)
+            assert (removed * X >= 0).all()
+            assert (removed.abs() <= X.abs()).all()
+            assert (removed.abs().diff(dim=0) >= 0).all()  # more for a larger length
+            assert case is ALL_CASES["0 l1"] or (removed[1:, X != 0] != 0).all()
 
     def test_large_entries_do_not_overflow_where_the_value_does_not(self, case) -> None:
         # Squares of 1e30 do.
         X = torch.full((2, 2), 1e30 if case.penalty.value(torch.full((1, 1), 1e30)).isfinite() else 1e18)
         assert case.penalty.value(X).isfinite()
-        assert case.penalty.dual(X).isfinite().all()
-        assert case.penalty.shrink(X, torch.tensor(1.0)).isfinite().all()
+        assert case.penalty.subgradient(X).isfinite().all()
+        assert case.penalty.prox_residual(X, torch.tensor(1.0)).isfinite().all()
 
 
 @over_all_penalties
 class TestForm:
-    def test_zero_costs_nothing(self, case) -> None:
+    def test_value_at_zero(self, case) -> None:
         zero, penalty = torch.zeros(1, 3, 3, dtype=torch.float64), case.at(1, 3)
         if case.zero:
             assert penalty.value(zero) == 0
-            assert not penalty.dual(zero).any()
-            assert not case.shrinks or not penalty.shrink(zero, number(0.5)).any()
+            assert not penalty.subgradient(zero).any()
+            assert not case.has_prox or not penalty.prox_residual(zero, number(0.5)).any()
         else:
             assert penalty.value(zero) > 0.1
 
-    def test_no_length_takes_nothing_and_no_bound_takes_all_that_is_seen(self, case) -> None:
-        for X in residuals(case) if case.shrinks else ():
+    def test_tau_zero_removes_nothing_and_tau_infinity_all_that_is_penalized(self, case) -> None:
+        for X in residuals(case) if case.has_prox else ():
             penalty, both = case.at(2, len(X)), X.expand(2, -1, -1)
-            none, whole = penalty.shrink(both, EACH_TAU[[0, -1]])
+            none, whole = penalty.prox_residual(both, EACH_TAU[[0, -1]])
             assert not none.any()
-            assert case is ALL_CASES["0 l1"] or torch.equal(whole, penalty.seen(both)[1])
+            assert case is ALL_CASES["0 l1"] or torch.equal(whole, penalty.penalized(both)[1])
 
     def test_dtype_and_shape(self, case) -> None:
         for dtype, leading, n in itertools.product(DTYPES, [(3,), (0,), (), (2, 3)], [0, 1, 4]):
@@ -208,10 +210,10 @@ class TestForm:
                 continue
             X = case.admit(symmetric(*leading, n, n)).to(dtype)
             penalty, tau = case.at(*(leading[-1:] or (1,)), n), torch.tensor(0.5, dtype=dtype)
-            made = [penalty.dual(X)]
-            if case.shrinks:
-                made += [penalty.shrink(X, tau), penalty.shrink(X, tau.expand(*leading, 1, 1))]
-            for C in made:
+            results = [penalty.subgradient(X)]
+            if case.has_prox:
+                results += [penalty.prox_residual(X, tau), penalty.prox_residual(X, tau.expand(*leading, 1, 1))]
+            for C in results:
                 assert C.dtype == dtype
                 assert C.shape == X.shape
                 assert torch.equal(C, C.mT)
@@ -224,20 +226,22 @@ class TestForm:
         penalty = case.at(4, 3)
         for i in range(4):
             which = slice(i, i + 1)
-            alone = penalty.of_groups(which)
-            close(case, penalty.dual(X)[which], alone.dual(X[which]), X)
+            alone = penalty.select_groups(which)
+            close(case, penalty.subgradient(X)[which], alone.subgradient(X[which]), X)
             close(case, penalty.value(X)[which], alone.value(X[which]), X)
-            if case.shrinks:
-                close(case, penalty.shrink(X, tau[:, None, None])[which], alone.shrink(X[which], tau[i]), X)
+            if case.has_prox:
+                close(
+                    case, penalty.prox_residual(X, tau[:, None, None])[which], alone.prox_residual(X[which], tau[i]), X
+                )
 
     def test_the_residual_is_not_written_to(self, case) -> None:
         X, penalty = case.admit(symmetric(3, 4, 4)), case.at(3, 4)
         before, version = X.clone(), X._version
-        made = [penalty.value(X), penalty.dual(X)]
-        if case.shrinks:
-            made += [penalty.shrink(X, number(tau)) for tau in (0.3, math.inf)]
-        for each in made:
-            # What is a view of X, as X itself for an infinite τ, is for its caller to copy.
+        results = [penalty.value(X), penalty.subgradient(X)]
+        if case.has_prox:
+            results += [penalty.prox_residual(X, number(tau)) for tau in (0.3, math.inf)]
+        for each in results:
+            # A result may be X itself, as for an infinite τ; then its caller copies it.
             assert each.shape == X.shape or each.data_ptr() != X.data_ptr()
         assert torch.equal(X, before)
         assert X._version == version
@@ -246,25 +250,25 @@ class TestForm:
         X, penalty = case.admit(symmetric(3, 4, 4)), case.at(3, 4)
         X[1, 0, 1] = X[1, 1, 0] = math.nan
         assert penalty.value(X).isnan().tolist() == [False, True, False]
-        if case.shrinks and case is not ALL_CASES["0 l1"]:
-            bad = penalty.shrink(X, number(0.3)).isnan()
+        if case.has_prox and case is not ALL_CASES["0 l1"]:
+            bad = penalty.prox_residual(X, number(0.3)).isnan()
             assert bad.flatten(1).any(dim=1).tolist() == [False, True, False]
 
 
 def test_huber_is_the_moreau_envelope_of_l1() -> None:
     for delta in (0.1, 2.0):
         for X in residuals(PENALTY_CASES["l1"]):
-            C = L1().shrink(X, number(delta))
+            C = L1().prox_residual(X, number(delta))
             torch.testing.assert_close(Huber(delta).value(X), L1().value(X - C) + C.square().sum() / (2 * delta))
-            torch.testing.assert_close(Huber(delta).dual(X), C / delta)
+            torch.testing.assert_close(Huber(delta).subgradient(X), C / delta)
             gap = L1().value(X) - Huber(delta).value(X)
             assert 0 <= gap <= X.numel() * delta / 2 + 1e-12
 
 
-@over_shrinking
-def test_a_wrong_shrink_would_be_seen(case) -> None:
+@over_proximable
+def test_a_wrong_prox_residual_is_detected(case) -> None:
     X, tau = case.admit(symmetric(4, 4)), 0.3
-    C, (mu,) = case.at(1, 4).shrink(X[None], number(tau))[0], case.mu(1, 4)
+    C, (mu,) = case.at(1, 4).prox_residual(X[None], number(tau))[0], case.mu(1, 4)
     expected = X - torch.tensor(mu.prox(X.tolist(), tau), dtype=torch.float64)
     if case is ALL_CASES["0 l1"]:
         return

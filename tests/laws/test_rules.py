@@ -18,8 +18,8 @@ from tests.cases import (
     PenaltyCase,
     over,
     over_all_penalties,
+    over_proximable,
     over_rules,
-    over_shrinking,
     overcomplete_is_meant,
     stiefel,
 )
@@ -43,7 +43,7 @@ def twin(rule: str, phi: Tensor, lr: float, beta: float, case: PenaltyCase) -> T
 
 
 def can(rule: str, case: PenaltyCase) -> bool:
-    return rule != "proximal" or case.shrinks
+    return rule != "proximal" or case.has_prox
 
 
 def lengths(rule: str) -> tuple[float, ...]:
@@ -65,7 +65,7 @@ over_both = pytest.mark.parametrize(
 )
 
 
-@over(ALL_CASES, lambda case: not case.shrinks)
+@over(ALL_CASES, lambda case: not case.has_prox)
 def test_a_penalty_without_a_prox_refuses_the_proximal_rule_by_name(case) -> None:
     phi = case.draw(SHAPE)
     before = phi.clone()
@@ -73,7 +73,7 @@ def test_a_penalty_without_a_prox_refuses_the_proximal_rule_by_name(case) -> Non
         lambda: gramian.step_(phi, lr=0.1, penalty=case.at(*SHAPE[1:])),
         lambda: gramian.foreach.step_([phi, phi.clone()], lr=0.1, penalty=case.at(*SHAPE[1:])),
     ):
-        with pytest.raises(OptionError, match=r"shrink.*; try rule='polyak'"):
+        with pytest.raises(OptionError, match=r"prox.*; try rule='polyak'"):
             call()
         assert torch.equal(phi, before)
 
@@ -81,7 +81,7 @@ def test_a_penalty_without_a_prox_refuses_the_proximal_rule_by_name(case) -> Non
 @over_both
 class TestBesideLoops:
     def test_one_step(self, rule, case) -> None:
-        for shape in SHAPES[:-1] if case.at(2, 2).separable else SHAPES[1:-1]:
+        for shape in SHAPES[:-1] if case.at(2, 2).elementwise else SHAPES[1:-1]:
             starts = [case.draw(shape)]
             if case.ties and not case.tall:
                 starts += [torch.randint(-1, 2, shape).double(), torch.zeros(shape, dtype=torch.float64)]
@@ -113,7 +113,7 @@ class TestBesideLoops:
                 assert (wrong - expected).abs().max() > 1e-4
 
     def test_in_sixteen_bits_at_most_twice_the_error_of_one_rounding(self, rule, case) -> None:
-        if not case.at(2, 2).separable:
+        if not case.at(2, 2).elementwise:
             return  # an eigendecomposition in float32 has an error of its own
         for dtype in (torch.bfloat16, torch.float16):
             start = torch.randn(24, 3, 6).to(dtype)
@@ -158,7 +158,7 @@ class TestInvariances:
         loss = torch.zeros((), dtype=torch.float64)
         for i in range(SHAPE[1]):
             which = slice(i, i + 1)
-            part = RULES[rule](phi[:, which], lr=0.02, beta=BETA, penalty=penalty.of_groups(which))
+            part = RULES[rule](phi[:, which], lr=0.02, beta=BETA, penalty=penalty.select_groups(which))
             torch.testing.assert_close(whole.change[:, which], part.change, rtol=1e-6, atol=1e-9)
             loss += part.loss
         torch.testing.assert_close(whole.loss, loss)
@@ -211,14 +211,14 @@ class TestInvariances:
             assert phi.shape == shape
 
 
-@over_shrinking
+@over_proximable
 def test_the_proximal_rule_ends_at_the_least_loss(case) -> None:
     if case is ALL_CASES["0 l1"]:
         return
     phi = case.draw((9, 3, 4), 0)
     result = gramian.orthogonalize(phi, penalty=case.at(3, 4), max_steps=3000)
     assert result.converged
-    assert case.at(3, 4).seen(gramian.residual(result.phi)).abs().max() < 1e-6
+    assert case.at(3, 4).penalized(gramian.residual(result.phi)).abs().max() < 1e-6
     assert gramian.loss(result.phi, penalty=case.at(3, 4)) < 1e-6
 
 

@@ -1,4 +1,4 @@
-"""The same numbers as the peers, where they define a penalty; by which factor they differ, where they do."""
+"""Agreement with other packages that define a penalty, and the factors by which they differ."""
 
 import pytest
 import torch
@@ -25,11 +25,11 @@ def test_keras(mode, monkeypatch) -> None:
     value = keras.regularizers.OrthogonalRegularizer(factor=0.7, mode=mode)(weight)
     (grad,) = torch.autograd.grad(value, weight)
     beta = 0.7 / (6 * 5)
-    ours, mine = gramian.value_and_grad(
+    ours, our_grad = gramian.value_and_grad(
         weight.detach(), beta=beta, penalty=Cosine(L1()), layout=ROWS if mode == "rows" else "i o -> i () o"
     )
     torch.testing.assert_close(ours, value.detach())
-    torch.testing.assert_close(mine, grad, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(our_grad, grad, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, about itself
@@ -69,17 +69,17 @@ def test_soft_orthogonality_and_biggan() -> None:
         torch.testing.assert_close(gramian.loss(W, penalty=penalty, layout=ROWS), expected)
 
 
-def test_srip_is_what_power_iteration_tends_to() -> None:
+def test_srip_is_the_limit_of_power_iteration() -> None:
     """SRIP takes two steps of power iteration on WWᵀ − I, from below."""
     X = matrix() @ matrix().mT - torch.eye(6, dtype=torch.float64)
     exact = gramian.loss(matrix(), penalty=Spectral(), layout=ROWS)
     v = torch.randn(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = []
+    estimates = []
     for _ in range(2000):
         v = X @ normalize(v, dim=0)
-        found.append(torch.linalg.vector_norm(v))
-    assert found[1] <= exact
-    torch.testing.assert_close(found[-1], exact)
+        estimates.append(torch.linalg.vector_norm(v))
+    assert estimates[1] <= exact
+    torch.testing.assert_close(estimates[-1], exact)
 
 
 def test_mutual_coherence() -> None:
@@ -91,20 +91,17 @@ def test_mutual_coherence() -> None:
 
 
 class Nearest(Penalty):
-    """Σ_j max_{k≠j} X_jk²: of each vector, the one that is nearest."""
+    """Σ_j max_{k≠j} X_jk²: the nearest other vector of each vector."""
 
     diagonal = False
 
     def value(self, X: Tensor) -> Tensor:
-        return self.seen(X).square().amax(dim=-1).sum(dim=-1)
+        return self.penalized(X).square().amax(dim=-1).sum(dim=-1)
 
-    def dual(self, X: Tensor) -> Tensor:
-        off = self.seen(X)
+    def subgradient(self, X: Tensor) -> Tensor:
+        off = self.penalized(X)
         slopes = torch.zeros_like(off).scatter(-1, off.abs().argmax(dim=-1, keepdim=True), 1.0) * 2 * off
         return (slopes + slopes.mT) / 2
-
-    def shrink(self, X: Tensor, tau: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 def test_ortsae_in_chunks() -> None:

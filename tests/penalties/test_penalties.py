@@ -1,4 +1,4 @@
-"""What is special to penalties of each entry of X, and names; their laws are in `tests/laws`."""
+"""Penalties by name, and subclasses of `Penalty`."""
 
 import math
 
@@ -6,49 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
+import gramian
 from gramian.errors import OptionError
-from gramian.penalties import L1, PENALTIES, Huber, Penalty, SquaredFrobenius, as_penalty
-from tests.cases import over_penalties
-
-"""Where the table's functions bend: 0, ±δ, ±τ and ±(τ + δ) for δ = 0.1 and 2, τ = 0.7."""
-
-
-def symmetric(*shape: int, scale: float = 1.0) -> Tensor:
-    X = scale * torch.randn(shape, dtype=torch.float64)
-    return (X + X.mT) / 2
-
-
-def number(tau: float) -> Tensor:
-    return torch.tensor(tau, dtype=torch.float64)
-
-
-def test_l1_leaves_exact_zeros_and_the_squares_do_not() -> None:
-    X = symmetric(6, 6)
-    tau = number(X.abs().median().item())
-    left = [X - penalty.shrink(X, tau) for penalty in (L1(), SquaredFrobenius())]
-    assert (left[0] == 0).sum() >= X.numel() // 2
-    assert (left[0] != 0).any()
-    assert (left[1] != 0).all()
-
-
-def test_l1_adds_many_entries_without_losing_digits() -> None:
-    # torch.linalg.vector_norm(X, 1) does not cascade on a CPU: off by 5e-3 at this size.
-    X = torch.rand(4096, 4096)
-    assert L1().value(X).item() == pytest.approx(X.double().sum().item(), rel=1e-6)
-
-
-@over_penalties
-def test_a_tiny_length_loses_no_digits(case) -> None:
-    # To first order the shrink is τG, where the penalty has no kink.
-    X = symmetric(4, 4).add(torch.full((4, 4), 5.0).double()).float()
-    C = case.penalty.shrink(X, torch.tensor(1e-20))
-    torch.testing.assert_close(C / 1e-20, case.penalty.dual(X), rtol=1e-6, atol=0)
-
-
-@over_penalties
-def test_infinity_is_an_infinite_value(case) -> None:
-    X = torch.tensor([[math.inf, 1.0], [1.0, -math.inf]])
-    assert case.penalty.value(X) == math.inf
+from gramian.penalties import (
+    L1,
+    PENALTIES,
+    Coherence,
+    Elementwise,
+    Frobenius,
+    Huber,
+    LogDet,
+    Penalty,
+    Spectral,
+    SquaredFrobenius,
+    Weighted,
+    as_penalty,
+)
 
 
 class TestNames:
@@ -56,8 +29,8 @@ class TestNames:
         assert as_penalty("l1") == L1()
         assert as_penalty("huber") == Huber() == Huber(delta=0.1) != Huber(0.2)
         assert as_penalty("squared_frobenius") == SquaredFrobenius()
-        mine = Huber(0.3)
-        assert as_penalty(mine) is mine
+        huber = Huber(0.3)
+        assert as_penalty(huber) is huber
         assert set(PENALTIES) == {"l1", "huber", "squared_frobenius", "frobenius", "spectral", "coherence", "logdet"}
 
     @pytest.mark.parametrize("penalty", ["l2", "", "L1", None, 3], ids=str)
@@ -70,14 +43,65 @@ class TestNames:
             as_penalty(L1)
 
     @pytest.mark.parametrize("delta", [0.0, -1.0, math.nan, math.inf, -math.inf])
-    def test_a_width_that_is_none(self, delta) -> None:
+    def test_invalid_widths(self, delta) -> None:
         with pytest.raises(OptionError, match=r"delta must be a positive finite number; got .*; try delta=0\.1"):
             Huber(delta)
 
-    def test_a_penalty_has_all_three_parts(self) -> None:
+
+class TestSubclasses:
+    def test_value_and_subgradient_are_required(self) -> None:
         class Half(Penalty):
             def value(self, X: Tensor) -> Tensor:
                 return X.sum(dim=(-2, -1))
 
         with pytest.raises(TypeError, match="abstract"):
             Half()  # pyright: ignore
+
+    def test_without_a_prox(self) -> None:
+        class Squares(Penalty):
+            def value(self, X: Tensor) -> Tensor:
+                return X.square().sum(dim=(-2, -1))
+
+            def subgradient(self, X: Tensor) -> Tensor:
+                return 2 * X
+
+        assert L1().has_prox
+        assert not Squares().has_prox
+        phi = torch.randn(6, 2, 3)
+        for penalty in (Squares(), Squares() + L1(), 2 * Squares()):
+            with pytest.raises(OptionError, match=r"no closed prox.*; try rule='polyak'"):
+                gramian.step_(phi, lr=0.1, penalty=penalty)
+        twin = phi.clone()
+        gramian.step_(phi, lr=0.1, rule="polyak", penalty=Squares())
+        gramian.step_(twin, lr=0.1, rule="polyak", penalty=SquaredFrobenius())
+        torch.testing.assert_close(phi, twin)
+
+    def test_an_elementwise_one_can_be_summed_and_weighted(self) -> None:
+        class Absolute(Penalty):
+            elementwise = True
+
+            def value(self, X: Tensor) -> Tensor:
+                return self.penalized(X).abs().sum(dim=(-2, -1))
+
+            def subgradient(self, X: Tensor) -> Tensor:
+                return self.penalized(X).sign()
+
+            def prox_residual(self, X: Tensor, tau: Tensor) -> Tensor:
+                return self.penalized(X).clamp(-tau, tau)
+
+        W = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [2.0, 1.0, 0.0]])
+        for build in (lambda h: h, lambda h: h + 0.5 * SquaredFrobenius(), lambda h: Weighted(h, W)):
+            one = torch.randn(6, 2, 3)
+            two = one.clone()
+            gramian.step_(one, lr=0.1, penalty=build(Absolute()))
+            gramian.step_(two, lr=0.1, penalty=build(L1()))
+            torch.testing.assert_close(one, two)
+
+    def test_they_are_printed_without_tensors(self) -> None:
+        W = torch.ones(3, 3)
+        assert repr(2 * Weighted(L1(), W)) == "Scaled(factor=2.0, penalty=Weighted(penalty=L1(diagonal=True)))"
+        assert repr(Elementwise(torch.square, lambda x: 2 * x)) == "Elementwise(square, <lambda>, diagonal=True)"
+
+
+def test_all_of_the_family_have_names() -> None:
+    assert {type(each) for each in PENALTIES.values()} >= {Frobenius, Spectral, Coherence, LogDet}

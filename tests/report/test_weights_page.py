@@ -11,7 +11,7 @@ from tests.report.page import Page
 
 def page_of(**tensors: torch.Tensor) -> Page:
     found = gramian.inspect(tensors)
-    portraits = {row.name: portrait(gramian.Layout(row.layout).to_phi(tensors[row.name])) for row in found.rows}
+    portraits = {row.name: portrait(row.layout.to_phi(tensors[row.name])) for row in found.rows}
     return Page(render_weights({"a <b>.npz": (found, portraits)}))
 
 
@@ -62,14 +62,14 @@ def test_it_needs_no_network_and_no_other_file() -> None:
     assert [each["id"] for each in page.all("h3")] == ["w", "huge"]
     text = " ".join(page.text)
     assert "a <b>.npz" in text
-    assert "1 left out" in text
+    assert "1 skipped" in text
     assert "of 1 axes" in text
 
 
 def test_names_are_shown_as_they_are_and_every_place_is_one_to_link_to() -> None:
     names = ("[red]w", "<b>w</b>", "w w", "w_w", "w\x1b\n", "w\udcff")
     found = gramian.inspect({name: torch.randn(2, 5) for name in names})
-    portraits = {row.name: portrait(gramian.Layout(row.layout).to_phi(torch.randn(2, 5))) for row in found.rows}
+    portraits = {row.name: portrait(row.layout.to_phi(torch.randn(2, 5))) for row in found.rows}
     page = Page(
         render_weights({"[a] <b>.npz": (found, portraits), "b\udcff.npz": (found, portraits)}).encode().decode()
     )

@@ -11,8 +11,9 @@ from torch import Tensor
 import gramian
 from gramian.errors import DtypeError, LayoutError, OptionError, ShapeError
 from gramian.kernels import norms
+from gramian.options import check_lr
 from gramian.penalties import L1, Huber, SquaredFrobenius
-from gramian.rules import RULES, Rule, Step, as_rule, check_lr, polyak, proximal, subgradient
+from gramian.rules import RULES, Rule, Step, as_rule, polyak, proximal, subgradient
 from tests.cases import (
     LAYOUT_CASES,
     PENALTY_CASES,
@@ -43,9 +44,9 @@ def test_products_large_enough_to_go_wrong_in_place(case) -> None:
     before = phi.clone()
     X = gramian.residual(phi)
     # The scales are norms' business, the products this test's.
-    G = case.penalty.dual(X)
+    G = case.penalty.subgradient(X)
     w = norms.spectral_norm(X + torch.eye(512)).clamp_min(1)[:, None, None]
-    twice_S = case.penalty.shrink(X, 0.4 * w) / w
+    twice_S = case.penalty.prox_residual(X, 0.4 * w) / w
     S = twice_S / (2 * norms.spectral_norm(twice_S).clamp_min(1)[:, None, None])
     P = phi.double().permute(1, 0, 2)
     slope = 2 * (P @ G.double())
@@ -350,13 +351,13 @@ class TestErrors:
     @over_rules
     def test_rate(self, rule, lr) -> None:
         weight = torch.ones(3, 2)
-        with pytest.raises(OptionError, match=r"lr must be at least 0; got .*; try lr=0\.1"):
+        with pytest.raises(OptionError, match=r"lr must be 0 or positive; got .*; try lr=0\.1"):
             gramian.step_(weight, lr=lr, rule=rule)
         assert torch.equal(weight, torch.ones(3, 2))
 
     @pytest.mark.parametrize("lr", ["fast", None, [1.0], torch.ones(3)], ids=["str", "None", "list", "tensor"])
     def test_rate_that_is_no_number(self, lr, unchecked) -> None:
-        with pytest.raises(OptionError, match=rf"lr must be a number; got {type(lr).__name__}; try lr="):
+        with pytest.raises(OptionError, match=r"lr must be a number; got .*; try lr="):
             gramian.step_(torch.ones(3, 2), lr=lr)
 
     def test_rates_that_are_numbers(self, unchecked) -> None:
@@ -366,7 +367,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("beta", [-1.0, math.nan, math.inf])
     def test_strength(self, beta) -> None:
-        with pytest.raises(OptionError, match=r"beta must be a finite number of at least 0; got"):
+        with pytest.raises(OptionError, match=r"beta must be (0 or positive|finite); got"):
             gramian.step_(torch.ones(3, 2), lr=0.1, beta=beta)
 
     def test_penalty_and_rule(self, unchecked) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 import gramian
 from gramian.kernels import norms
+from gramian.kernels.dispatch import choose
 from gramian.penalties import Penalty
 from gramian.rules import prox, proximal
 from tests.cases import over_penalties, overcomplete_is_meant
@@ -25,7 +26,7 @@ def factors(phi: Tensor, lr: float, penalty: Penalty) -> list[tuple[Tensor, Tens
     for P in phi.unbind(1):
         w = norms.gram_norm(P).clamp_min(1)
         X = P.mT @ P - torch.eye(P.shape[1], dtype=P.dtype)
-        found.append((penalty.shrink(X, 4 * lr * w), w))
+        found.append((penalty.prox_residual(X, 4 * lr * w), w))
     return found
 
 
@@ -37,7 +38,7 @@ def test_it_is_the_step_with_x_held(case, shape, scale, lr) -> None:
     phi = draw(shape, scale)
     with gramian.kernels.use("panel"):
         step = proximal(phi, lr=lr, beta=1.0, penalty=case.penalty)
-        assert prox._streams(gramian.kernels.choose(phi, case.penalty), phi)
+        assert prox._streams(choose(phi, case.penalty), phi)
     torch.testing.assert_close(step.loss, gramian.loss(phi, penalty=case.penalty))
     for P, change, (C, w) in zip(phi.unbind(1), step.change.unbind(1), factors(phi, lr, case.penalty), strict=True):
         product = P @ C
@@ -95,9 +96,9 @@ FAMILIES = {
 def test_a_norm_of_what_is_seen_in_panels(family, n) -> None:
     M = FAMILIES[family](n).double()
     M = torch.triu(M) + torch.triu(M, 1).mT
-    watched = norms.Watched(M[:, ::32])
+    watched = norms.StreamingNorm(M[:, ::32])
     for first in range(0, n, 70):
-        watched.see(first, M[first : first + 70, first:])
+        watched.update(first, M[first : first + 70, first:])
     exact = torch.linalg.matrix_norm(M, 2)
     assert watched.norm() <= exact * (1 + 1e-12)
     assert watched.norm() >= 0.65 * exact
@@ -116,7 +117,8 @@ def test_a_few_groups_at_a_time(monkeypatch) -> None:
     whole = phi.clone()
     before = gramian.step_(whole, lr=0.1)
     monkeypatch.setattr(prox, "_ROOM", 0)
-    assert len(list(prox._few(gramian.kernels.choose(phi, gramian.penalties.L1()), phi))) > 10
+    penalty = gramian.penalties.L1()
+    assert len(prox._parts(choose(phi, penalty), phi, penalty)) > 10
     step = proximal(phi, lr=0.1, beta=1.0, penalty=gramian.penalties.L1())
     stepped = phi.clone()
     loss = gramian.step_(stepped, lr=0.1)

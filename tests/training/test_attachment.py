@@ -12,6 +12,7 @@ from torch.optim import swa_utils
 import gramian
 from gramian import training
 from gramian.errors import OptionError
+from gramian.selection import select_parameters
 
 
 def make(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -303,7 +304,9 @@ class TestTheHandle:
         attachment = gramian.attach(torch.optim.SGD(model.parameters(), lr=0.1), model, beta=0.5)
         lines = str(attachment).splitlines()
         assert lines[0] == "β = 0.5, after every step: 1 parameters"
-        assert lines[2].startswith("0.weight   [4, 3, 3, 3]  27 × 1 × 4  (g o) i h w -> (i h w) g o  filters of Conv2d")
+        assert lines[2].startswith(
+            "0.weight   [4, 3, 3, 3]  27 × 1 × 4  '(g o) i h w -> (i h w) g o; g=1'  filters of Conv2d"
+        )
         assert lines[3] == "left out:"
         assert "2.weight  an embedding, taken if it is selected" in lines
 
@@ -328,7 +331,7 @@ class TestAHardConstraint:
 class TestTheCoupledForms:
     def test_both_give_the_same_gradient(self) -> None:
         model, twin = make(), make()
-        targets, others = (training.select_parameters(each)[0] for each in (model, twin))
+        targets, others = (select_parameters(each)[0] for each in (model, twin))
         x, y = batch(0)
         (nn.functional.cross_entropy(model(x), y) + training.loss(targets, beta=0.01)).backward()
         nn.functional.cross_entropy(twin(x), y).backward()
@@ -339,7 +342,7 @@ class TestTheCoupledForms:
 
     def test_with_a_gradient_scaler(self) -> None:
         model, twin = make(), make()
-        targets, others = (training.select_parameters(each)[0] for each in (model, twin))
+        targets, others = (select_parameters(each)[0] for each in (model, twin))
         backward(twin, 0)
         training.add_grad_(others, beta=0.01)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -352,7 +355,7 @@ class TestTheCoupledForms:
             torch.testing.assert_close(one.grad, two.grad)
 
     def test_without_a_gradient_before(self) -> None:
-        targets, _ = training.select_parameters(make())
+        targets, _ = select_parameters(make())
         training.add_grad_(targets, beta=1.0)
         assert all(each.parameter.grad is not None for each in targets)
 
@@ -367,7 +370,7 @@ class TestErrors:
         model = make()
         optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
         with pytest.raises(
-            OptionError, match=r"must be in the optimizer; got 2.weight, 4.weight, which it does not own"
+            OptionError, match=r"must be in the optimizer; got 2.weight, 4.weight, which it does not have"
         ):
             gramian.attach(optimizer, model, beta=1.0)
         gramian.attach(optimizer, model, beta=1.0, select="0.weight")

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -11,7 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gramian.errors import DataError, WeightsError
+from gramian.selection import SkippedParameter
 from gramian.weights import open_weights, orthogonalize_file
+
+
+def reasons(skipped: Iterable[SkippedParameter]) -> dict[str, str]:
+    return {each.name: each.reason for each in skipped}
 
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -60,10 +66,14 @@ def test_the_state_of_training_stays(kind, tmp_path) -> None:
     torch.save(shapes_of_checkpoints()[kind], tmp_path / "in.pt")
     weights = open_weights(tmp_path / "in.pt")
     assert len(weights.entries) == 9
-    assert set(weights.left.values()) <= {"state of an optimiser", "state of a scheduler", "state of a trainer"}
-    done, left = orthogonalize_file(tmp_path / "in.pt", tmp_path / "out.pt")
+    assert {each.reason for each in weights.skipped} <= {
+        "state of an optimiser",
+        "state of a scheduler",
+        "state of a trainer",
+    }
+    done, skipped = orthogonalize_file(tmp_path / "in.pt", tmp_path / "out.pt")
     assert [each.name.rpartition(".")[0][-1] for each in done] == ["0", "2"]
-    assert left.items() >= weights.left.items()
+    assert set(skipped) >= set(weights.skipped)
     before, after = (torch.load(tmp_path / name, weights_only=True) for name in ("in.pt", "out.pt"))
     names = {each.name for each in done}
     differing = {name for name, old, new in pairs(before, after) if not torch.equal(old, new)}
@@ -121,9 +131,9 @@ def test_odd_tensors_stay(tmp_path) -> None:
         torch.save(
             {"w": torch.randn(3, 5), **odd, "again": {"w": torch.ones(2, 2, dtype=torch.int8)}}, tmp_path / "a.pt"
         )
-    done, left = orthogonalize_file(tmp_path / "a.pt", tmp_path / "b.pt")
+    done, skipped = orthogonalize_file(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [each.name for each in done] == ["w"]
-    assert left == {
+    assert reasons(skipped) == {
         "meta": "without numbers, on the meta device",
         "sparse": "of layout sparse_coo",
         "rows": "of layout sparse_csr",
@@ -137,9 +147,9 @@ def test_tied_and_overlapping_tensors_are_changed_once(tmp_path) -> None:
     torch.manual_seed(0)
     held = torch.randn(4, 8)
     torch.save({"one": held, "two": held, "part": held[:2], "across": held.T}, tmp_path / "a.pt")
-    done, left = orthogonalize_file(tmp_path / "a.pt", tmp_path / "b.pt")
+    done, skipped = orthogonalize_file(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [each.name for each in done] == ["one"]
-    assert left == dict.fromkeys(("two", "part", "across"), "in the memory of one")
+    assert reasons(skipped) == dict.fromkeys(("two", "part", "across"), "in the memory of one")
     found = torch.load(tmp_path / "b.pt", weights_only=True)
     torch.testing.assert_close(found["across"].T @ found["two"].T, torch.eye(4))
 
@@ -155,11 +165,11 @@ def test_tensors_without_fractions_stay(kind, tmp_path) -> None:
     else:
         save_file(held | {"f8": torch.ones(3, 3).to(torch.float8_e4m3fn)}, source)
     for select in (None, "*"):
-        done, left = orthogonalize_file(source, target, select=select, force=True)
+        done, skipped = orthogonalize_file(source, target, select=select, force=True)
         assert [each.name for each in done] == ["w"]
-        assert left["i"] == "of dtype torch.int32"
-        assert left["b"] == "of dtype torch.bool"
-        assert len(left) == 3
+        assert reasons(skipped)["i"] == "of dtype torch.int32"
+        assert reasons(skipped)["b"] == "of dtype torch.bool"
+        assert len(skipped) == 3
         open_weights(target)
 
 
@@ -211,7 +221,7 @@ def test_pickled_models_in_our_words(how, tmp_path) -> None:
     else:
         torch.save(nn.Linear(3, 3), path, _use_new_zipfile_serialization=how == "zip")
     with pytest.raises(
-        WeightsError, match=r"must hold tensors and plain values alone.*try torch\.save\(model\."
+        WeightsError, match=r"must hold only tensors and plain values.*try torch\.save\(model\."
     ) as error:
         open_weights(path)
     assert str(error.value).isprintable()
@@ -224,4 +234,4 @@ def test_a_container_that_holds_itself(tmp_path) -> None:
     torch.save({"model": inner, "ema": inner}, tmp_path / "a.pt")
     weights = open_weights(tmp_path / "a.pt")
     assert list(weights.entries) == ["model.w"]
-    assert weights.left == {"model.again": "the same as model", "ema": "the same as model"}
+    assert reasons(weights.skipped) == {"model.again": "the same as model", "ema": "the same as model"}

@@ -1,6 +1,6 @@
-"""The derivation of the gradient as data: each step a claim, the rule it follows by, and both of its sides as numbers.
+"""The derivation of the gradient as data: each step has a claim, the rule it follows from, and both sides as numbers.
 
-The command `gramian explain`, the page of the documentation and the tests read the same steps.
+The command `gramian explain`, the documentation and the tests use the same steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,133 +18,33 @@ from gramian.calculus.gradients import (
     residual,
 )
 from gramian.calculus.kinks import directional_derivative
-from gramian.calculus.kronecker import vec
-from gramian.errors import OptionError, ShapeError
-from gramian.penalties import L1, LogDet, Penalty, as_penalty
+from gramian.calculus.setting import Setting
+from gramian.calculus.vec import vec
+from gramian.penalties import L1
 
-__all__ = ["ROUNDING", "STEPS", "Checked", "Setting", "Step", "derive"]
+__all__ = ["STEPS", "CheckedStep", "Step", "derive"]
 
 _SMALL = 1e-6
-"""Length of a difference quotient."""
-ROUNDING, _QUOTIENT = 1e-10, 1e-4
-"""Relative errors that rounding explains, and a difference quotient."""
-_ENTRIES, _JACOBIAN = 2**12, 2**20
-"""Most entries of Φ, and of the largest matrix that is written out: a few seconds of plain loops."""
+"""Step of a difference quotient."""
+_ROUNDING, _QUOTIENT = 1e-10, 1e-4
+"""Relative errors of rounding, and of a difference quotient."""
 
-Sides = Callable[["Setting"], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Random numbers on which every claim is tried, in float64.
-
-    Args:
-        length: l.
-        m: Number of groups.
-        n: Vectors in a group.
-        penalty: Name or `Penalty`.
-        a: The group that is looked at.
-        b: The vector of it.
-        seed: Of the random numbers.
-
-    Raises:
-        ShapeError: If a size is below 1, sizes are too large to be written out, or there is no such group or vector.
-        OptionError: If the penalty is infinite for vectors that must depend on each other (logdet, n > l), or the
-            seed is out of the range of torch.
-    """
-
-    length: int
-    m: int
-    n: int
-    penalty: str | Penalty = "l1"
-    a: int = 0
-    b: int = 0
-    seed: int = 0
-    phi: Tensor = field(init=False, repr=False)
-    dP: Tensor = field(init=False, repr=False)  # noqa: N815
-
-    def __post_init__(self) -> None:
-        if min(self.length, self.m, self.n) < 1:
-            raise ShapeError(f"l, m and n must be at least 1; got {self.length}, {self.m}, {self.n}")
-        entries, jacobian = self.length * self.m * self.n, self.n**3 * max(self.length, self.n)
-        if entries > _ENTRIES or jacobian > _JACOBIAN:
-            raise ShapeError(
-                f"l·m·n must be at most {_ENTRIES} and n³·max(l, n) at most {_JACOBIAN}, because every matrix is "
-                f"written out; got {self.length}, {self.m}, {self.n} for l, m and n; try smaller ones"
-            )
-        if not (0 <= self.a < self.m and 0 <= self.b < self.n):
-            raise ShapeError(
-                f"the vector must be one of {self.m} groups of {self.n}, from 0; got group {self.a}, vector {self.b}"
-            )
-        if isinstance(self.mu, LogDet) and self.n > self.length:
-            raise OptionError(f"logdet is infinite for n > l; got n = {self.n}, l = {self.length}; try fewer vectors")
-        if not -(2**63) <= self.seed < 2**64 - 1:
-            raise OptionError(f"the seed must be from -2⁶³ to 2⁶⁴ - 2; got {self.seed}")
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = (self.length, self.m, self.n)
-        scale = 0.8 / self.length**0.5
-        object.__setattr__(
-            self, "phi", scale * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-        )
-        object.__setattr__(
-            self, "dP", torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")[:, self.a]
-        )
-
-    @property
-    def mu(self) -> Penalty:
-        """The penalty."""
-        return as_penalty(self.penalty)
-
-    @property
-    def P(self) -> Tensor:  # noqa: N802
-        """The group that is looked at, [l, n]."""
-        return self.phi[:, self.a]
-
-    @property
-    def X(self) -> Tensor:  # noqa: N802
-        """Its Gram residual, [n, n]."""
-        return residual(self.P)
-
-    @property
-    def G(self) -> Tensor:  # noqa: N802
-        """∂μ at X, [n, n]."""
-        return self.mu.dual(self.X)
-
-    @property
-    def dX(self) -> Tensor:  # noqa: N802
-        """PᵀdP + dPᵀP, [n, n]."""
-        half = self.P.mT @ self.dP
-        return half + half.mT
-
-    @property
-    def Q(self) -> Tensor:  # noqa: N802
-        """An orthonormal group, [l, n]; n ≤ l."""
-        return torch.linalg.qr(self.P).Q
-
-    def value(self, P: Tensor) -> Tensor:
-        """Give μ(PᵀP − I)."""
-        return self.mu.value(residual(P))
-
-    def autograd(self) -> Tensor:
-        """Give ∂L/∂Φ as torch differentiates the plain expression."""
-        leaf = self.phi.clone().requires_grad_()
-        loss = torch.stack([self.value(leaf[:, i]) for i in range(self.m)]).sum()
-        return torch.autograd.grad(loss, leaf)[0]
+Sides = Callable[[Setting], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One line of the derivation.
+    """One step of the derivation.
 
     Attributes:
-        title: What it is about.
-        claim: The line.
-        latex: The line in LaTeX.
-        because: The rule that it follows by; of a mistake, why it is one.
-        sides: Both sides, as numbers.
-        relation: '=', '≤', or '≠' for a tempting mistake.
+        title: A short name.
+        claim: The equation or inequality.
+        latex: The claim in LaTeX.
+        because: The rule that it follows from; for a common mistake, why it is wrong.
+        sides: Computes both sides of the claim.
+        relation: '=', '≤', or '≠' for a common mistake.
         tolerance: Relative error that is allowed.
-        applies: Whether the line makes sense there.
+        applies: Tells whether the step is valid for a setting.
     """
 
     title: str
@@ -153,41 +53,52 @@ class Step:
     because: str
     sides: Sides
     relation: str = "="
-    tolerance: float = ROUNDING
+    tolerance: float = _ROUNDING
     applies: Callable[[Setting], bool] = lambda setting: True  # noqa: ARG005
 
+    @property
+    def exact(self) -> bool:
+        """Whether the sides may differ by rounding only, because neither of them is a difference quotient."""
+        return self.tolerance <= _ROUNDING
 
-@dataclass(frozen=True)
-class Checked:
-    """A step with its numbers."""
+
+@dataclass(frozen=True, eq=False)
+class CheckedStep:
+    """A step with the numbers of both sides.
+
+    Attributes:
+        step: The step.
+        lhs: The left-hand side.
+        rhs: The right-hand side.
+    """
 
     step: Step
-    left: Tensor
-    right: Tensor
+    lhs: Tensor = field(repr=False)
+    rhs: Tensor = field(repr=False)
 
     @property
     def difference(self) -> float:
-        """Largest difference of an entry."""
-        return (self.left - self.right).abs().max().item()
+        """Largest absolute difference between entries of both sides."""
+        return (self.lhs - self.rhs).abs().max().item()
 
     @property
     def holds(self) -> bool:
-        """Whether the numbers bear the relation out."""
-        scale = 1 + max(self.left.abs().max().item(), self.right.abs().max().item())
+        """Whether the numbers satisfy the relation."""
+        scale = 1 + max(self.lhs.abs().max().item(), self.rhs.abs().max().item())
         if self.step.relation == "≤":
-            return bool((self.left <= self.right + self.step.tolerance * scale).all())
+            return bool((self.lhs <= self.rhs + self.step.tolerance * scale).all())
         equal = self.difference <= self.step.tolerance * scale
         return not equal if self.step.relation == "≠" else equal
 
 
-def derive(setting: Setting) -> Iterator[Checked]:
-    """Go through the derivation, and try every line on numbers.
+def derive(setting: Setting) -> Iterator[CheckedStep]:
+    """Check every step of the derivation on numbers.
 
     Args:
         setting: Sizes, penalty and seed.
 
     Returns:
-        Each step that makes sense there, with both of its sides.
+        The steps that apply to the setting, with the numbers of both sides.
 
     Examples:
         >>> all(checked.holds for checked in derive(Setting(5, 2, 3)))
@@ -195,7 +106,7 @@ def derive(setting: Setting) -> Iterator[Checked]:
     """
     for step in STEPS:
         if step.applies(setting):
-            yield Checked(step, *step.sides(setting))
+            yield CheckedStep(step, *step.sides(setting))
 
 
 def _quotient(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
@@ -210,7 +121,7 @@ def _by_index(s: Setting) -> Tensor:
     return gram
 
 
-def _without_others(s: Setting) -> tuple[Tensor, Tensor]:
+def _change_of_loss(s: Setting) -> tuple[Tensor, Tensor]:
     changed = s.phi.clone()
     changed[:, s.a] += s.dP
     whole = torch.stack([s.value(changed[:, i]) - s.value(s.phi[:, i]) for i in range(s.m)]).sum()
@@ -222,13 +133,13 @@ def _off(G: Tensor) -> Tensor:
 
 
 def _model(s: Setting, S: Tensor, tau: float) -> Tensor:
-    """τμ(X − 2S)/4 + ‖S‖²/2: the model of the step times η."""
+    """Compute τμ(X − 2S)/4 + ‖S‖²/2, which is η times the objective that the proximal step minimises."""
     return tau * s.mu.value(s.X - 2 * S) / 4 + S.square().sum() / 2
 
 
-def _least(s: Setting) -> tuple[Tensor, Tensor]:
+def _proximal_step(s: Setting) -> tuple[Tensor, Tensor]:
     tau = 0.3
-    S = s.mu.shrink(s.X, torch.tensor(tau, dtype=torch.float64, device="cpu")) / 2
+    S = s.mu.prox_residual(s.X, torch.tensor(tau, dtype=torch.float64, device="cpu")) / 2
     generator = torch.Generator().manual_seed(s.seed + 1)
     others = torch.randn(50, s.n, s.n, generator=generator, dtype=torch.float64, device="cpu")
     others = 0.05 * (others + others.mT)
@@ -246,7 +157,7 @@ def _determinant(s: Setting) -> tuple[Tensor, Tensor]:
 
 
 def _kink(s: Setting) -> tuple[Tensor, Tensor]:
-    # Rounding of Q leaves residuals of 1e-16: far below the step, far above zero.
+    # Rounding of Q leaves residuals of about 1e-16: far below the step, but not zero.
     step = 1e-7
     rise = (s.value(s.Q + step * s.dP) - s.value(s.Q)) / step
     return rise, directional_derivative(s.Q, s.dP, tol=1e-12)
@@ -262,63 +173,63 @@ STEPS: tuple[Step, ...] = (
     Step(
         "The residual", "X_jk = Σ_p P_pj P_pk − δ_jk = (PᵀP − I)_jk",
         r"X_{jk} = \sum_p P_{pj}P_{pk} - \delta_{jk} = (P^\top P - I)_{jk}",
-        "P = Φ_a holds the vectors of one group as columns; X is how far they are from orthonormal.",
+        "P = Φ_a has the vectors of one group as columns; X is zero if and only if they are orthonormal.",
         lambda s: (_by_index(s), s.X),
     ),
     Step(
-        "Groups do not meet", "L(Φ with Φ_a changed) − L(Φ) = μ(X_a changed) − μ(X_a)",
+        "Groups are independent", "L(Φ with Φ_a changed) − L(Φ) = μ(X_a changed) − μ(X_a)",
         r"L(\ldots,\Phi_a + d\Phi_a,\ldots) - L(\Phi) = \mu(X_a + dX_a) - \mu(X_a)",
-        "L = β Σ_i μ(X_i), and X_i is made of Φ_i alone; β = 1 from here on.",
-        _without_others,
+        "L = β Σ_i μ(X_i), and X_i depends on Φ_i only; β = 1 from here on.",
+        _change_of_loss,
     ),
     Step(
         "The differential of the residual", "dX = PᵀdP + dPᵀP", r"dX = P^\top dP + dP^\top P",
-        "The product rule; I is constant. (On the left a central difference, which is exact for a square.)",
+        "The product rule; I is constant. (The left-hand side is a central difference, exact for a quadratic.)",
         lambda s: ((residual(s.P + s.dP) - residual(s.P - s.dP)) / 2, s.dX),
     ),
     Step(
-        "A tempting mistake: merging the two", "dX ≠ 2PᵀdP", r"dX \neq 2P^\top dP",
-        "PᵀdP and dPᵀP are transposes of each other, not equal. They may be merged only under a contraction with a "
-        "symmetric matrix, two lines below.",
+        "A common mistake: merging the two terms", "dX ≠ 2PᵀdP", r"dX \neq 2P^\top dP",
+        "PᵀdP and dPᵀP are transposes of each other, and not equal. They can be merged only inside a contraction with "
+        "a symmetric matrix, as in the steps below.",
         lambda s: (s.dX, 2 * s.P.mT @ s.dP), relation="≠", applies=lambda s: s.n > 1,
     ),
     Step(
         "The differential of the penalty", "dμ = Σ_jk G_jk dX_jk = G : dX, with G ∈ ∂μ(X)",
         r"d\mu = \sum_{jk} G_{jk}\,dX_{jk} = G : dX,\quad G \in \partial\mu(X)",
         "The chain rule; for l1 G_jk = sign X_jk, since d|x| = sign(x) dx away from 0. "
-        "(On the left a difference quotient.)",
+        "(The left-hand side is a difference quotient.)",
         lambda s: (_quotient(s.value, s.P, s.dP), (s.G * s.dX).sum()), tolerance=_QUOTIENT,
     ),
     Step(
-        "Under the contraction the two terms merge", "G : (PᵀdP + dPᵀP) = (G + Gᵀ) : PᵀdP",
+        "Inside the contraction the two terms merge", "G : (PᵀdP + dPᵀP) = (G + Gᵀ) : PᵀdP",
         r"G : (P^\top dP + dP^\top P) = (G + G^\top) : P^\top dP",
         "A : Bᵀ = Aᵀ : B.",
         lambda s: ((s.G * s.dX).sum(), ((s.G + s.G.mT) * (s.P.mT @ s.dP)).sum()),
     ),
     Step(
-        "G is symmetric", "G = Gᵀ", r"G = G^\top", "It is a function of the symmetric X; so G + Gᵀ = 2G.",
+        "G is symmetric", "G = Gᵀ", r"G = G^\top", "X is symmetric, and so is its subgradient; therefore G + Gᵀ = 2G.",
         lambda s: (s.G, s.G.mT),
     ),
     Step(
-        "P goes to the other side", "2G : PᵀdP = 2PG : dP", r"2G : P^\top dP = 2PG : dP",
-        "A : BᵀC = BA : C, both are tr AᵀBᵀC.",
+        "P moves to the other factor", "2G : PᵀdP = 2PG : dP", r"2G : P^\top dP = 2PG : dP",
+        "A : BᵀC = BA : C, because both are tr AᵀBᵀC.",
         lambda s: (2 * (s.G * (s.P.mT @ s.dP)).sum(), 2 * ((s.P @ s.G) * s.dP).sum()),
     ),
     Step(
         "The gradient", "∂L/∂P = 2PG(PᵀP − I)", r"\frac{\partial L}{\partial P} = 2\,P\,G(P^\top P - I)",
-        "What stands before : dP. (On the left what automatic differentiation makes of the plain expression.)",
+        "The factor of dP. (The left-hand side is automatic differentiation of the loss as it is defined.)",
         lambda s: (s.autograd()[:, s.a], 2 * s.P @ s.G),
     ),
     Step(
-        "A tempting mistake: masking the diagonal", "∂L/∂P ≠ 2P(G ∘ (1 − δ))",
+        "A common mistake: masking the diagonal", "∂L/∂P ≠ 2P(G ∘ (1 − δ))",
         r"\frac{\partial L}{\partial P} \neq 2P\,\bigl(G \circ (\mathbf{1} - I)\bigr)",
-        "X_jj = ‖P_j‖² − 1 depends on P_j as well: without the diagonal of G nothing holds the lengths. The two differ "
+        "X_jj = ‖P_j‖² − 1 depends on P_j too: without the diagonal of G the lengths are free. The two sides differ "
         "by 2 G_jj P_j.",
         lambda s: (2 * s.P @ s.G, 2 * s.P @ _off(s.G)), relation="≠", applies=lambda s: bool(s.G.diagonal().any()),
     ),
     Step(
-        "A tempting mistake: counting a pair once", "∂L/∂P ≠ PG", r"\frac{\partial L}{\partial P} \neq P\,G",
-        "A pair stands in X twice, as X_jk and as X_kj, and ‖P_j‖² holds P_j twice: hence the 2.",
+        "A common mistake: counting a pair once", "∂L/∂P ≠ PG", r"\frac{\partial L}{\partial P} \neq P\,G",
+        "A pair has two entries in X, X_jk and X_kj, and ‖P_j‖² is quadratic in P_j: hence the factor 2.",
         lambda s: (2 * s.P @ s.G, s.P @ s.G), relation="≠", applies=lambda s: bool((s.P @ s.G).abs().max() > _SMALL),
     ),
     Step(
@@ -330,7 +241,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "In index notation", "Γ_pil = 2 Σ_j Φ_pij G_ijl",
         r"\Gamma_{pil} = 2\sum_j \Phi_{pij}\,G_{ijl}",
-        "The same for all groups i, written out; Γ = ∂L/∂Φ is of the shape of Φ.",
+        "The same for every group i; Γ = ∂L/∂Φ has the shape of Φ.",
         lambda s: (s.autograd(), gradient_by_index(s.phi, s.mu)),
     ),
     Step(
@@ -342,14 +253,14 @@ STEPS: tuple[Step, ...] = (
     Step(
         "The gradient by vec", "vec ∂L/∂P = ((I + K)(I ⊗ Pᵀ))ᵀ vec G",
         r"\mathrm{vec}\,\frac{\partial L}{\partial P} = (I_n \otimes P)(I_{n^2} + K_{nn})\,\mathrm{vec}\,G",
-        "The transposed Jacobian; K vec G = vec G, because G is symmetric.",
+        "The transpose of the Jacobian; K vec G = vec G, because G is symmetric.",
         lambda s: (gradient_by_vec(s.P, s.mu), 2 * s.P @ s.G),
     ),
     Step(
         "The second derivative", "d(2PG) = 2dP·G + 2P·dG[dX]",
         r"d(2PG) = 2\,dP\,G + 2P\,dG[dX]",
-        "The product rule again. For l1 G does not change almost everywhere, and 2dP·G remains.",
-        lambda s: (_quotient(lambda P: 2 * P @ s.mu.dual(residual(P)), s.P, s.dP),
+        "The product rule again. For l1 dG = 0 almost everywhere, and 2dP·G remains.",
+        lambda s: (_quotient(lambda P: 2 * P @ s.mu.subgradient(residual(P)), s.P, s.dP),
                    hessian_vector_product(s.P, s.dP, s.mu)),
         tolerance=_QUOTIENT,
         applies=lambda s: s.penalty in ("l1", "huber", "squared_frobenius", "frobenius", "logdet"),
@@ -357,20 +268,20 @@ STEPS: tuple[Step, ...] = (
     Step(
         "At a kink", "L'(Q; V) = Σ_jk |QᵀV + VᵀQ|_jk, where QᵀQ = I",
         r"L'(Q; V) = \sum_{jk}\left|Q^\top V + V^\top Q\right|_{jk},\quad Q^\top Q = I",
-        "At orthonormal Q every entry has its kink: every direction leads up, in proportion to the step. The "
-        "derivative is one-sided, and sign(0) = 0 is the member of least size of what takes its place.",
+        "At orthonormal Q every entry of X is at its kink: the loss increases in every direction that changes X, in "
+        "proportion to the step. The derivative is one-sided; sign(0) = 0 is the subgradient of least norm there.",
         _kink, tolerance=_QUOTIENT, applies=lambda s: isinstance(s.mu, L1) and _tall(s),
     ),
     Step(
-        "Another reading of |·|: the Frobenius norm", "d‖X‖_F = (X/‖X‖_F) : dX",
-        r"d\|X\|_F = \frac{X}{\|X\|_F} : dX", "The penalty `frobenius`: one kink, where the whole of X is 0.",
+        "Another meaning of |·|: the Frobenius norm", "d‖X‖_F = (X/‖X‖_F) : dX",
+        r"d\|X\|_F = \frac{X}{\|X\|_F} : dX", "The penalty `frobenius`: its one kink is at X = 0.",
         lambda s: (_quotient(lambda P: torch.linalg.matrix_norm(residual(P)), s.P, s.dP),
                    (s.X * s.dX).sum() / torch.linalg.matrix_norm(s.X)), tolerance=_QUOTIENT,
     ),
     Step(
-        "A third: the determinant", "d|PᵀP| = 2 |PᵀP| tr((PᵀP)⁻¹PᵀdP)",
+        "A third meaning: the determinant", "d|PᵀP| = 2 |PᵀP| tr((PᵀP)⁻¹PᵀdP)",
         r"d\left|P^\top P\right| = 2\,\left|P^\top P\right|\,\mathrm{tr}\bigl((P^\top P)^{-1}P^\top dP\bigr)",
-        "Jacobi's formula; it is in the penalty `logdet`, and here the two terms merge, because (PᵀP)⁻¹ is symmetric.",
+        "Jacobi's formula, which the penalty `logdet` uses; the two terms merge, because (PᵀP)⁻¹ is symmetric.",
         _determinant, tolerance=_QUOTIENT, applies=_tall,
     ),
     Step(
@@ -379,12 +290,12 @@ STEPS: tuple[Step, ...] = (
         _normal_step, applies=_tall,
     ),
     Step(
-        "The proximal step", "S = ½C_τ(X) makes βμ(X − 2S) + ‖S‖²/2η least, τ = 4ηβ",
+        "The proximal step", "S = ½C_τ(X) minimises βμ(X − 2S) + ‖S‖²/2η, τ = 4ηβ",
         r"S = \tfrac12 C_\tau(X) \text{ minimises } \beta\mu(X - 2S) + \tfrac{1}{2\eta}\|S\|_F^2,"
         r"\quad \tau = 4\eta\beta",
-        "With Y = X − 2S it is the prox of τμ at X, and C_τ(X) = X − prox_τμ(X). (On the left the value at S, on the "
-        "right that at fifty others, times η.)",
-        _least, relation="≤",
+        "With Y = X − 2S it is the prox of τμ at X, and C_τ(X) = X − prox_τμ(X). (The left-hand side is η times the "
+        "value at S, the right-hand side η times that at fifty other matrices.)",
+        _proximal_step, relation="≤",
     ),
 )  # fmt: skip
 """The derivation, in order."""

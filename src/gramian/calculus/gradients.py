@@ -1,6 +1,6 @@
-"""The derivative of a Gram penalty by several routes, each as the mathematics writes it; slow, and for small sizes.
+"""The derivative of a Gram penalty by several routes, each written as in the mathematics; slow, for small sizes.
 
-`gramian.value_and_grad` is the fast one. These are to be read, and to be compared with one another.
+Use `gramian.value_and_grad` for speed. These functions are for reading, and for checks against one another.
 """
 
 from typing import Any
@@ -9,19 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.calculus.kronecker import LinearOperator, commutation_matrix, kronecker, unvec, vec
+from gramian.calculus.vec import commutation_matrix, unvec, vec
 from gramian.errors import ShapeError
 from gramian.penalties import Penalty, as_penalty
 from gramian.typing import GroupMatrix, Phi
 
 __all__ = [
-    "derivative_by_entry",
     "derivative_by_vector",
     "gradient_by_index",
-    "gradient_by_trace",
     "gradient_by_vec",
     "gram_jacobian",
-    "gram_jacobian_operator",
     "hessian_vector_product",
     "residual",
 ]
@@ -33,7 +30,7 @@ def residual(P: Float[Tensor, "... l n"]) -> GroupMatrix:
     """Form X = PᵀP − I.
 
     Args:
-        P: One group, its vectors as columns; or several.
+        P: One group with its vectors as columns, or several groups, [..., l, n].
 
     Returns:
         X, of shape [..., n, n].
@@ -70,35 +67,7 @@ def gram_jacobian(P: Group) -> Float[Tensor, "nn ln"]:
     n = P.shape[1]
     eye = torch.eye(n, dtype=P.dtype, device=P.device)
     swap = commutation_matrix(n, n, dtype=P.dtype).to(P.device)
-    return (torch.eye(n * n, dtype=P.dtype, device=P.device) + swap) @ kronecker(eye, P.mT)
-
-
-def gram_jacobian_operator(P: Group) -> LinearOperator:
-    """Give the Jacobian of the Gram residual as an operator: V ↦ PᵀV + VᵀP, and M ↦ P(M + Mᵀ).
-
-    Args:
-        P: One group [l, n].
-
-    Returns:
-        The operator between vec V and vec X.
-
-    Examples:
-        >>> import torch
-        >>> P = torch.randn(5, 3, dtype=torch.float64)
-        >>> torch.allclose(gram_jacobian_operator(P).dense(), gram_jacobian(P))
-        True
-    """
-    length, n = P.shape
-
-    def forward(v: Tensor) -> Tensor:
-        half = P.mT @ unvec(v, length)
-        return vec(half + half.mT)
-
-    def backward(u: Tensor) -> Tensor:
-        M = unvec(u, n)
-        return vec(P @ (M + M.mT))
-
-    return LinearOperator((n * n, length * n), forward, backward)
+    return (torch.eye(n * n, dtype=P.dtype, device=P.device) + swap) @ torch.kron(eye, P.mT.contiguous())
 
 
 def gradient_by_vec(P: Group, penalty: str | Penalty = "l1") -> Group:
@@ -117,31 +86,11 @@ def gradient_by_vec(P: Group, penalty: str | Penalty = "l1") -> Group:
         >>> torch.allclose(gradient_by_vec(P), gramian.value_and_grad(P)[1])
         True
     """
-    return unvec(gram_jacobian(P).mT @ vec(as_penalty(penalty).dual(residual(P))), P.shape[0])
-
-
-def gradient_by_trace(P: Group, penalty: str | Penalty = "l1") -> Group:
-    """Compute ∂μ/∂P through the trace: dμ = tr Gᵀ(PᵀdP + dPᵀP) = tr (P(G + Gᵀ))ᵀdP, so ∂μ/∂P = P(G + Gᵀ) = 2PG.
-
-    Args:
-        P: One group [l, n].
-        penalty: Name or `Penalty`.
-
-    Returns:
-        The gradient [l, n].
-
-    Examples:
-        >>> import torch, gramian
-        >>> P = torch.randn(5, 3, dtype=torch.float64)
-        >>> torch.allclose(gradient_by_trace(P), gramian.value_and_grad(P)[1])
-        True
-    """
-    G = as_penalty(penalty).dual(residual(P))
-    return P @ (G + G.mT)
+    return unvec(gram_jacobian(P).mT @ vec(as_penalty(penalty).subgradient(residual(P))), P.shape[0])
 
 
 def gradient_by_index(phi: Phi, penalty: str | Penalty = "l1") -> Phi:
-    """Compute Γ_pil = 2 Σ_j Φ_pij G_ijl, index by index: ∂L/∂Φ for β = 1.
+    """Compute Γ_pil = 2 Σ_j Φ_pij G_ijl, one entry at a time: ∂L/∂Φ for β = 1.
 
     Args:
         phi: Φ[l, m, n].
@@ -166,7 +115,7 @@ def gradient_by_index(phi: Phi, penalty: str | Penalty = "l1") -> Phi:
         for j in range(n):
             for k in range(n):
                 X[j, k] = sum(phi[q, i, j] * phi[q, i, k] for q in range(length)) - (1 if j == k else 0)
-        G = as_penalty(penalty).dual(X)
+        G = as_penalty(penalty).subgradient(X)
         for p in range(length):
             for k in range(n):
                 gradient[p, i, k] = 2 * sum(phi[p, i, j] * G[j, k] for j in range(n))
@@ -178,8 +127,8 @@ def derivative_by_vector(phi: Phi, a: int, b: int, penalty: str | Penalty = "l1"
 
     Args:
         phi: Φ[l, m, n].
-        a: Which group.
-        b: Which vector of it.
+        a: Index of the group.
+        b: Index of the vector in the group.
         penalty: Name or `Penalty`.
 
     Returns:
@@ -191,38 +140,15 @@ def derivative_by_vector(phi: Phi, a: int, b: int, penalty: str | Penalty = "l1"
         >>> torch.allclose(derivative_by_vector(phi, 1, 2), gramian.grad_vector(phi, 1, 2))
         True
     """
-    G = as_penalty(penalty).dual(residual(phi[:, a, :]))
+    G = as_penalty(penalty).subgradient(residual(phi[:, a, :]))
     terms = [2 * phi[:, a, j] * G[j, b] for j in range(phi.shape[2])]
     return torch.stack(terms).sum(dim=0)
-
-
-def derivative_by_entry(phi: Phi, p: int, a: int, b: int, penalty: str | Penalty = "l1") -> Float[Tensor, ""]:
-    """Compute ∂L/∂Φ_pab = 2 Σ_j Φ_paj G_jb for β = 1.
-
-    Args:
-        phi: Φ[l, m, n].
-        p: Which coordinate.
-        a: Which group.
-        b: Which vector of it.
-        penalty: Name or `Penalty`.
-
-    Returns:
-        A number.
-
-    Examples:
-        >>> import torch, gramian
-        >>> phi = torch.randn(4, 2, 3, dtype=torch.float64)
-        >>> torch.allclose(derivative_by_entry(phi, 3, 1, 2), gramian.value_and_grad(phi)[1][3, 1, 2])
-        True
-    """
-    G = as_penalty(penalty).dual(residual(phi[:, a, :]))
-    return 2 * (phi[p, a, :] * G[:, b]).sum()
 
 
 def hessian_vector_product(P: Group, V: Group, penalty: str | Penalty = "l1") -> Group:
     """Compute the derivative of 2PG(X) in the direction V: 2VG + 2P·dG[PᵀV + VᵀP], where it exists.
 
-    For l1 the second term is zero almost everywhere, since signs do not change.
+    For l1 the second term is zero almost everywhere, because the signs do not change.
 
     Args:
         P: One group [l, n].
@@ -233,7 +159,7 @@ def hessian_vector_product(P: Group, V: Group, penalty: str | Penalty = "l1") ->
         The product [l, n].
 
     Raises:
-        ShapeError: If both are not of one shape.
+        ShapeError: If they differ in shape.
 
     Examples:
         >>> import torch
@@ -242,9 +168,9 @@ def hessian_vector_product(P: Group, V: Group, penalty: str | Penalty = "l1") ->
         True
     """
     if P.shape != V.shape:
-        raise ShapeError(f"P and V must be of one shape; got {list(P.shape)} and {list(V.shape)}")
+        raise ShapeError(f"P and V must have the same shape; got {list(P.shape)} and {list(V.shape)}")
     mu = as_penalty(penalty)
     half = P.mT @ V
-    found: Any = torch.autograd.functional.jvp(mu.dual, residual(P), half + half.mT)
-    G, slope = found
-    return 2 * V @ G + 2 * P @ slope
+    result: Any = torch.autograd.functional.jvp(mu.subgradient, residual(P), half + half.mT)
+    G, dG = result
+    return 2 * V @ G + 2 * P @ dG

@@ -2,18 +2,18 @@
 
 import sys
 
-from gramian.cli.ending import end
+from gramian.cli.exit_status import end
 from gramian.errors import needs_extra
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the `gramian` command; whatever ends it is told in one line, and by the exit status.
+    """Run the `gramian` command; print one line for an error, and exit with a status.
 
-    0: done; 1: done, but not all that was asked for; 2: bad input, or the system refuses a file; 70: an error that
-    nobody foresaw, whose traceback is in a file; 130: Ctrl-C; 141: nobody reads the output any longer; 143: told to
-    stop.
+    The statuses are 0: success; 1: partial success; 2: invalid input, or a file that the system refuses to read or
+    write; 70: an unexpected error, whose traceback is in a file; 130: Ctrl-C; 141: the reader of the output has closed
+    it; 143: SIGTERM.
     """
     sys.exit(end(_command))
 

@@ -1,4 +1,4 @@
-"""The commands and their options; what a command needs is loaded when it runs."""
+"""The commands and their options; each command imports its modules when it runs."""
 
 import math
 from pathlib import Path
@@ -50,50 +50,50 @@ def learn(
     ] = None,
     out: Annotated[Path | None, _option("Folder for the result.", "the next free of runs/001, runs/002 …")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, or with the latest in runs/.")
+        bool, typer.Option("--resume", help="Continue the run in --out, or the latest in runs/.")
     ] = False,
     groups: Annotated[
-        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
+        str | None, _option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
     size: Annotated[int | None, _option("Atoms in a group.", DEFAULTS.size)] = None,
     patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
-    colour: Annotated[bool, typer.Option("--colour", help="Learn from colours, not from luminance.")] = False,
+    colour: Annotated[bool, typer.Option("--colour", help="Learn from colours instead of luminance.")] = False,
     whiten: Annotated[str | None, _option(f"Whitening: {', '.join(WHITENINGS)}.", DEFAULTS.whiten)] = None,
-    lam: Annotated[float | None, _option("Sparsity λ: larger, fewer active groups.", DEFAULTS.lam)] = None,
+    lam: Annotated[float | None, _option("Sparsity λ: a larger λ gives fewer active groups.", DEFAULTS.lam)] = None,
     target_active: Annotated[
-        float | None, _option("Mean number of active groups, to which λ is moved.", "λ stays as it is")
+        float | None, _option("Adapt λ to this mean number of active groups.", "λ is fixed")
     ] = None,
     beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
     lr: Annotated[float | None, _option("Learning rate at the first step.", DEFAULTS.lr)] = None,
     steps: Annotated[int | None, _option("Learning steps.", DEFAULTS.steps)] = None,
-    seconds: Annotated[float | None, _option("As many steps as fit, instead of --steps.", "not used")] = None,
-    batch: Annotated[int | None, _option("Patches in a step.", DEFAULTS.batch)] = None,
+    seconds: Annotated[float | None, _option("Learn for this many seconds instead of --steps.", "no limit")] = None,
+    batch: Annotated[int | None, _option("Patches in one step.", DEFAULTS.batch)] = None,
     rule: Annotated[str | None, _option(f"Update rule: {', '.join(RULES)}.", DEFAULTS.rule)] = None,
     penalty: Annotated[str | None, _option(f"Penalty: {', '.join(PENALTIES)}.", DEFAULTS.penalty)] = None,
-    update: Annotated[str | None, _option(f"How the dictionary moves: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
+    update: Annotated[str | None, _option(f"Update of the dictionary: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
     prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", DEFAULTS.prior)] = None,
     infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", DEFAULTS.infer)] = None,
-    device: Annotated[str | None, _option("Where to learn, as torch names it.", DEFAULTS.device)] = None,
+    device: Annotated[str | None, _option("Device, by its name in torch.", DEFAULTS.device)] = None,
     spread: Annotated[
-        int | None, _option("Under torchrun: among how many processes groups are shared out.", DEFAULTS.spread)
+        int | None, _option("Under torchrun: number of processes that share the groups.", DEFAULTS.spread)
     ] = None,
     seed: Annotated[int | None, _option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")] = False,
 ) -> None:
-    """Learn groups of atoms from natural images, and leave a report with pictures.
+    """Learn groups of atoms from natural images, and write a report with pictures.
 
-    Ctrl-C stops cleanly and keeps what was learned; --resume goes on from there. Started by torchrun, several processes
-    make one run: torchrun --nproc-per-node=2 --no-python gramian learn.
+    Ctrl-C saves the dictionary so far and stops; --resume continues from there. torchrun starts several processes for
+    one run: torchrun --nproc-per-node=2 --no-python gramian learn.
     """
-    number, many = _parse_groups(groups)
-    if many is not None and size is not None:
+    n_groups, group_size = _parse_groups(groups)
+    if group_size is not None and size is not None:
         raise OptionError(f"the size of groups must be given once; got --groups {groups} and --size {size}")
     if seconds is not None and steps is not None:
         raise OptionError(f"give --steps or --seconds; got {steps} and {seconds:g}")
-    chosen: dict[str, Any] = {
+    options: dict[str, Any] = {
         "images": None if images is None else str(images.resolve()),
-        "groups": number,
-        "size": many if size is None else size,
+        "groups": n_groups,
+        "size": group_size if size is None else size,
         "patch": patch,
         "colour": colour or None,
         "whiten": whiten,
@@ -112,17 +112,17 @@ def learn(
         "spread": spread,
         "seed": seed,
     }
-    chosen = {name: value for name, value in chosen.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
 
     from gramian.cli.learn import continue_run, start_run
-    from gramian.coding.learning_run import RunSettings
+    from gramian.images.run import RunSettings
 
     if not resume:
-        start_run(RunSettings(**chosen), out, seconds=seconds, tensorboard=tensorboard)
-    elif chosen or seconds is not None:
-        given = [name.replace("_", "-") for name in chosen] + (["seconds"] if seconds is not None else [])
+        start_run(RunSettings(**options), out, seconds=seconds, tensorboard=tensorboard)
+    elif options or seconds is not None:
+        names = [name.replace("_", "-") for name in options] + (["seconds"] if seconds is not None else [])
         raise OptionError(
-            f"--resume goes on with the settings of the run; got --{', --'.join(given)} as well; leave them out, or "
+            f"--resume uses the settings of the run; got --{', --'.join(names)} as well; leave them out, or "
             "start a new run without --resume"
         )
     else:
@@ -130,7 +130,7 @@ def learn(
 
 
 def _parse_groups(text: str | None) -> tuple[int | None, int | None]:
-    """Read 64, or 64x4."""
+    """Parse 64 or 64x4."""
     if text is None:
         return None, None
     parts = text.lower().replace("×", "x").split("x")
@@ -141,14 +141,14 @@ def _parse_groups(text: str | None) -> tuple[int | None, int | None]:
 
 @application.command()
 def encode(
-    dictionary: Annotated[Path, typer.Argument(help="A dictionary, or the folder of a run.")],
+    dictionary: Annotated[Path, typer.Argument(help="A dictionary file, or the folder of a run.")],
     images: Annotated[Path, typer.Argument(help="A picture, a folder of pictures, an array or a film.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, one file for each picture.")],
     stride: Annotated[int | None, _option("Distance between patches, pixels.", "half a patch")] = None,
-    tol: Annotated[float, typer.Option(help="Relative gap at which a patch is done.")] = 1e-4,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+    tol: Annotated[float, typer.Option(help="Relative duality gap at which a patch has converged.")] = 1e-4,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
-    """Code pictures with a learned dictionary."""
+    """Encode pictures with a learned dictionary."""
     if stride is not None and stride < 1:
         raise OptionError(f"--stride must be at least 1; got {stride}; try half a patch")
     if not 0 < tol < math.inf:
@@ -164,9 +164,9 @@ def decode(
     dictionary: Annotated[Path, typer.Argument(help="The dictionary that made the codes, or the folder of its run.")],
     codes: Annotated[list[Path], typer.Argument(help="Files that gramian encode has written, or a folder of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
-    """Make pictures of codes."""
+    """Reconstruct pictures from their codes."""
     from gramian.cli.encode import decode_codes
 
     decode_codes(dictionary, codes, out, force=force)
@@ -176,7 +176,7 @@ def decode(
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
 ) -> None:
-    """Make the report of a run anew."""
+    """Write the report of a run again."""
     from gramian.cli.learn import write_report
 
     write_report(folder)
@@ -189,21 +189,21 @@ def compare(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = _TABLE,
     groups: Annotated[
-        str | None, _option("Number of groups, or with their size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
+        str | None, _option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
     patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
     lam: Annotated[float | None, _option("Sparsity λ.", DEFAULTS.lam)] = None,
     beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
-    steps: Annotated[int, typer.Option(help="Learning steps of each.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Learning steps of each dictionary.")] = 1000,
     seed: Annotated[int | None, _option("Seed.", DEFAULTS.seed)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the table if it is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing table.")] = False,
 ) -> None:
-    """Learn with and without the penalty, without groups, and with scikit-learn, and compare on held-out patches."""
-    number, many = _parse_groups(groups)
-    chosen: dict[str, Any] = {
+    """Learn with the penalty, without it, without groups and with scikit-learn; compare them on held-out patches."""
+    n_groups, group_size = _parse_groups(groups)
+    options: dict[str, Any] = {
         "images": None if images is None else str(images.resolve()),
-        "groups": number,
-        "size": many,
+        "groups": n_groups,
+        "size": group_size,
         "patch": patch,
         "lam": lam,
         "beta": beta,
@@ -212,24 +212,24 @@ def compare(
     }
 
     from gramian.cli.compare import compare_dictionaries
-    from gramian.coding.learning_run import RunSettings
+    from gramian.images.run import RunSettings
 
-    settings = RunSettings(**{name: value for name, value in chosen.items() if value is not None})
+    settings = RunSettings(**{name: value for name, value in options.items() if value is not None})
     compare_dictionaries(settings, out, force=force)
 
 
 @application.command()
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="Files: safetensors, an index of them, .npz, .pt.")],
-    select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; may be given again.")] = None,
+    select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; repeatable.")] = None,
     layout: Annotated[
-        list[str] | None, typer.Option(help="GLOB=PATTERN; sizes follow: '*.q.weight=(h d) i -> i h d; h=8'.")
+        list[str] | None, typer.Option(help="GLOB=PATTERN, then sizes: '*.q.weight=(h d) i -> i h d; h=8'.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with histograms and Gram pictures, NAME.html.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the page if it is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
 ) -> None:
     """Show how far the weights in files are from orthonormal."""
     from gramian.cli.weights import inspect_files
@@ -241,18 +241,18 @@ def inspect(
 def orthogonalize(
     source: Annotated[Path, typer.Argument(metavar="IN", help="File: safetensors, an index of them, .npz, .pt.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write; a folder for sharded safetensors.")],
-    select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; may be given again.")] = None,
+    select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; repeatable.")] = None,
     layout: Annotated[
-        list[str] | None, typer.Option(help="GLOB=PATTERN; sizes follow: '*.q.weight=(h d) i -> i h d; h=8'.")
+        list[str] | None, typer.Option(help="GLOB=PATTERN, then sizes: '*.q.weight=(h d) i -> i h d; h=8'.")
     ] = None,
     rule: Annotated[str, typer.Option(help=f"Update rule: {', '.join(RULES)}.")] = "proximal",
     penalty: Annotated[str, typer.Option(help=f"Penalty: {', '.join(PENALTIES)}.")] = "l1",
-    max_steps: Annotated[int, typer.Option(help="Stop after as many steps in any case.")] = 1000,
+    max_steps: Annotated[int, typer.Option(help="Largest number of steps.")] = 1000,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the files that are written, and nothing else.")
+        bool, typer.Option("--force", help="Replace the output files if they exist, and no others.")
     ] = False,
 ) -> None:
-    """Make the weights in a file orthonormal, and keep everything else in it byte for byte."""
+    """Make the weights in a file orthonormal; copy all other bytes of the file unchanged."""
     if max_steps < 0:
         raise OptionError(f"--max-steps must be at least 0; got {max_steps}")
 
@@ -270,11 +270,11 @@ def explain(
     vector: Annotated[
         tuple[int, int] | None, typer.Option(metavar="A B", help="Also show ∂L/∂Φ_ab, group A and vector B from 0.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
-    """Derive the gradient step by step, and check every line on random numbers."""
+    """Derive the gradient step by step, and check every line numerically."""
     from gramian.cli.explain import explain_derivation
 
     explain_derivation(length, m, n, penalty, vector, seed=seed, latex=latex, markdown=markdown)

@@ -1,7 +1,7 @@
-"""What options may be, and what they are by default, as `--help` says it.
+"""The choices and defaults of options, for `--help`.
 
-It stands here once more, because the modules that define it load torch, and help must not wait for that. A test
-compares the two.
+They repeat the registries of the package, because importing those loads torch, which takes seconds. A test compares
+both.
 """
 
 from types import SimpleNamespace
@@ -19,4 +19,4 @@ DEFAULTS = SimpleNamespace(
     groups=64, size=4, patch=16, whiten="fourier", lam=2.0, beta=0.3, lr=0.5, steps=8000, batch=128, rule="proximal",
     penalty="l1", update="sgd", prior="group_laplace", infer="fista", device="cpu", spread=1, seed=0,
 )  # fmt: skip
-"""Of the settings of a run."""
+"""Defaults of `RunSettings`."""

@@ -1,4 +1,4 @@
-"""`gramian compare`: what the penalty and the groups do, on the user's own pictures."""
+"""`gramian compare`: the effect of the penalty and of groups on the user's pictures."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gramian.coding.comparison import Compared, compare
-from gramian.coding.learning_run import RunSettings
 from gramian.files import check_output, replace_file
+from gramian.images.evaluation.comparison import Compared, compare
+from gramian.images.run import RunSettings
 
 __all__ = ["compare_dictionaries"]
 
@@ -19,11 +19,11 @@ _HEADER = (
 
 
 def compare_dictionaries(settings: RunSettings, out: Path, *, force: bool) -> None:
-    """Learn in several ways, show the table, and keep it.
+    """Learn several dictionaries, then print and write a table that compares them.
 
     Raises:
         DataError: If the pictures cannot be used.
-        RunError: If the table is there already or cannot be written.
+        RunError: If the table exists already or cannot be written.
     """
     check_output(out, force=force, suffixes=[".md"], inputs=_inputs(settings))
     console = Console(highlight=False)
@@ -33,21 +33,21 @@ def compare_dictionaries(settings: RunSettings, out: Path, *, force: bool) -> No
         console.print(f"{each.name}: {each.seconds:.1f} s, {each.snr:.2f} dB at {each.active} coefficients")
         active = each.active
         rows.append(_row(each))
-    console.print(_on_screen(rows))
+    console.print(_transposed(rows))
     threads = torch.get_num_threads()
-    note = (
+    caption = (
         f"{settings.groups * settings.size} atoms of {settings.patch} × {settings.patch} pixels, {settings.steps} "
         f"steps of {settings.batch} patches, λ = {settings.lam:g}, β = {settings.beta:g}, seed {settings.seed}. SNR: "
-        f"of 2048 whitened held-out patches, at {active} coefficients each for all four, as inferred and after least "
-        "squares on the same support. Time: wall time of the learning steps alone, one way after the other, each after "
-        f"a warm-up, on {threads} {'thread' if threads == 1 else 'threads'}. The last two are correlations of "
-        "amplitudes under a shift of a pixel, of the groups that were learned and of random groups of the same atoms. "
+        f"of 2048 whitened held-out patches, at {active} coefficients for all four, as inferred and after least "
+        "squares on the same support. Time: wall time of the learning steps only, one dictionary after the other, each "
+        f"after a warm-up, on {threads} {'thread' if threads == 1 else 'threads'}. The last two are correlations of "
+        "amplitudes under a shift of a pixel, for the learned groups and for random groups of the same atoms. "
         "scikit-learn is its MiniBatchDictionaryLearning, by coordinate descent."
     )
-    console.print(note)
+    console.print(caption)
     lines = [f"| {' | '.join(cells)} |" for cells in (_HEADER, ["---"] * len(_HEADER), *rows)]
     text = "\n".join(line.replace("|cos|", r"\|cos\|") for line in lines)
-    replace_file(out, f"{text}\n\n{note}\n".encode())
+    replace_file(out, f"{text}\n\n{caption}\n".encode())
     print(f"written to {out}")
 
 
@@ -55,8 +55,8 @@ def _inputs(settings: RunSettings) -> list[Path]:
     return [] if settings.images is None else [Path(settings.images)]
 
 
-def _on_screen(rows: list[tuple[str, ...]]) -> Table:
-    """Lay the table on its side, which fits a terminal of 80 characters."""
+def _transposed(rows: list[tuple[str, ...]]) -> Table:
+    """Transpose the table, so that it fits a terminal of 80 characters."""
     table = Table(box=None, header_style="bold")
     table.add_column(_HEADER[0], no_wrap=True)
     for name, *_ in rows:

@@ -1,4 +1,4 @@
-"""What a person sees while a run learns."""
+"""The live display of a learning run."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from gramian.coding.learning_run import LearningRun
+from gramian.images.run import LearningRun
 
 __all__ = ["LearningDisplay"]
 
@@ -20,12 +20,12 @@ _WIDEST = 110
 
 
 class LearningDisplay:
-    """A live panel on a terminal; elsewhere one plain line for each report.
+    """Show a live panel on a terminal; elsewhere print one line for each report.
 
     Args:
         run: The run to show.
-        folder: Where its result goes.
-        console: Where to print.
+        folder: Folder of the run.
+        console: Console to print on; default standard output.
     """
 
     def __init__(self, run: LearningRun, folder: Path, console: Console | None = None) -> None:
@@ -53,7 +53,7 @@ class LearningDisplay:
         )
         if run.skipped:
             names = Text(", ".join(run.skipped))
-            self._console.print(Text("left out, not readable: ", style="yellow") + names)
+            self._console.print(Text("skipped, not readable: ", style="yellow") + names)
         if self._console.is_terminal:
             self._live.start()
             self._draw()
@@ -67,7 +67,7 @@ class LearningDisplay:
             self._live.stop()
 
     def advance(self) -> None:
-        """Note one step."""
+        """Advance the progress bar by one step."""
         self._progress.update(self._task, completed=self._run.step)
         if self._console.is_terminal and time.monotonic() - self._drawn > 0.25:
             self._draw()
@@ -101,8 +101,8 @@ class LearningDisplay:
         ):
             values = [row[key] for row in self._run.metrics]
             table.add_row(title, form.format(values[-1]) if values else "", _spark(values))
-        footer = Text("Ctrl-C stops and keeps what was learned", style="dim")
-        # Short of the right edge: there the ^C that a terminal echoes would wrap, and leave the panel drawn twice.
+        footer = Text("Ctrl-C saves the dictionary and stops", style="dim")
+        # Narrower than the terminal: the ^C it echoes would wrap at the right edge, and the panel would be drawn twice.
         width = min(self._console.width - 4, _WIDEST)
         title = Text(str(self._folder))
         self._live.update(Panel(Group(table, self._progress, footer), title=title, padding=(0, 1), width=width))

@@ -1,4 +1,4 @@
-"""`gramian encode` and `gramian decode`: pictures to codes in files, and back."""
+"""`gramian encode` and `gramian decode`: convert pictures to files of codes, and back."""
 
 import contextlib
 import os
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gramian.coding import Dictionary, decode_picture, encode_picture, load_codes, load_dictionary, save_codes
-from gramian.coding.encoding import check_coding
-from gramian.data import load_images
 from gramian.errors import RunError
 from gramian.files import check_output, replace_file
+from gramian.images import Dictionary, decode_picture, encode_picture, load_codes, load_dictionary, save_codes
+from gramian.images.encoding import check_coding
+from gramian.images.samples import load_images
 from gramian.report.pictures import gray_picture, png
 
 __all__ = ["decode_codes", "encode_images"]
@@ -19,10 +19,10 @@ _SUFFIX = ".codes.safetensors"
 
 
 def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | None, tol: float, force: bool) -> None:
-    """Code every picture there is, each into a file of its own.
+    """Encode every picture into one file of codes.
 
     Raises:
-        RunError: If the dictionary cannot be read, or a file is there already or cannot be written.
+        RunError: If the dictionary cannot be read, or a file exists already or cannot be written.
         DataError: If a picture cannot be used.
         OptionError: If the stride or the tolerance is out of range.
     """
@@ -34,7 +34,7 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
     targets = _targets(out, names, suffix=_SUFFIX, force=force, inputs=[dictionary, images])
     console = Console(highlight=False)
     for name in loaded.skipped:
-        console.print(f"[yellow]left out, not readable:[/] {name}")
+        console.print(f"[yellow]skipped, not readable:[/] {name}")
     for path, picture in zip(targets, loaded.images, strict=True):
         encoded = encode_picture(picture, learned, stride=stride, tol=tol)
         save_codes(path, encoded)
@@ -46,10 +46,10 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
 
 
 def decode_codes(dictionary: Path, codes: list[Path], out: Path, *, force: bool) -> None:
-    """Make a picture of every file of codes.
+    """Reconstruct a picture from every file of codes.
 
     Raises:
-        RunError: If a file cannot be read, is there already or cannot be written, or codes are of another dictionary.
+        RunError: If a file cannot be read, exists already or cannot be written, or has codes of another dictionary.
     """
     learned = _dictionary(dictionary)
     paths = [path for each in codes for path in (sorted(each.glob(f"*{_SUFFIX}")) if each.is_dir() else [each])]
@@ -69,22 +69,22 @@ def _dictionary(path: Path) -> Dictionary:
 
 
 def _targets(folder: Path, names: list[str], *, suffix: str, force: bool, inputs: list[Path]) -> list[Path]:
-    """Make the folder, and check that no file takes the place of another; a folder made in vain is taken away again."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise RunError(f"every file must have a name of its own in {folder}; got {', '.join(twice)} more than once")
-    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    """Create the folder and check that no file overwrites another; remove the new folder if the check fails."""
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise RunError(f"file names in {folder} must be unique; got {', '.join(duplicates)} more than once")
+    new_folders = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"the folder {folder} could not be made: {error.strerror or error}") from error
+        raise RunError(f"the folder {folder} could not be created: {error.strerror or error}") from error
     targets = [folder / name for name in names]
     try:
         for target in targets:
             check_output(target, force=force, suffixes=[suffix], inputs=inputs)
     except RunError:
         with contextlib.suppress(OSError):
-            for each in made:
+            for each in new_folders:
                 each.rmdir()
         raise
     return targets

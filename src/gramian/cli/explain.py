@@ -1,4 +1,4 @@
-"""The command that derives the gradient, and checks every line as it goes."""
+"""The command `explain`: print the derivation of the gradient, with every step checked on numbers."""
 
 import re
 from itertools import count
@@ -8,16 +8,15 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 
-from gramian.calculus import Checked, Setting, derivative_by_vector, derive
-from gramian.calculus.derivation import ROUNDING
+from gramian.calculus import CheckedStep, Setting, derivative_by_vector, derive
 from gramian.errors import GramianError, OptionError
 
 __all__ = ["as_latex", "as_markdown", "explain_derivation"]
 
 _ROWS, _COLUMNS = 8, 6
-"""Rows and columns of an array that are shown at most."""
+"""Largest number of rows and columns that are printed of an array."""
 _NUMBER = 10
-"""Characters that a number takes."""
+"""Width of a number, in characters."""
 _MATRIX = 2
 
 
@@ -32,36 +31,38 @@ def explain_derivation(
     latex: bool,
     markdown: bool,
 ) -> None:
-    """Print the derivation for these sizes.
+    """Print the derivation, checked on random numbers of these sizes.
 
     Raises:
-        OptionError: If both LaTeX and Markdown are asked for.
-        GramianError: If a line does not hold: then this package, or torch, is broken.
+        OptionError: If both LaTeX and Markdown are requested.
+        GramianError: If a step does not hold, which means a defect in this package or in torch.
     """
     if latex and markdown:
         raise OptionError("the output must be LaTeX or Markdown; got both; try one of --latex and --markdown")
     a, b = vector or (0, 0)
     setting = Setting(length, m, n, penalty, a, b, seed)
-    lines = list(derive(setting))
+    steps = list(derive(setting))
     derivative = None if vector is None else derivative_by_vector(setting.phi, a, b, penalty)
     if latex or markdown:
-        print((as_latex if latex else as_markdown)(setting, lines, derivative), end="")
+        print((as_latex if latex else as_markdown)(setting, steps, derivative), end="")
     else:
-        _print(setting, lines)
+        _print(setting, steps)
         if derivative is not None:
             print(f"∂L/∂Φ_{a},{b} =\n{_array(derivative[:, None])}")
-    broken = [checked.step.title for checked in lines if not checked.holds]
+    broken = [checked.step.title for checked in steps if not checked.holds]
     if broken:
-        raise GramianError(f"these lines must hold, and do not on this machine: {', '.join(broken)}")
+        raise GramianError(
+            f"every step must hold; got numbers that contradict these on this machine: {', '.join(broken)}"
+        )
 
 
-def _print(setting: Setting, lines: list[Checked]) -> None:
+def _print(setting: Setting, steps: list[CheckedStep]) -> None:
     console = Console(highlight=False)
     console.print(
         f"Φ[{setting.length}, {setting.m}, {setting.n}] at random, seed {setting.seed}; penalty {setting.penalty}; "
         f"group a = {setting.a}, vector b = {setting.b}; P = Φ_a, X = PᵀP − I, G = ∂μ(X)\n"
     )
-    for number, checked in enumerate(lines, 1):
+    for number, checked in enumerate(steps, 1):
         step = checked.step
         mistake = step.relation == "≠"
         console.print(Text(f"{number:2}  {step.title}", style="bold yellow" if mistake else "bold"))
@@ -75,32 +76,32 @@ def _print(setting: Setting, lines: list[Checked]) -> None:
         console.print()
 
 
-def _verdict(checked: Checked) -> str:
+def _verdict(checked: CheckedStep) -> str:
     mark = "✓" if checked.holds else "✗"
     if checked.step.relation == "≤":
-        return f"{mark} {checked.left.max().item():.6g} ≤ {checked.right.min().item():.6g}, the least of the others"
+        return f"{mark} {checked.lhs.max().item():.6g} ≤ {checked.rhs.min().item():.6g}, the smallest of the others"
     if checked.step.relation == "≠":
         return f"{mark} the two differ by up to {checked.difference:.3g}"
     return f"{mark} the two sides differ by at most {checked.difference:.1e}"
 
 
-def _sentence(checked: Checked) -> str:
-    """Give the verdict without the digits that differ from machine to machine."""
+def _sentence(checked: CheckedStep) -> str:
+    """Return the verdict without digits that depend on the machine."""
     if checked.step.relation != "=":
         return f"{_verdict(checked)[2:].capitalize()}."
     if not checked.holds:
         return f"The two sides are not equal: they differ by {checked.difference:.3g}."
     return "The two sides are equal" + (
-        " to rounding." if checked.step.tolerance <= ROUNDING else ", as nearly as a difference quotient tells."
+        " up to rounding." if checked.step.exact else " up to the error of the difference quotient."
     )
 
 
-def _shows_numbers(checked: Checked) -> bool:
-    return checked.left.ndim <= _MATRIX and checked.step.relation != "≤"
+def _shows_numbers(checked: CheckedStep) -> bool:
+    return checked.lhs.ndim <= _MATRIX and checked.step.relation != "≤"
 
 
 def _array(values: Tensor, columns: int = _COLUMNS) -> str:
-    """Write numbers in rows, as many as there is room for."""
+    """Format numbers as rows of text, cut off at the largest number of rows and columns."""
     shown = values.reshape(1, 1) if values.ndim == 0 else values[None] if values.ndim == 1 else values
     rows = [
         "  ".join(f"{x if abs(x) >= 5e-5 else 0.0:8.4f}" for x in row[:columns].tolist())
@@ -110,9 +111,9 @@ def _array(values: Tensor, columns: int = _COLUMNS) -> str:
     return "\n".join([*rows, *(["       …"] if len(shown) > _ROWS else [])])
 
 
-def _sides(checked: Checked, columns: int = _COLUMNS) -> str:
-    """Write both sides beside each other."""
-    first, second = _array(checked.left, columns).splitlines(), _array(checked.right, columns).splitlines()
+def _sides(checked: CheckedStep, columns: int = _COLUMNS) -> str:
+    """Format both sides next to each other."""
+    first, second = _array(checked.lhs, columns).splitlines(), _array(checked.rhs, columns).splitlines()
     width = max(map(len, first))
     middle = len(first) // 2
     return "\n".join(
@@ -121,23 +122,23 @@ def _sides(checked: Checked, columns: int = _COLUMNS) -> str:
     )
 
 
-def as_markdown(setting: Setting, lines: list[Checked], derivative: Tensor | None = None) -> str:
-    """Write the derivation in Markdown, with formulas in fences named math and the numbers of both sides.
+def as_markdown(setting: Setting, steps: list[CheckedStep], derivative: Tensor | None = None) -> str:
+    """Format the derivation as Markdown, with formulas in `math` fences and the numbers of both sides.
 
     Args:
         setting: Sizes, penalty and seed.
-        lines: The steps with their numbers.
-        derivative: ∂L/∂Φ_ab, [l], to stand at the end; default none.
+        steps: The checked steps.
+        derivative: ∂L/∂Φ_ab, [l], which is printed at the end; default none.
     """
 
-    def item(number: int, checked: Checked) -> str:
+    def item(number: int, checked: CheckedStep) -> str:
         numbers = f"```text\n{_sides(checked)}\n```\n\n" if _shows_numbers(checked) else ""
         return (
             f"### {number}. {checked.step.title}\n\n```math\n{checked.step.latex}\n```\n\n{checked.step.because}\n\n"
             f"{numbers}*{_sentence(checked)}*\n\n"
         )
 
-    text = f"On random numbers, {_about(setting)}.\n\n" + "".join(map(item, count(1), lines))
+    text = f"On random numbers, {_about(setting)}.\n\n" + "".join(map(item, count(1), steps))
     if derivative is not None:
         text += (
             f"### By vector {setting.b} of group {setting.a}\n\n```math\n{_by_vector(setting)}\n```\n\n"
@@ -154,23 +155,23 @@ _IN_LATEX = {
 
 
 def _in_latex(text: str) -> str:
-    """Write a sentence with symbols in it for any LaTeX engine."""
+    """Convert a sentence with mathematical symbols to plain ASCII LaTeX."""
     text = re.sub(r"_(\w+)", r"\\textsubscript{\1}", re.sub(r"`(\w+)`", r"\\texttt{\1}", text))
     return "".join(rf"\ensuremath{{{_IN_LATEX[each]}}}" if each in _IN_LATEX else each for each in text)
 
 
-def as_latex(setting: Setting, lines: list[Checked], derivative: Tensor | None = None) -> str:
-    """Write the derivation in LaTeX, as an enumeration.
+def as_latex(setting: Setting, steps: list[CheckedStep], derivative: Tensor | None = None) -> str:
+    """Format the derivation as a LaTeX enumeration.
 
     Args:
         setting: Sizes, penalty and seed.
-        lines: The steps with their numbers.
-        derivative: ∂L/∂Φ_ab, [l], to stand at the end; default none.
+        steps: The checked steps.
+        derivative: ∂L/∂Φ_ab, [l], which is printed at the end; default none.
     """
     items = [
         f"\\item \\textbf{{{_in_latex(checked.step.title)}.}}\n  \\[ {checked.step.latex} \\]\n"
         f"  {_in_latex(checked.step.because)}\n  % {_in_latex(_verdict(checked)[2:])}\n"
-        for checked in lines
+        for checked in steps
     ]
     if derivative is not None:
         numbers = r" \\ ".join(

@@ -1,4 +1,4 @@
-"""`gramian learn`: the loop around a learning run, and the folder that it leaves."""
+"""`gramian learn`: the loop of a learning run, and its folder."""
 
 import math
 import os
@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from gramian.cli.board import Board, require_tensorboard
 from gramian.cli.display import LearningDisplay
-from gramian.cli.page import make_report, write_report
-from gramian.coding.learning_run import LearningRun, RunSettings
-from gramian.coding.run_folder import (
+from gramian.cli.report import make_report, write_report
+from gramian.cli.tensorboard import TensorBoardLogger, require_tensorboard
+from gramian.coding.runs.folder import (
     REPORT,
     SETTINGS,
     check_free,
@@ -30,85 +29,89 @@ from gramian.coding.run_folder import (
     not_begun,
     old_run,
 )
-from gramian.coding.run_settings import read_settings
 from gramian.errors import OptionError, RunError
+from gramian.images.run import LearningRun, RunSettings
+from gramian.images.settings import read_settings
+from gramian.torch_internals import restart_count, store_of_this_start
 
 __all__ = ["continue_run", "start_run", "write_report"]
 
 _RUNS = Path("runs")
 _FOLDER = "gramian/folder"
-"""Under which name processes that torchrun starts again find the folder of their run."""
-_ASK_EVERY = 10
-"""After how many steps processes ask each other whether one was told to stop."""
+"""Key of the run's folder in the store that processes share when torchrun restarts them."""
+_STOP_CHECK_EVERY = 10
+"""Number of steps after which processes exchange whether one of them received a stop signal."""
 
 
 def start_run(
     settings: RunSettings, out: Path | None, *, seconds: float | None = None, tensorboard: bool = False
 ) -> None:
-    """Start a run in a folder that holds none yet.
+    """Start a run in a new or empty folder.
 
-    Nothing is written before a first step has been tried. Started again by torchrun after a worker was lost, it goes on
-    from the last checkpoint.
+    The function writes nothing before a trial step succeeds. If torchrun restarts it after a worker has failed, it
+    continues from the last checkpoint.
 
     Args:
-        settings: What to do.
-        out: Folder for the result; default the next free one of runs/.
-        seconds: As many steps as fit; default those of the settings.
+        settings: Settings of the run.
+        out: Folder for the result; default the next free folder of runs/.
+        seconds: Duration of learning; default the number of steps of the settings.
         tensorboard: Whether to write the metrics for TensorBoard too.
 
     Raises:
-        RunError: If the folder holds something already, or cannot be written.
+        RunError: If the folder is not empty, or cannot be written.
         DataError: If the pictures cannot be used.
-        OptionError: If the settings do not fit them, or the memory.
+        OptionError: If the settings do not fit the pictures or the memory.
     """
     if tensorboard:
         require_tensorboard()
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise OptionError(f"seconds must be a positive finite number; got {seconds:g}")
     store = _join_others()
-    before = _folder_before(store, out)
-    if before is not None:
-        if holds_run(before) or not_begun(before):
-            continue_run(before, tensorboard=tensorboard)
+    earlier = _folder_before_restart(store, out)
+    if earlier is not None:
+        if holds_run(earlier) or not_begun(earlier, read_settings):
+            continue_run(earlier, tensorboard=tensorboard)
             return
-        out = before
+        out = earlier
     if out is not None and _is_first():
-        check_free(out)  # before pictures are loaded, which takes a while
+        check_free(out, read_settings)  # before loading pictures, which is slow
     run = LearningRun(settings)
-    took = run.parallel.slowest(_tried(run, 1 if seconds is None else 10))
+    step_seconds = run.grid.max_over_all(_time_step(run, 1 if seconds is None else 10))
     if seconds is not None:
-        run.settings = replace(settings, steps=max(1, round(seconds / took)))
-    run.note(seconds=0.0)
-    held: AbstractContextManager[Path] = new_run(out, runs=_RUNS) if run.parallel.first else nullcontext(_RUNS)
-    with held as folder:
-        if store is not None and run.parallel.first:
+        run.settings = replace(settings, steps=max(1, round(seconds / step_seconds)))
+    run.log_metrics(seconds=0.0)
+    run_folder: AbstractContextManager[Path] = (
+        new_run(out, read_settings, runs=_RUNS) if run.grid.is_main else nullcontext(_RUNS)
+    )
+    with run_folder as folder:
+        if store is not None and run.grid.is_main:
             store.set(_FOLDER, os.fsencode(folder))
         _begin(run, folder, tensorboard=tensorboard)
 
 
 def continue_run(out: Path | None, *, tensorboard: bool = False) -> None:
-    """Go on with a run where it stopped; the result is that of a run that never did.
+    """Continue a stopped run; the result equals that of an uninterrupted run.
 
-    A run that was ended before its first checkpoint begins anew, with its settings.
+    A run that stopped before its first checkpoint starts again with the same settings.
 
     Args:
-        out: Its folder; default the latest of runs/.
+        out: Folder of the run; default the latest of runs/.
         tensorboard: Whether to write the metrics for TensorBoard too.
 
     Raises:
-        RunError: If there is no run, it cannot be read, or another process works on it.
+        RunError: If there is no run, it cannot be read, or another process is using it.
     """
     if tensorboard:
         require_tensorboard()
     _join_others()
     folder = _latest() if out is None else out
-    check_run(folder)
-    with old_run(folder) if _is_first() else nullcontext():
+    check_run(folder, read_settings)
+    with old_run(folder, read_settings) if _is_first() else nullcontext():
         if not holds_run(folder):
             if _is_first():
-                print(f"the run in {folder} was ended before its first checkpoint; it begins again")
+                print(f"the run in {folder} stopped before its first checkpoint; it starts again from step 0")
             run = LearningRun(read_settings(folder / SETTINGS))
-            run.note(seconds=0.0)
+            run.log_metrics(seconds=0.0)
             _begin(run, folder, tensorboard=tensorboard)
             return
         run = LearningRun.resume(folder)
@@ -120,7 +123,7 @@ def continue_run(out: Path | None, *, tensorboard: bool = False) -> None:
 
 
 def _begin(run: LearningRun, folder: Path, *, tensorboard: bool) -> None:
-    # Written before the first step: a disk that is full or read-only is found at once, not after the learning.
+    # Save before the first step, so that a full or read-only disk raises now and not after learning.
     run.save(folder)
     _learn(run, folder, tensorboard=tensorboard)
 
@@ -128,116 +131,113 @@ def _begin(run: LearningRun, folder: Path, *, tensorboard: bool) -> None:
 def _learn(run: LearningRun, folder: Path, *, tensorboard: bool) -> None:
     before = run.metrics[-1]["seconds"] if run.metrics else 0.0
     began = time.monotonic()
-    first, saved = run.parallel.first, run.step
+    first, saved = run.grid.is_main, run.step
     display = LearningDisplay(run, folder) if first else nullcontext()
-    board = Board(folder if tensorboard and first else None, run)
+    board = TensorBoardLogger(folder if tensorboard and first else None, run)
     try:
-        with display as shown, board, _stop_signal() as stop:
-            while not (run.finished or _told_to_stop(run, stop)):
+        with display as panel, board, _stop_signal() as stop:
+            while not (run.finished or _should_stop(run, stop)):
                 run.advance()
-                if shown:
-                    shown.advance()
-                if run.due:
-                    run.note(seconds=before + time.monotonic() - began)
+                if panel:
+                    panel.advance()
+                if run.should_report:
+                    run.log_metrics(seconds=before + time.monotonic() - began)
                     run.save(folder)
                     saved = run.step
                     board.write()
-                    if shown:
-                        shown.report()
-            if not run.due:
+                    if panel:
+                        panel.report()
+            if not run.should_report:
                 run.save(folder)
                 saved = run.step
-    except KeyboardInterrupt:  # Ctrl-C again, before the step was done
+    except KeyboardInterrupt:  # a second Ctrl-C during a step
         if first:
             print(f"interrupted; {folder} holds the dictionary of step {saved}")
-            print(f"to go on: gramian learn --resume --out {folder}")
+            print(f"to continue: gramian learn --resume --out {folder}")
         sys.exit(130)
     if first:
         print("learned" if run.finished else f"stopped at step {run.step} of {run.settings.steps}", end="; ")
-        print("making the report", flush=True)
+        print("writing the report", flush=True)
         if not run.finished:
-            print(f"to go on: gramian learn --resume --out {folder}")
+            print(f"to continue: gramian learn --resume --out {folder}")
         make_report(run, folder)
         print(f"the dictionary, the metrics and the report are in {folder}: open {folder / REPORT}")
-    _part(run)
+    leave_group(run)
 
 
-def _tried(run: LearningRun, trials: int) -> float:
-    """Try what a learning step takes, and leave no trace of it.
+def _time_step(run: LearningRun, trials: int) -> float:
+    """Measure the seconds of a learning step without changing the run.
 
     Raises:
-        OptionError: If it cannot be made here: memory that is promised need not be there.
+        OptionError: If the step fails, for example for lack of memory.
     """
     try:
         return run.seconds_per_step(trials)
     except (MemoryError, RuntimeError) as error:
-        if not run.parallel.alone:  # others may have failed, and this one with them
+        if not run.grid.is_single:  # the cause may be in another process
             raise
         reason = str(error).split("\n", 1)[0]
         raise OptionError(
-            f"a learning step with these settings must be possible here; it failed: {reason}; try a smaller batch, or "
-            "fewer groups, if memory is what was missing"
+            f"a learning step with these settings must succeed; got {reason}; try a smaller batch or fewer groups if "
+            "memory is too small"
         ) from error
 
 
-def _told_to_stop(run: LearningRun, stop: list[int]) -> bool:
-    """Say whether to stop: for several processes at the same step, or those left would wait for the others forever."""
-    if run.parallel.alone:
+def _should_stop(run: LearningRun, stop: list[int]) -> bool:
+    """Return whether to stop. Several processes stop at the same step; otherwise the remaining ones would deadlock."""
+    if run.grid.is_single:
         return bool(stop)
-    return run.step % _ASK_EVERY == 0 and run.parallel.any(bool(stop))
+    return run.step % _STOP_CHECK_EVERY == 0 and run.grid.any(bool(stop))
 
 
 def _join_others() -> Any:
-    """Meet the other processes, if torchrun has started several; give what they share, None if there are none."""
+    """Initialise the process group if torchrun has started several processes; return their store, or None."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not distributed.is_available() or distributed.is_initialized():
         return None
     from torch.distributed.rendezvous import rendezvous
 
     backend = "gloo"
-    if torch.cuda.is_available():  # gloo for what is on the CPU, NCCL for the rest; each process its own device
+    if torch.cuda.is_available():  # gloo for CPU tensors, NCCL for CUDA tensors; one device per process
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = None
-    # Under torchrun the store outlives a restart: without a prefix, a process may be told where one that is dead was.
     store, rank, world = next(rendezvous("env://"))
-    prefix = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    own = distributed.PrefixStore(prefix, store)  # pyright: ignore[reportPrivateImportUsage]
-    distributed.init_process_group(backend, store=own, rank=rank, world_size=world)
+    distributed.init_process_group(backend, store=store_of_this_start(store), rank=rank, world_size=world)
     return store
 
 
 def _is_first() -> bool:
-    """Say whether this is the process that writes and prints."""
+    """Return whether this is the process that writes and prints."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
-def _folder_before(store: Any, out: Path | None) -> Path | None:
-    """Give the folder that this run has if torchrun starts its processes again; None if it has none yet."""
-    if store is None or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+def _folder_before_restart(store: Any, out: Path | None) -> Path | None:
+    """Return the folder that this run used before torchrun restarted it; None if there is none."""
+    if store is None or restart_count() == 0:
         if store is not None and _is_first():
             store.set(_FOLDER, "")
         return None
-    if not store.check([_FOLDER]):  # a store that ended with the processes that had it
-        return latest_run(_RUNS) if out is None else out
+    if not store.check([_FOLDER]):  # the store ended with its processes
+        return latest_run(_RUNS, read_settings) if out is None else out
     folder = store.get(_FOLDER).decode(errors="surrogateescape")
     return Path(folder) if folder else None
 
 
-def _part(run: LearningRun) -> None:
-    if not run.parallel.alone:
-        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
+def leave_group(run: LearningRun) -> None:
+    if not run.grid.is_single:
+        distributed.barrier()  # leaving earlier may fail a process that still communicates
         distributed.destroy_process_group()
 
 
 @contextmanager
 def _stop_signal() -> Generator[list[int]]:
-    """Turn the first Ctrl-C into an entry of a list, which is looked at between steps; the second one interrupts."""
+    """Append the first Ctrl-C to a list, which the loop checks between steps; the second Ctrl-C interrupts."""
     received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
+    def record(number: int, _: FrameType | None) -> None:
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
@@ -246,7 +246,7 @@ def _stop_signal() -> Generator[list[int]]:
 
 
 def _latest() -> Path:
-    latest = latest_run(_RUNS)
+    latest = latest_run(_RUNS, read_settings)
     if latest is None:
-        raise RunError(f"there must be a run in {_RUNS}/ to be resumed; got none; try --out FOLDER")
+        raise RunError(f"there must be a run in {_RUNS}/ to resume; got none; try --out FOLDER")
     return latest

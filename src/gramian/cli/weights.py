@@ -7,7 +7,6 @@ import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,22 +15,21 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from gramian.errors import GramianError, OptionError, printable
+from gramian.errors import OptionError, printable
 from gramian.files import check_output, replace_file, sweep_temporaries
+from gramian.inspection import COLUMNS, Inspection
 from gramian.layout import Layout
 from gramian.report import Portrait, portrait, render_weights
-from gramian.training.inspection import HEADER, Inspection, cells_of, inspect_each
-from gramian.training.selection import Layouts
-from gramian.typing import Phi
-from gramian.weights import open_weights, orthogonalize_file, proposals_of
+from gramian.selection import Layouts, SkippedParameter
+from gramian.weights import inspect_file, orthogonalize_file
 
 __all__ = ["inspect_files", "rewrite"]
 
 _WIDE = 100
-"""Columns of a terminal that the layouts are shown on."""
+"""Width of a terminal from which on layouts are shown."""
 
 _NAME = 16
-"""Columns that a name needs beside its numbers; where there are fewer, it stands above them."""
+"""Width that a name needs beside its numbers; with less, it is printed above them."""
 
 
 def inspect_files(
@@ -42,25 +40,29 @@ def inspect_files(
     if page is not None:
         check_output(page, force=force, suffixes=(".html",), inputs=_all_files(files))
         sweep_temporaries(page.parent)
-    drawn: dict[str, dict[str, Portrait]] = {str(path): {} for path in files}
-    found: dict[str, Inspection] = {}
+    portraits: dict[str, dict[str, Portrait]] = {str(path): {} for path in files}
+    inspections: dict[str, Inspection] = {}
     for path in files:
-        portraits = drawn[str(path)]
-        look = None if page is None else lambda name, phi, into=portraits: into.update({name: portrait(phi)})
-        found[str(path)] = _inspect(path, select, layouts, look)
+        drawn = portraits[str(path)]
+        inspections[str(path)] = inspect_file(
+            path, select=select or None, layouts=_layouts(layouts), progress=_progress(path.name),
+            visit=None if page is None else lambda name, phi, drawn=drawn: drawn.update({name: portrait(phi)}),
+        )  # fmt: skip
     if page is not None:
-        replace_file(page, render_weights({path: (each, drawn[path]) for path, each in found.items()}).encode())
+        replace_file(
+            page, render_weights({path: (each, portraits[path]) for path, each in inspections.items()}).encode()
+        )
     if as_json:
-        print(json.dumps({path: each.as_dict() for path, each in found.items()}, indent=1))
+        print(json.dumps({path: each.as_dict() for path, each in inspections.items()}, indent=1))
         return
     console = Console(highlight=False, markup=False)
-    shown = [place for place, name in enumerate(HEADER) if name != "layout" or console.width >= _WIDE]
-    for path, each in found.items():
-        rows = [[cells[place] for place in shown] for cells in map(cells_of, each.rows)]
+    shown = [place for place, name in enumerate(COLUMNS) if name != "layout" or console.width >= _WIDE]
+    for path, each in inspections.items():
+        rows = [[row.cells()[place] for place in shown] for row in each.rows]
         console.print(Text(printable(path), style="italic"))
-        _print_table(console, [HEADER[place] for place in shown], rows)
-        if each.left:
-            console.print(f"left out: {_summed(each.left)}\n", style="dim")
+        _print_table(console, [COLUMNS[place] for place in shown], rows)
+        if each.skipped:
+            console.print(f"left out: {_counts(each.skipped)}\n", style="dim")
     if page is not None:
         console.print(f"histograms and Gram pictures are in {printable(str(page))}", soft_wrap=True)
 
@@ -69,14 +71,14 @@ def rewrite(
     source: Path, target: Path, select: list[str], layouts: list[str], *, rule: str, penalty: str, max_steps: int,
     force: bool,
 ) -> None:  # fmt: skip
-    """Make the tensors of a file orthonormal; leave with exit status 1 if one of them did not converge.
+    """Make the tensors of a file orthonormal; exit with status 1 if one of them did not converge.
 
-    What was reached is written in any case: with few steps asked for, that is what was asked for.
+    The last state is written in any case, as the user may have limited the number of steps on purpose.
     """
     console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        done, left = orthogonalize_file(
+        results, skipped = orthogonalize_file(
             source, target, select=select or None, layouts=_layouts(layouts), rule=rule, penalty=penalty,
             max_steps=max_steps, force=force, progress=_progress("orthogonalizing"),
         )  # fmt: skip
@@ -88,28 +90,28 @@ def rewrite(
             f"{each.residual:.1e}" + ("" if each.converged else " (not to rounding)"),
             f"{each.distance:.3g}",
         ]
-        for each in done
+        for each in results
     ]
     _print_table(console, ["parameter", "l × m × n", "steps", "max |X| left", "moved by"], rows)
-    if left:
-        console.print(f"kept as they are: {_summed(left)}", style="dim")
+    if skipped:
+        console.print(f"kept as they are: {_counts(skipped)}", style="dim")
     console.print(f"written to {printable(str(target))}", soft_wrap=True)
     for warning in caught:
         errors.print(f"gramian: warning: {printable(str(warning.message))}", soft_wrap=True)
-    if not all(each.converged for each in done):
+    if not all(each.converged for each in results):
         sys.exit(1)
 
 
 def _all_files(files: list[Path]) -> list[Path]:
-    """Give what is read, and what lies beside it by an index or in a folder."""
+    """Return the files that are read, including those in a folder or beside an index."""
     folders = {path if path.is_dir() else path.parent for path in files if path.is_dir() or path.suffix == ".json"}
     return [*files, *(each for folder in folders for each in folder.glob("*.safetensors*"))]
 
 
 def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; on a narrow terminal each name above its numbers, so that no name and no number is cut."""
+    """Print a table; on a narrow terminal each name above its numbers, so that none is truncated."""
     names = [printable(row[0]) for row in rows]
-    # Numbers stand below titles of several short lines; layouts and sizes below their own.
+    # Titles of numbers are broken into short lines; those of layouts and sizes are not.
     titles = [name if name in ("layout", "l × m × n") else name.replace(" ", "\n") for name in header]
     widths = [
         max(len(part) for part in (*title.split("\n"), *(row[place] for row in rows)))
@@ -119,7 +121,7 @@ def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequenc
     if room < min(_NAME, max(map(len, names), default=0)):
         for name, row in zip(names, rows, strict=True):
             console.print(Text(name, overflow="fold"))
-            # A number stays with its title: only between them may a line end.
+            # Lines break only between numbers, never between a number and its title.
             numbers = (f"{title} {cell}".replace(" ", "\0") for title, cell in zip(header[1:], row[1:], strict=True))
             for line in textwrap.wrap(
                 ",  ".join(numbers), console.width - 2, break_long_words=False, break_on_hyphens=False
@@ -131,24 +133,11 @@ def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequenc
         if place == 0:
             table.add_column(Text(title), overflow="fold")
         else:
-            left = title in ("layout", "l × m × n")
-            table.add_column(Text(title), justify="left" if left else "right", no_wrap=True)
+            textual = title in ("layout", "l × m × n")
+            table.add_column(Text(title), justify="left" if textual else "right", no_wrap=True)
     for name, row in zip(names, rows, strict=True):
         table.add_row(Text(name), *map(Text, row[1:]))
     console.print(table)
-
-
-def _inspect(path: Path, select: list[str], layouts: list[str], look: Callable[[str, Phi], None] | None) -> Inspection:
-    weights = open_weights(path)
-    shapes = {name: entry.shape for name, entry in weights.entries.items()}
-    try:
-        found = inspect_each(
-            shapes, weights.read, proposals_of(weights), select or None, _layouts(layouts),
-            progress=_progress(path.name), look=look,
-        )  # fmt: skip
-    except GramianError as error:
-        raise type(error)(f"{path}: {error}") from error
-    return replace(found, left={**found.left, **weights.left})
 
 
 def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
@@ -159,7 +148,7 @@ def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
 
 def _layouts(texts: list[str]) -> Layouts | None:
     """Read GLOB=PATTERN, or PATTERN for all, each with sizes after a semicolon: '*.q.weight=(h d) i -> i h d; h=8'."""
-    found: dict[str | re.Pattern[str], Layout | str] = {}
+    by_glob: dict[str | re.Pattern[str], Layout | str] = {}
     for text in texts:
         pattern, _, sizes = text.partition(";")
         glob, equals, pattern = pattern.partition("=") if "=" in pattern else ("*", "=", pattern)
@@ -171,10 +160,12 @@ def _layouts(texts: list[str]) -> Layouts | None:
             numbers[name] = int(number)
         if not equals or "->" not in pattern:
             raise OptionError(f"--layout must be GLOB=PATTERN, like '*.weight=o i -> i () o'; got {text!r}")
-        found[glob.strip()] = Layout(pattern.strip(), **numbers)
-    return found or None
+        by_glob[glob.strip()] = Layout(pattern.strip(), **numbers)
+    return by_glob or None
 
 
-def _summed(left: dict[str, str]) -> str:
-    """Count the tensors that are left out for the same reason."""
-    return "; ".join(f"{count} {printable(reason)}" for reason, count in Counter(left.values()).items())
+def _counts(skipped: list[SkippedParameter]) -> str:
+    """Count the skipped tensors by reason."""
+    return "; ".join(
+        f"{count} {printable(reason)}" for reason, count in Counter(each.reason for each in skipped).items()
+    )

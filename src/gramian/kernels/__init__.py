@@ -1,33 +1,12 @@
-"""How the numbers are made: L and Φ·G from Φ and a penalty.
+"""Kernels: implementations of the loss and its gradient for tensors of different shapes, dtypes and devices.
 
-A ladder of kernels; the first that can take a tensor, and pays, makes its numbers.
-
-`dense`: two batched products; takes everything. `whole`: the same in place, a few groups at a time. `folded`: small
-groups, several to a product. `lanes`: small groups, 64 at once, in Numba. `panel`: large groups, half of X in panels,
-in place of n × n matrices. `fused` and `tiled`: the last two in Triton, on a GPU.
-`reduced`: vectors whose coordinates are spread over processes.
+They form a ladder; the first supported kernel that is faster is used. From its end to its beginning:
+`reference` computes two batched products, of any tensor. `batched` does so in place, for some groups at a time.
+`block_diagonal` combines several small groups in a product. `simd` processes 64 small groups at once, in Numba. `panel`
+forms half of X in panels instead of n × n matrices, for large groups. `fused` and `tiled` are for small and for large
+groups on a GPU, in Triton.
 """
 
-from gramian.kernels import chunks, dense, norms, panel
-from gramian.kernels.base import Kernel, is_plain
-from gramian.kernels.dispatch import Explanation, choose, explain, is_forced, reduce_over, use, watch
-from gramian.kernels.panel import Panel
-from gramian.kernels.reduced import Reduced
+from gramian.kernels.dispatch import Explanation, explain, use, watch
 
-__all__ = [
-    "Explanation",
-    "Kernel",
-    "Panel",
-    "Reduced",
-    "choose",
-    "chunks",
-    "dense",
-    "explain",
-    "is_forced",
-    "is_plain",
-    "norms",
-    "panel",
-    "reduce_over",
-    "use",
-    "watch",
-]
+__all__ = ["Explanation", "explain", "use", "watch"]

@@ -1,99 +1,121 @@
-"""What a kernel is: the Gram residual of every group, and the product of every group with a matrix of its own."""
+"""The interface of a kernel: an implementation of the loss, its gradient and the products that the rules need."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 
-from gramian.kernels import chunks, dense, device
+from gramian.kernels import chunks
+from gramian.kernels.gpu import epilogues
 from gramian.penalties import Penalty
+from gramian.torch_internals import is_transformed
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
-__all__ = ["Dense", "Kernel", "Problem", "is_plain"]
+__all__ = ["Kernel", "KernelSpec", "is_plain"]
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-class Problem(NamedTuple):
-    """What a kernel is chosen by."""
+class KernelSpec(NamedTuple):
+    """The properties of Φ and of the penalty by which a kernel is chosen."""
 
     shape: tuple[int, int, int]
     strides: tuple[int, int, int]
     dtype: torch.dtype
     device: str
-    entrywise: bool
+    accepts_blocks: bool
     """Whether the penalty is a sum over the entries of X."""
     epilogue: bool
-    """Whether device code knows the penalty."""
+    """Whether the GPU kernels implement the penalty."""
 
     @classmethod
-    def of(cls, phi: Phi, penalty: Penalty) -> "Problem":
+    def of(cls, phi: Phi, penalty: Penalty) -> "KernelSpec":
         """Describe a tensor and a penalty."""
         length, m, n = phi.shape
-        known = device.epilogue(penalty) is not None
-        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, penalty.entrywise, known)  # pyright: ignore[reportArgumentType]
+        known = epilogues.epilogue(penalty) is not None
+        return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, penalty.accepts_blocks, known)  # pyright: ignore[reportArgumentType]
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Tell whether a tensor is memory to read: not batched by vmap, sharded, fake, or of another such subclass."""
-    return type(tensor) in _PLAIN and not is_functorch_wrapped_tensor(tensor)
+    """Tell whether a tensor has memory of its own type: it is not batched by vmap, sharded, fake or a subclass."""
+    return type(tensor) in _PLAIN and not is_transformed(tensor)
 
 
-class Kernel:
-    """One way to make the numbers. All kernels agree up to rounding; they differ in time and in memory.
+class Kernel(ABC):
+    """One implementation of the loss and its gradient.
 
-    The methods here are the dense ones, and what follows from them for any penalty; a subclass overrides what it
-    does better. Only the dense kernel can be differentiated, vmapped and compiled.
+    All kernels agree up to rounding; they differ in time and memory. The reference kernel alone can be differentiated,
+    vmapped and compiled. The compute dtype is `reference.compute_dtype` of the dtype of Φ.
     """
 
     name: ClassVar[str]
-    """By which it is forced and reported."""
+    """The name for `gramian.kernels.use` and `gramian.kernels.watch`."""
 
-    piece: ClassVar[int] = chunks.NUMBERS
-    """Numbers of X that are worked on at a time."""
+    chunk_size: ClassVar[int] = chunks.CHUNK_SIZE
+    """How many entries of X entry-wise work processes at a time."""
 
-    def cannot(self, problem: Problem) -> str | None:  # noqa: ARG002
-        """Say why the kernel cannot do this, or None if it can. Only plain memory comes to any but the dense one."""
+    splits_groups: ClassVar[bool] = True
+    """Whether the groups of Φ may be passed in several calls; False where all processes must make the same calls."""
+
+    streams_residual: ClassVar[bool] = False
+    """Whether the kernel has `stream` and `residual_columns`, which never hold X."""
+
+    def unsupported_reason(self, problem: KernelSpec) -> str | None:  # noqa: ARG002
+        """Say why the kernel cannot compute this, or return None if it can. All but the reference get plain memory."""
         return None
 
-    def loses(self, problem: Problem) -> str | None:  # noqa: ARG002
-        """Say why a kernel further down the ladder is better here, or None if none is."""
+    def slower_reason(self, problem: KernelSpec) -> str | None:  # noqa: ARG002
+        """Say why a later kernel of the ladder is better here, or return None if none is."""
         return None
 
+    @abstractmethod
     def residual(self, phi: Phi) -> GroupMatrices:
-        """Form X = PᵀP − I of every group, a new tensor in the compute dtype."""
-        return dense.residual(phi)
+        """Form X = PᵀP − I of every group, a new tensor in the compute dtype, exactly symmetric."""
 
+    @abstractmethod
     def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
-        """Multiply every group by its own matrix, P M, in the compute dtype."""
-        return dense.apply(phi, M)
+        """Multiply every group by its matrix, P M, in the compute dtype."""
 
+    @abstractmethod
     def add_apply_(self, phi: Phi, M: GroupMatrices) -> None:
-        """Add P M to every group P, in place; Φ is of its compute dtype."""
-        phi.add_(self.apply(phi, M))
+        """Add P M to every group P, in place; Φ must have its compute dtype."""
 
+    @abstractmethod
     def finite(self, phi: Phi) -> Bool[Tensor, " m"]:
-        """Tell of every group whether all its entries are finite."""
-        return phi.isfinite().all(dim=2).all(dim=0)
+        """Tell for every group whether all its entries are finite."""
 
+    @abstractmethod
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
-        """Give μ(X) of every group, in the compute dtype."""
-        return penalty.value(self.residual(phi))
+        """Compute μ(X) of every group, in the compute dtype."""
 
+    @abstractmethod
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
-        """Give βμ(X) of every group and 2βPG: the first in the compute dtype, the second in that of `phi`.
+        """Compute βμ(X) of every group in the compute dtype, and 2βPG in the dtype of `phi`.
 
-        Where μ(X) is not finite, the whole of that group's gradient is NaN.
+        Where μ(X) is not finite, the whole gradient of that group is NaN.
         """
-        X = self.residual(phi)
-        values = penalty.value(X)
-        return beta * values, self.apply(phi, dense.scaled_dual(X, values, penalty, beta)).to(phi.dtype)
 
+    def residual_columns(self, P: Tensor, columns: Tensor) -> Tensor:
+        """Form some columns of PᵀP − I of one group P[l, n]: a tensor [n, k]. Needs `streams_residual`."""
+        raise NotImplementedError
 
-class Dense(Kernel):
-    """Two batched products. It takes everything."""
+    def stream(
+        self, P: Tensor, out: Tensor, penalty: Penalty, factor: Callable[[int, Tensor], Tensor], scale: float
+    ) -> Tensor:
+        """Write scale·PM to `out` for a symmetric M, an entry-wise function of X. Needs `streams_residual`.
 
-    name = "dense"
+        Args:
+            P: One group, [l, n].
+            out: The result, [l, n]; it must not share memory with P.
+            penalty: The penalty, a sum over the entries of X.
+            factor: A function of the first index of a block I, and X[I, i:], which it may overwrite; returns M[I, i:].
+            scale: A number.
+
+        Returns:
+            μ(X), a 0-dimensional tensor.
+        """
+        raise NotImplementedError

@@ -1,65 +1,62 @@
-"""Which kernel makes the numbers: the ladder, and how to see, force and watch the choice."""
+"""The choice of a kernel: the ladder, and functions that explain, force and record the choice."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from gramian.errors import OptionError
-from gramian.kernels.base import Dense, Kernel, Problem, is_plain
-from gramian.kernels.device import epilogue
-from gramian.kernels.folded import Folded
-from gramian.kernels.fused import Fused
-from gramian.kernels.lanes import Lanes
-from gramian.kernels.panel import Panel
-from gramian.kernels.reduced import Reduced
-from gramian.kernels.tiled import Tiled
-from gramian.kernels.whole import Whole
+from gramian.kernels.base import Kernel, KernelSpec, is_plain
+from gramian.kernels.cpu.batched import Batched
+from gramian.kernels.cpu.block_diagonal import BlockDiagonal
+from gramian.kernels.cpu.panel import Panel
+from gramian.kernels.cpu.simd import Simd
+from gramian.kernels.gpu.epilogues import epilogue
+from gramian.kernels.gpu.fused import Fused
+from gramian.kernels.gpu.tiled import Tiled
+from gramian.kernels.reference import REFERENCE
 from gramian.penalties import Penalty, as_penalty
 from gramian.typing import Phi
 
-__all__ = ["LADDER", "Explanation", "choose", "explain", "is_forced", "reduce_over", "use", "watch"]
+__all__ = ["LADDER", "Explanation", "choose", "explain", "is_forced", "override", "use", "watch"]
 
-_DENSE = Dense()
-
-LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Lanes(), Folded(), Whole(), _DENSE)
-"""All kernels; the first that can and pays is taken."""
+LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Simd(), BlockDiagonal(), Batched(), REFERENCE)
+"""All kernels; the first one that is supported and not slower than a later one is used."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
-_reduced: ContextVar[Kernel | None] = ContextVar("reduced", default=None)
-_taken: dict[object, Kernel] = {}
-_MOST_TAKEN = 4096
+_override: ContextVar[Kernel | None] = ContextVar("override", default=None)
+_choices: dict[object, Kernel] = {}
+_MOST_CHOICES = 4096
 _watchers: ContextVar[tuple[list[str], ...]] = ContextVar("watchers", default=())
 
 
 def choose(phi: Phi, penalty: Penalty) -> Kernel:
-    """Give the kernel for a tensor and a penalty.
+    """Choose the kernel for a tensor and a penalty.
 
     Raises:
-        OptionError: If a kernel is forced that cannot take them.
+        OptionError: If a kernel is forced that does not support them.
         ShapeError: If the penalty has parameters for groups of other sizes.
     """
     penalty.check_sizes(phi.shape[1], phi.shape[2])
     if torch.compiler.is_compiling():
-        return _DENSE
-    reduced = _reduced.get()
-    if reduced is not None:
-        kernel = reduced
+        return REFERENCE
+    override = _override.get()
+    if override is not None:
+        kernel = override
     elif not is_plain(phi):
-        kernel = _DENSE
+        kernel = REFERENCE
     elif _forced.get() is not None:
-        kernel = _forced_kernel(Problem.of(phi, penalty)) or _DENSE
+        kernel = _forced_kernel(KernelSpec.of(phi, penalty)) or REFERENCE
     else:
-        # A call for a small tensor finds the processor's caches cold, and every line here costs: so one table.
-        key = (phi.shape, phi.stride(), phi.dtype, phi.device, type(penalty), penalty.entrywise)
-        kernel = _taken.get(key)
+        # For small tensors each line here costs time: one dictionary look-up replaces the checks of all kernels.
+        key = (phi.shape, phi.stride(), phi.dtype, phi.device, type(penalty), penalty.accepts_blocks)
+        kernel = _choices.get(key)
         if kernel is None:
-            if len(_taken) >= _MOST_TAKEN:
-                _taken.clear()
-            kernel = _taken[key] = _first(Problem.of(phi, penalty))
+            if len(_choices) >= _MOST_CHOICES:
+                _choices.clear()
+            kernel = _choices[key] = _first(KernelSpec.of(phi, penalty))
     for used in _watchers.get():
         used.append(kernel.name)
     return kernel
@@ -67,18 +64,18 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
 
 @contextmanager
 def use(name: str) -> Generator[None]:
-    """Force a kernel, within a `with` block; traced and vmapped tensors still go to the dense kernel.
+    """Force a kernel within a `with` block; traced and vmapped tensors still use the reference kernel.
 
     Args:
-        name: 'tiled', 'fused', 'panel', 'lanes', 'folded', 'whole' or 'dense'.
+        name: 'tiled', 'fused', 'panel', 'simd', 'block_diagonal', 'batched' or 'reference'.
 
     Raises:
-        OptionError: If there is no such kernel; and, from the call within the block, if it cannot take its tensor.
+        OptionError: If there is no such kernel; and from a call within the block, if the kernel does not support it.
 
     Examples:
         >>> import torch, gramian
         >>> phi = torch.randn(64, 100, 4)
-        >>> with gramian.kernels.use("dense"):
+        >>> with gramian.kernels.use("reference"):
         ...     value = gramian.loss(phi)
     """
     if name not in {kernel.name for kernel in LADDER}:
@@ -91,34 +88,30 @@ def use(name: str) -> Generator[None]:
 
 
 def is_forced() -> bool:
-    """Tell whether a kernel is forced, which may then refuse a tensor."""
+    """Tell whether a kernel is forced, so that `choose` may raise an error."""
     return _forced.get() is not None
 
 
 @contextmanager
-def reduce_over(group: Any) -> Generator[None]:
-    """Take every Φ within a `with` block for some of the coordinates of vectors that are spread over a process group.
-
-    Args:
-        group: The process group; all of its members must make the same calls.
-    """
-    token = _reduced.set(Reduced(group))
+def override(kernel: Kernel) -> Generator[None]:
+    """Use a kernel, which may be outside the ladder, for every tensor within a `with` block."""
+    token = _override.set(kernel)
     try:
         yield
     finally:
-        _reduced.reset(token)
+        _override.reset(token)
 
 
 @contextmanager
 def watch() -> Generator[list[str]]:
-    """Collect the names of the kernels that run within a `with` block.
+    """Record the names of the kernels that run within a `with` block, in the order of the calls.
 
     Examples:
         >>> import torch, gramian
         >>> with gramian.kernels.watch() as used:
         ...     value = gramian.loss(torch.randn(8, 1, 3))
         >>> used
-        ['whole']
+        ['batched']
     """
     used: list[str] = []
     token = _watchers.set((*_watchers.get(), used))
@@ -130,15 +123,16 @@ def watch() -> Generator[list[str]]:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which kernel is taken, and what speaks against each other one; printed, a line for each."""
+    """The kernel that is used, and for every other kernel the reason why it is not; `str` prints a line for each."""
 
     chosen: str
     reasons: dict[str, str]
     flops: int
-    """Of the loss and its gradient at their least: m·l·n² for the symmetric Gram product, 2·m·l·n² for the other."""
+    """Fewest flops for the loss and its gradient: m·l·n² for the symmetric Gram product, 2·m·l·n² for P·G."""
 
     def __str__(self) -> str:
-        lines = [f"{name:>8}  {reason}" for name, reason in self.reasons.items()]
+        width = max(map(len, self.reasons))
+        lines = [f"{name:>{width}}  {reason}" for name, reason in self.reasons.items()]
         return "\n".join([*lines, f"at least {self.flops:.3g} flops for the loss and its gradient"])
 
 
@@ -150,17 +144,17 @@ def explain(
     strides: Sequence[int] | None = None,
     penalty: str | Penalty = "l1",
 ) -> Explanation:
-    """Tell which kernel a tensor Φ[l, m, n] gets, and why not another.
+    """Say which kernel is used for a tensor Φ[l, m, n], and why each other kernel is not.
 
     Args:
         shape: (l, m, n).
-        dtype: Of Φ.
-        device: Where Φ lies.
-        strides: Of Φ, in numbers; contiguous by default.
+        dtype: The dtype of Φ.
+        device: The device of Φ.
+        strides: The strides of Φ, in entries; contiguous by default.
         penalty: Name or `Penalty`.
 
     Returns:
-        The choice with its reasons.
+        The choice and the reasons.
 
     Raises:
         OptionError: If shape or strides are not three sizes.
@@ -176,33 +170,39 @@ def explain(
         raise OptionError(f"shape and strides must be three sizes (l, m, n); got {sizes} and {strides}")
     length, m, n = sizes
     mu = as_penalty(penalty)
-    problem = Problem(
+    problem = KernelSpec(
         (length, m, n), (steps[0], steps[1], steps[2]), dtype, torch.device(device).type,
-        mu.entrywise, epilogue(mu) is not None,
+        mu.accepts_blocks, epilogue(mu) is not None,
     )  # fmt: skip
     forced = _forced_kernel(problem)
     chosen = forced or _first(problem)
     reasons: dict[str, str] = {}
     for kernel in LADDER:
         if kernel is chosen:
-            reasons[kernel.name] = "taken" if forced is None else "forced"
+            reasons[kernel.name] = "used" if forced is None else "forced"
         elif forced is not None:
             reasons[kernel.name] = "another kernel is forced"
         else:
-            reasons[kernel.name] = kernel.cannot(problem) or kernel.loses(problem) or f"{chosen.name} is faster"
+            reasons[kernel.name] = (
+                kernel.unsupported_reason(problem) or kernel.slower_reason(problem) or f"{chosen.name} is faster"
+            )
     return Explanation(chosen.name, reasons, 3 * m * length * n**2)
 
 
-def _first(problem: Problem) -> Kernel:
-    return next(kernel for kernel in LADDER if kernel.cannot(problem) is None and kernel.loses(problem) is None)
+def _first(problem: KernelSpec) -> Kernel:
+    return next(
+        kernel
+        for kernel in LADDER
+        if kernel.unsupported_reason(problem) is None and kernel.slower_reason(problem) is None
+    )
 
 
-def _forced_kernel(problem: Problem) -> Kernel | None:
+def _forced_kernel(problem: KernelSpec) -> Kernel | None:
     name = _forced.get()
     if name is None:
         return None
     kernel = next(kernel for kernel in LADDER if kernel.name == name)
-    reason = kernel.cannot(problem)
+    reason = kernel.unsupported_reason(problem)
     if reason is not None:
-        raise OptionError(f"the {name} kernel was forced, but cannot take Φ of shape {list(problem.shape)}: {reason}")
+        raise OptionError(f"the forced {name} kernel does not support Φ of shape {list(problem.shape)}: {reason}")
     return kernel

@@ -1,13 +1,13 @@
-"""Spectral norms of the small symmetric matrices, cheaply: the scale guard of the proximal rule."""
+"""Cheap estimates of spectral norms of symmetric matrices, by which the proximal rule limits its step."""
 
 import torch
 from torch import Tensor
 
 from gramian.kernels import chunks
-from gramian.kernels.dense import full_precision
+from gramian.kernels.reference import full_precision
 from gramian.typing import GroupMatrices, GroupScalars
 
-__all__ = ["Watched", "gram_norm", "sample", "spectral_norm"]
+__all__ = ["StreamingNorm", "gram_norm", "sample", "spectral_norm"]
 
 _SMALL = 16
 _POWER_STEPS = 2
@@ -20,15 +20,15 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
     r"""Estimate ‖M‖₂ of symmetric matrices.
 
     The largest absolute row sum ‖M‖_∞ is an upper bound, within √n of the norm and exact as M tends to a multiple
-    of I. Above n = 16 it is lowered to the best of three lower bounds: the largest entry, and two steps of power
-    iteration from M's heaviest column and from a fixed vector without structure. The column alone would miss what
-    another block of M hides from it.
+    of I. Above n = 16 the estimate is the largest of three lower bounds: the largest entry, and two steps of power
+    iteration from the heaviest column of M and from a fixed vector without structure. The column alone would miss an
+    eigenvector that lies in another block of M.
 
     Args:
         M: Symmetric matrices, shape [m, n, n].
 
     Returns:
-        One number for each matrix, shape [m]; NaN where M holds one.
+        One number for each matrix, shape [m]; NaN for a matrix that has a NaN.
 
     Cost:
         O(m·n²), against O(m·l·n²) for the Gram product.
@@ -38,7 +38,7 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
     members = M.shape[-1]
     if members <= _SMALL:
         return M.abs().sum(dim=-1).amax(dim=-1)
-    # All by rows from the left, which by symmetry is the same, and several times as fast.
+    # Column sums equal row sums by symmetry, and are several times as fast.
     sums, largest = M.new_zeros(M.shape[:2]), M.new_zeros(len(M))
     for rows in chunks.split(M):
         sizes = rows.abs()
@@ -46,7 +46,7 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
         largest = torch.maximum(largest, sizes.amax(dim=(1, 2)))
     bound, heaviest = sums.max(dim=-1)
     tiny = torch.finfo(M.dtype).tiny
-    # In units of the bound nothing overflows: the squares of a norm would, from 1e19 in float32.
+    # In units of the bound no square overflows; the squares of a norm would, from 1e19 on in float32.
     unit = bound.clamp_min(tiny)[:, None, None]
     column = torch.gather(M, 1, heaviest[:, None, None].expand(-1, 1, members)) / unit
     chirp = _chirp(M, members)
@@ -59,12 +59,12 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
 
 
 def gram_norm(P: Tensor) -> Tensor:
-    """Estimate ‖PᵀP‖₂ of one group as `spectral_norm` does, from below, without the matrix: O(l·n)."""
+    """Estimate ‖PᵀP‖₂ of one group from below, as `spectral_norm` does, without the matrix: O(l·n)."""
     squares = P.square().sum(dim=0)
     heaviest = squares.argmax()
     unit = squares[heaviest].clamp_min(torch.finfo(P.dtype).tiny)
     with full_precision(P):
-        # Vectors as rows, and so in all that follows: three to six times as fast as products of two columns.
+        # Vectors are rows here and below: three to six times as fast as products of two columns.
         v = torch.stack([P[:, heaviest] @ P / unit, _chirp(P, P.shape[1])])
         for _ in range(_POWER_STEPS):
             v = _unit(v) @ P.mT @ P / unit
@@ -72,17 +72,17 @@ def gram_norm(P: Tensor) -> Tensor:
 
 
 def sample(P: Tensor) -> Tensor:
-    """Choose every 32nd column, at most about 128, and that of the longest vector."""
+    """Choose every 32nd column, at most about 128, and the column of the longest vector."""
     n = P.shape[1]
     even = torch.arange(0, n, max(_SAMPLED, n // _MOST_SAMPLED), device=P.device)
     return torch.cat([even, P.square().sum(dim=0).argmax()[None]])
 
 
-class Watched:
-    """‖M‖₂ of a symmetric matrix of which the upper half goes by in panels, estimated from below.
+class StreamingNorm:
+    """Estimate ‖M‖₂ of a symmetric matrix from below, from the panels of its upper half, one after another.
 
     Args:
-        columns: Some columns of M, [n, k]. Their heaviest combination is where one power step begins.
+        columns: Some columns of M, [n, k]. The power step starts from their dominant combination.
     """
 
     def __init__(self, columns: Tensor) -> None:
@@ -95,13 +95,13 @@ class Watched:
             v = _chirp(columns, k)
             for _ in range(_SAMPLE_STEPS):
                 v = columns.mT @ (columns @ (v / torch.linalg.vector_norm(v).clamp_min(tiny)))
-            # In units of the largest entry nothing overflows.
+            # In units of the largest entry no product overflows.
             self._v = _unit(torch.stack([columns @ v, _chirp(columns, n)])) / self._unit
         self._product = torch.zeros_like(self._v)
         self._largest = columns.new_zeros(())
 
-    def see(self, first: int, panel: Tensor) -> None:
-        """Take M[I, i:], for the block I that begins at i = `first`."""
+    def update(self, first: int, panel: Tensor) -> None:
+        """Add the panel M[I, i:] of the block I whose first index is i = `first`."""
         last = first + len(panel)
         low, high = torch.aminmax(panel)
         self._largest = torch.maximum(self._largest, torch.maximum(high, -low))
@@ -110,13 +110,13 @@ class Watched:
             self._product[:, last:] += self._v[:, first:last] @ panel[:, last - first :]
 
     def norm(self) -> Tensor:
-        """Give the estimate, when all panels have been seen."""
+        """Return the estimate, after `update` got all panels."""
         power = torch.linalg.vector_norm(self._product, dim=1).amax() * self._unit
         return torch.maximum(power, self._largest)
 
 
 def _chirp(like: Tensor, size: int) -> Tensor:
-    """Give a fixed vector without structure."""
+    """Return a fixed vector without structure."""
     return torch.cos(_CHIRP * torch.arange(size, dtype=like.dtype, device=like.device).square())
 
 

@@ -1,19 +1,13 @@
-"""The penalty family: functions μ(X) of the Gram residual X = PᵀP − I, each a value, a dual and a shrink."""
+"""The penalty family: functions μ(X) of the Gram residual X = PᵀP − I, each a value, a subgradient and a prox."""
 
 from gramian.errors import OptionError
-from gramian.penalties.base import ElementwisePenalty, Penalty
-from gramian.penalties.coherence import Coherence
+from gramian.penalties.base import Penalty
+from gramian.penalties.combinations import Scaled, Sum
 from gramian.penalties.cosine import Cosine
-from gramian.penalties.elementwise import Elementwise
-from gramian.penalties.frobenius import Frobenius
-from gramian.penalties.huber import Huber
-from gramian.penalties.l1 import L1
+from gramian.penalties.entrywise import L1, Elementwise, Huber, SquaredFrobenius
 from gramian.penalties.logdet import LogDet
-from gramian.penalties.spectral import Spectral
-from gramian.penalties.squared_frobenius import SquaredFrobenius
-from gramian.penalties.sums import Scaled, Sum
-from gramian.penalties.target import Target
-from gramian.penalties.weighted import Weighted
+from gramian.penalties.norms import Coherence, Frobenius, Spectral
+from gramian.penalties.pairs import TargetGram, Weighted
 
 __all__ = [
     "L1",
@@ -21,7 +15,6 @@ __all__ = [
     "Coherence",
     "Cosine",
     "Elementwise",
-    "ElementwisePenalty",
     "Frobenius",
     "Huber",
     "LogDet",
@@ -30,7 +23,7 @@ __all__ = [
     "Spectral",
     "SquaredFrobenius",
     "Sum",
-    "Target",
+    "TargetGram",
     "Weighted",
     "as_penalty",
 ]
@@ -44,11 +37,11 @@ PENALTIES: dict[str, Penalty] = {
     "coherence": Coherence(),
     "logdet": LogDet(),
 }
-"""The penalties that have a name, with their default parameters."""
+"""The penalties that can be chosen by name, with default parameters."""
 
 
 def as_penalty(penalty: str | Penalty) -> Penalty:
-    """Turn a name or a `Penalty` into a `Penalty`.
+    """Return the penalty of a name; a `Penalty` is returned unchanged.
 
     Raises:
         OptionError: If there is no penalty of that name.

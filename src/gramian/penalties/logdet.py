@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.errors import OptionError
-from gramian.penalties.base import Penalty
-from gramian.penalties.spectrum import compose, decompose
+from gramian.penalties.base import Penalty, derived
+from gramian.penalties.norms import compose, decompose
 from gramian.typing import GroupMatrix
 
 __all__ = ["LogDet"]
@@ -20,11 +20,11 @@ _SERIES = 1e-2
 class LogDet(Penalty):
     r"""μ(X) = tr(PᵀP) − log det(PᵀP) − n, G = I − (PᵀP)⁻¹ with PᵀP = I + X: a barrier against a loss of rank.
 
-    Infinite where the vectors are dependent. The shrink takes from each eigenvalue λ of X what the prox of
-    λ − log(1 + λ) does, the root of a quadratic.
+    It is infinite where the vectors are dependent. C_τ applies the prox residual of λ − log(1 + λ), which solves a
+    quadratic equation, to each eigenvalue λ of X.
 
     Args:
-        diagonal: Whether lengths are penalised; without them X is taken with a zero diagonal, and no shrink is known.
+        diagonal: Whether lengths are penalised too; if not, X has a zero diagonal, and there is no closed prox.
 
     Cost:
         About 10·n³ flops for each group.
@@ -35,14 +35,11 @@ class LogDet(Penalty):
 
     diagonal: bool = True
 
-    @property
-    def has_shrink(self) -> bool:
-        """Whether C_τ is known: only with lengths."""
-        return self.diagonal
+    has_prox = derived(lambda self: self.diagonal)
 
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
-        values, _ = decompose(self.seen(X))
-        # λ − log(1 + λ) by its series near 0, where the difference would lose its digits.
+        values, _ = decompose(self.penalized(X))
+        # Near 0 the difference λ − log(1 + λ) would lose its digits; its series does not.
         near = values.abs() < _SERIES
         small = torch.where(near, values, 0)
         series = small.square() * (1 / 2 - small * (1 / 3 - small * (1 / 4 - small * (1 / 5 - small / 6))))
@@ -50,19 +47,19 @@ class LogDet(Penalty):
         exact = torch.where(values <= -1, torch.inf, inside - torch.log1p(inside))
         return torch.where(near, series, exact + 0 * values).sum(dim=-1)
 
-    def dual(self, X: GroupMatrix) -> GroupMatrix:
-        values, vectors = decompose(self.seen(X))
-        return self.seen(compose(values / (1 + values), vectors))
+    def subgradient(self, X: GroupMatrix) -> GroupMatrix:
+        values, vectors = decompose(self.penalized(X))
+        return self.penalized(compose(values / (1 + values), vectors))
 
-    def shrink(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
+    def prox_residual(self, X: GroupMatrix, tau: Tensor) -> GroupMatrix:
         if not self.diagonal:
-            raise OptionError("LogDet(diagonal=False) has no closed shrink; try rule='polyak' or diagonal=True")
+            raise OptionError(f"{self!r} has no closed prox; try rule='polyak' or diagonal=True")
         values, vectors = decompose(X)
         length = tau if tau.ndim == 0 else tau[..., 0]
-        # With y the eigenvalue that stays: y + τy/(1 + y) = λ.
+        # The prox y of an eigenvalue λ solves y + τy/(1 + y) = λ.
         b = 1 + length - values
         root = ((1 + values - length).square() + 4 * length).sqrt()
         y = torch.where(b > 0, 2 * values / (b + root), (root - b) / 2)
-        taken = torch.where(length == 0, 0, length * y / (1 + y))
-        whole = length.isinf()[..., None] if length.ndim else length.isinf()
-        return torch.where(whole, X, compose(taken, vectors))
+        removed = torch.where(length == 0, 0, length * y / (1 + y))
+        infinite = length.isinf()[..., None] if length.ndim else length.isinf()
+        return torch.where(infinite, X, compose(removed, vectors))

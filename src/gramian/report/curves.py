@@ -1,21 +1,22 @@
-"""Curves as SVG that takes its ink from the page, so that it reads on light and on dark."""
+"""Draw curves as SVG that is readable on light and dark pages."""
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from numpy import ndarray
+from torch import Tensor
 
-from gramian.coding import PhaseResponse, within_group_cosines
+from gramian.coding import within_group_cosines
 from gramian.errors import needs_extra
 from gramian.typing import Phi
 
 __all__ = ["RESIDUAL_EDGES", "cosine_histogram", "phase_curves", "residual_histogram", "training_curves"]
 
 RESIDUAL_EDGES = np.logspace(-9, 2, 56)
-"""Between which sizes of |X_jk| are counted."""
+"""Edges of the bins of |X_jk|."""
 
 _INK = "#7a7a7a"
 _COLOURS = ("#3b82c4", "#d9663a", "#4a9b6e")
@@ -47,7 +48,7 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> str:
 
 
 def cosine_histogram(before: Phi, after: Phi) -> str:
-    """Draw how the |cos| of angles within groups are spread, before and after, over their logarithm."""
+    """Draw histograms of the |cos| of angles within groups, before and after learning, on a logarithmic axis."""
     figure, (axis,) = _figure(1, 1, width=5.6, height=2.4)
     edges = np.logspace(-9, 0, 46)
     for phi, colour, label in ((before, _COLOURS[1], "before learning"), (after, _COLOURS[0], "after learning")):
@@ -61,9 +62,9 @@ def cosine_histogram(before: Phi, after: Phi) -> str:
 
 
 def residual_histogram(lengths: Int64[ndarray, " bins"], angles: Int64[ndarray, " bins"]) -> str:
-    """Draw how the |X_jk| are spread over their logarithm: of each vector with itself, and with others."""
+    """Draw histograms of |X_jj| and of |X_jk|, j ≠ k, on a logarithmic axis."""
     figure, (axis,) = _figure(1, 1, width=5.6, height=3.0)
-    # Shares, for there are n of the one and n(n − 1)/2 of the other.
+    # In percent, because there are n entries |X_jj| and n(n − 1)/2 entries |X_jk|.
     for counts, colour, label in (
         (angles, _COLOURS[0], "two vectors, |⟨p, q⟩|"),
         (lengths, _COLOURS[1], "one vector, |‖p‖² − 1|"),
@@ -78,14 +79,14 @@ def residual_histogram(lengths: Int64[ndarray, " bins"], angles: Int64[ndarray, 
     return _svg(figure)
 
 
-def phase_curves(response: PhaseResponse) -> str:
+def phase_curves(
+    phases: Float[Tensor, " phases"], amplitude: Float[Tensor, " phases"], coefficient: Float[Tensor, " phases"]
+) -> str:
     """Draw a group's amplitude and one of its coefficients over the phase of a grating."""
     figure, (axis,) = _figure(1, 1, width=5.2, height=2.8)
-    degrees = np.rad2deg(response.phases.numpy())
-    axis.plot(degrees, response.amplitude.numpy(), color=_COLOURS[0], label="amplitude of the group", linewidth=2)
-    axis.plot(
-        degrees, response.coefficient.numpy(), color=_COLOURS[1], label="its strongest |coefficient|", linewidth=1.6
-    )
+    degrees = np.rad2deg(phases.numpy())
+    axis.plot(degrees, amplitude.numpy(), color=_COLOURS[0], label="amplitude of the group", linewidth=2)
+    axis.plot(degrees, coefficient.numpy(), color=_COLOURS[1], label="its strongest |coefficient|", linewidth=1.6)
     axis.set_ylim(bottom=0)
     axis.set_xticks([0, 90, 180, 270, 360])
     axis.set_xlabel("phase of the grating, degrees", color=_INK, fontsize=8)
@@ -114,7 +115,7 @@ def _svg(figure: Any) -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    # A fixed salt and no date: the same run gives the same file, byte for byte.
+    # A fixed salt and no date, so that the same run gives the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gramian", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What all pages share: one file that needs nothing else, no network and no other file."""
+"""Templates and inline pictures of all pages; a page is one file that needs no network."""
 
 import base64
 from collections.abc import Mapping
@@ -8,16 +8,23 @@ from string import Template
 __all__ = ["as_data", "fill", "text_of"]
 
 
-def fill(template: str, values: Mapping[str, object]) -> str:
-    """Give the text of a page or of a section: a template of this folder, with the style of all pages where it asks."""
-    return Template(text_of(template)).substitute({**values, "style": text_of("style.css")})
+def fill(package: str, template: str, values: Mapping[str, object]) -> str:
+    """Fill the template of a page or of a section with values, and with the style of all pages as `$style`.
+
+    Args:
+        package: The package whose folder holds the template.
+        template: Its file name.
+        values: The values, by name.
+    """
+    style = text_of("gramian.report", "style.css")
+    return Template(text_of(package, template)).substitute({**values, "style": style})
 
 
-def text_of(name: str) -> str:
-    """Read a file of this folder."""
-    return files("gramian.report").joinpath(name).read_text(encoding="utf-8")
+def text_of(package: str, name: str) -> str:
+    """Read a text file in the folder of a package."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def as_data(content: bytes) -> str:
-    """Give a PNG as the source of an image."""
+    """Return a PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

@@ -1,4 +1,4 @@
-"""Pictures made of pixels: atoms, Gram residuals, codes. Arrays in, PNG out; one array element is one pixel."""
+"""Draw atoms, Gram residuals and codes as arrays of pixels, and encode them as PNG."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from gramian.errors import needs_extra
-from gramian.kernels import dense
+from gramian.kernels import reference
 from gramian.typing import Phi
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 Pixels = UInt8[ndarray, "height width *channels"]
 
 RESIDUAL_RANGE = (1e-8, 1.0)
-"""Sizes of |X_jk| that the darkest and the brightest colour stand for."""
+"""Values of |X_jk| of the darkest and the brightest colour."""
 
 
 def png(pixels: Pixels) -> bytes:
@@ -44,23 +44,23 @@ def png(pixels: Pixels) -> bytes:
 
 
 def gray_picture(picture: Float[Tensor, "height width *channels"]) -> Pixels:
-    """Show grey values, or colours, in [0, 1]."""
+    """Convert grey values or colours in [0, 1] to bytes."""
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def signed_picture(picture: Float[Tensor, "height width *channels"], *, limit: float | None = None) -> Pixels:
-    """Show values around zero: zero is middle grey, ±limit (default: the largest size) white and black."""
+    """Draw signed values: 0 is middle grey, ±limit (default: the largest absolute value) white and black."""
     reach = float(picture.abs().max()) if limit is None else limit
     return gray_picture(0.5 + 0.5 * picture / (reach or 1.0))
 
 
 @dataclass(frozen=True)
 class AtomGrid:
-    """Where atoms stand in a picture of groups, each group a row of atoms.
+    """Lay out groups in a picture, each group as a row of atoms.
 
     Attributes:
-        groups: How many groups there are.
-        columns: How many of them stand side by side.
+        groups: Number of groups.
+        columns: Number of groups side by side.
         size: Atoms in a group.
         side: Side of an atom, pixels.
         gap: Pixels between atoms; three times as many between groups.
@@ -76,7 +76,7 @@ class AtomGrid:
 
     @classmethod
     def near_square(cls, groups: int, size: int, *, side: int, gap: int = 1, margin: int = 0) -> "AtomGrid":
-        """Choose the columns so that the picture is about as wide as high."""
+        """Choose the number of columns so that the picture is about as wide as high."""
         ratio = (side + 3 * gap) / (size * (side + gap) + 3 * gap + margin)
         return cls(groups, max(1, round(math.sqrt(1.5 * groups * ratio))), size, side, gap, margin)
 
@@ -91,7 +91,7 @@ class AtomGrid:
         return math.ceil(self.groups / self.columns) * self._down - 3 * self.gap
 
     def corner(self, place: int) -> tuple[int, int]:
-        """Give row and column of the upper left pixel of a group's first atom."""
+        """Return row and column of the upper left pixel of a group's first atom."""
         return place // self.columns * self._down, place % self.columns * self._across + self.margin
 
     @property
@@ -112,14 +112,14 @@ def atoms_picture(
     channels: int = 1,
     margin: int = 0,
 ) -> Pixels:
-    """Show groups as rows of atoms, each atom scaled to its own largest size.
+    """Draw groups as rows of atoms, each atom scaled by its largest absolute value.
 
     Args:
         phi: Dictionary Φ[l, m, n], l a square times the channels.
-        order: Which groups to show, and in which order; default all as they are.
-        columns: How many groups stand side by side; default what makes the picture about as wide as high.
+        order: Indices of the groups to draw, in order; default all.
+        columns: Number of groups side by side; by default the picture is about as wide as high.
         gap: Pixels between atoms; three times as many between groups.
-        channels: Numbers of a pixel: 1, or 3 for colours.
+        channels: Channels of a pixel: 1, or 3 for colours.
         margin: Pixels to the left of each group.
 
     Returns:
@@ -144,7 +144,7 @@ def atoms_picture(
 
 
 def row_picture(atoms: Float[Tensor, "count side side"], *, limit: float, gap: int = 1) -> Pixels:
-    """Show atoms side by side, all in one scale: ±limit is white and black. RGBA, transparent between them."""
+    """Draw atoms side by side on one scale, ±limit white and black; RGBA, transparent between atoms."""
     count, side, _ = atoms.shape
     canvas = np.zeros((side, count * (side + gap) - gap, 4), dtype=np.uint8)
     for place, atom in enumerate(atoms):
@@ -155,17 +155,17 @@ def row_picture(atoms: Float[Tensor, "count side side"], *, limit: float, gap: i
 
 
 def residual_picture(phi: Phi, order: Tensor | None = None, *, side: int | None = None) -> Pixels:
-    """Show |X_jk| of every group, a mosaic of n × n blocks, as the logarithm over `RESIDUAL_RANGE`.
+    """Draw log |X_jk| of every group within `RESIDUAL_RANGE`, as a mosaic of n × n blocks.
 
     Args:
         phi: Φ[l, m, n].
-        order: Which groups to show, and in which order; default all as they are.
-        side: At most as many pixels for a block; the largest of those that share a pixel is shown.
+        order: Indices of the groups to draw, in order; default all.
+        side: Largest side of a block in pixels; a pixel shows the largest of its entries.
 
     Returns:
         RGBA pixels, transparent between the blocks.
     """
-    sizes = dense.residual(phi if order is None else phi[:, order]).abs().double()
+    sizes = reference.residual(phi if order is None else phi[:, order]).abs().double()
     if side is not None and side < sizes.shape[-1]:
         sizes = adaptive_max_pool2d(sizes[:, None], side)[:, 0]
     m, n, _ = sizes.shape
@@ -182,14 +182,14 @@ def residual_picture(phi: Phi, order: Tensor | None = None, *, side: int | None 
 
 
 def amplitude_picture(amplitudes: Float[Tensor, "rows columns"], *, largest: float) -> Pixels:
-    """Show where a group responds: its amplitude from 0 (dark) to `largest`."""
+    """Draw the amplitude of a group at every place, from 0 (dark) to `largest`."""
     return _colours((amplitudes / (largest or 1.0)).clamp(0, 1))
 
 
 def direction_picture(
     amplitudes: Float[Tensor, "rows columns"], directions: Float[Tensor, "n rows columns"], *, largest: float
 ) -> Pixels:
-    """Show how a group responds: hue is the direction's angle in the plane it uses most, brightness the amplitude."""
+    """Draw the code of a group: hue is the angle in the plane it uses most, brightness the amplitude."""
     n, rows, columns = directions.shape
     code = (directions * amplitudes).flatten(1).double()
     axes = torch.linalg.eigh(code @ code.mT).eigenvectors[:, -min(n, 2) :]

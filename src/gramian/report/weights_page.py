@@ -1,4 +1,4 @@
-"""How orthogonal the weights of files are, as one page: a table, and for each parameter a histogram and pictures."""
+"""The page of `gramian inspect --html`: a table for each file, and a histogram and a picture for each parameter."""
 
 import html
 import re
@@ -11,30 +11,30 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from gramian.errors import printable
-from gramian.kernels import dense
+from gramian.inspection import COLUMNS, Inspection, Row
+from gramian.kernels import reference
 from gramian.report import curves, pictures
 from gramian.report.page import as_data, fill
-from gramian.training.inspection import HEADER, Inspection, Row, cells_of
 from gramian.typing import Phi
 
 __all__ = ["Portrait", "portrait", "render_weights"]
 
 _SIDE = 256
-"""Pixels of a mosaic of Gram matrices."""
+"""Side of a mosaic of Gram matrices, in pixels."""
 
 _NUMBERS = 1 << 22
-"""Entries of Gram matrices that are held at a time."""
+"""Entries of Gram matrices that are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """What is drawn of one parameter.
+    """The data of the histogram and the picture of one parameter.
 
     Attributes:
-        lengths: Numbers of |X_jj| between `curves.RESIDUAL_EDGES`.
-        angles: Numbers of |X_jk|, j < k, between the same.
-        mosaic: Picture of |X| of the groups that are worst.
-        shown: How many groups that are.
+        lengths: Counts of |X_jj| between `curves.RESIDUAL_EDGES`.
+        angles: Counts of |X_jk|, j < k, between the same edges.
+        mosaic: Picture of |X| of the groups with the largest |X|.
+        shown: The number of these groups.
     """
 
     lengths: Int64[ndarray, " bins"]
@@ -45,22 +45,22 @@ class Portrait:
 
 @torch.no_grad()
 def portrait(phi: Phi) -> Portrait:
-    """Draw a tensor: how its Gram residuals are spread, and those of the groups that are worst.
+    """Compute the histogram of the Gram residuals of a tensor, and the picture of its worst groups.
 
     Args:
         phi: Φ[l, m, n].
 
     Returns:
-        What the page needs of it, of a size that does not depend on Φ.
+        Data of a size that does not depend on Φ.
     """
     _, m, n = phi.shape
-    few = max(1, _NUMBERS // (n * n))
+    chunk = max(1, _NUMBERS // (n * n))
     edges = curves.RESIDUAL_EDGES
     above = torch.ones(n, n, dtype=torch.bool, device=phi.device).triu(1)
     lengths = angles = np.zeros(len(edges) - 1, dtype=np.int64)
     worst: list[torch.Tensor] = []
-    for first in range(0, m, few):
-        sizes = dense.residual(phi[:, first : first + few].double()).abs().nan_to_num(torch.inf, torch.inf)
+    for first in range(0, m, chunk):
+        sizes = reference.residual(phi[:, first : first + chunk].double()).abs().nan_to_num(torch.inf, torch.inf)
         worst.append(sizes.amax(dim=(1, 2)))
         within = sizes.clamp(edges[0], edges[-1])
         lengths = lengths + np.histogram(within.diagonal(dim1=1, dim2=2).numpy(), edges)[0]
@@ -70,40 +70,41 @@ def portrait(phi: Phi) -> Portrait:
     return Portrait(lengths, angles, pictures.residual_picture(phi, order, side=_SIDE), shown)
 
 
-def render_weights(found: Mapping[str, tuple[Inspection, Mapping[str, Portrait]]]) -> str:
-    """Draw what was found in files as an HTML page with all pictures inside.
+def render_weights(files: Mapping[str, tuple[Inspection, Mapping[str, Portrait]]]) -> str:
+    """Render the inspections of files as one HTML page with all pictures inside.
 
     Args:
-        found: For each file what `inspect` found, and the portraits by name.
+        files: For each file its inspection, and the portraits by name.
 
     Returns:
-        The text of the page, UTF-8. The same files give the same text.
+        The page as text. The same files give the same text.
     """
     used: set[str] = set()
-    sections = "".join(_file(path, inspection, portraits, used) for path, (inspection, portraits) in found.items())
-    return fill("weights.html", {"title": _shown(", ".join(found)), "files": sections})
+    sections = "".join(_file(path, inspection, portraits, used) for path, (inspection, portraits) in files.items())
+    return fill("gramian.report", "weights.html", {"title": _shown(", ".join(files)), "files": sections})
 
 
-def _file(path: str, found: Inspection, portraits: Mapping[str, Portrait], used: set[str]) -> str:
-    anchors = {row.name: _anchor(row.name, used) for row in found.rows}
-    head = "".join(f'<th class="{_side(place)}">{html.escape(name)}</th>' for place, name in enumerate(HEADER))
-    rows = "".join(f"<tr>{_cells(row, anchors[row.name])}</tr>" for row in found.rows)
-    left = "".join(f"<tr><td>{_shown(name)}</td><td>{_shown(why)}</td></tr>" for name, why in found.left.items())
-    kept = f"<details><summary>{len(found.left)} left out</summary><table>{left}</table></details>" if left else ""
-    drawn = "".join(_parameter(row, portraits[row.name], anchors[row.name]) for row in found.rows)
+def _file(path: str, inspection: Inspection, portraits: Mapping[str, Portrait], used: set[str]) -> str:
+    anchors = {row.name: _anchor(row.name, used) for row in inspection.rows}
+    head = "".join(f'<th class="{_side(place)}">{html.escape(name)}</th>' for place, name in enumerate(COLUMNS))
+    rows = "".join(f"<tr>{_cells(row, anchors[row.name])}</tr>" for row in inspection.rows)
+    lines = [f"<tr><td>{_shown(each.name)}</td><td>{_shown(each.reason)}</td></tr>" for each in inspection.skipped]
+    skipped = f"<details><summary>{len(lines)} skipped</summary><table>{''.join(lines)}</table></details>"
+    drawn = "".join(_parameter(row, portraits[row.name], anchors[row.name]) for row in inspection.rows)
     return (
-        f'<section><h2>{_shown(path)}</h2><div class="card wide"><table><tr>{head}</tr>{rows}</table>{kept}</div>'
+        f'<section><h2>{_shown(path)}</h2><div class="card wide"><table><tr>{head}</tr>{rows}</table>'
+        f"{skipped if lines else ''}</div>"
         f"{drawn}</section>"
     )
 
 
 def _shown(text: str) -> str:
-    """Give a name as a page shows it: markup as text, and what cannot be printed or encoded as its code."""
+    """Escape a name for HTML; characters that cannot be printed or encoded are shown as their codes."""
     return html.escape(printable(text))
 
 
 def _anchor(name: str, used: set[str]) -> str:
-    """Give a place in the page to link to, its own for each tensor of each file."""
+    """Return a unique anchor in the page."""
     plain = re.sub(r"[^\w.-]", "_", printable(name)) or "_"
     anchor, number = plain, 1
     while anchor in used:
@@ -114,7 +115,7 @@ def _anchor(name: str, used: set[str]) -> str:
 
 
 def _cells(row: Row, anchor: str) -> str:
-    cells = [_shown(cell) for cell in cells_of(row)]
+    cells = [_shown(cell) for cell in row.cells()]
     cells[0] = f'<a href="#{anchor}">{cells[0]}</a>'
     return "".join(f'<td class="{_side(place)}">{cell}</td>' for place, cell in enumerate(cells))
 

@@ -1,161 +1,179 @@
-"""The one place where a change is written into a tensor: check everything, compute the changes, write them.
+"""The one module that writes a change into a tensor: check everything, compute the changes, write them.
 
-`admit` checks a tensor by itself: its dtype and layout, and that it can be written to. `check_together` checks that
-rule, penalty and sizes go together. `apply_` computes and writes. What it promises to those who asked both before:
+`admit` checks tensors; `apply_` computes and writes. They guarantee:
 
-- Every check of every tensor is made before the first of them is written.
-- Where code of somebody else takes part, a rule or a penalty that is not of this package, or an eigendecomposition,
-  nothing is written unless all changes of the call exist. That costs a copy of all tensors.
-- Where nothing can go wrong any more but memory or the device, tensors are computed and written one after another, so
-  that only one change is held; and the proximal rule writes group after group while it computes (`proximal_`), so that
-  hardly any is. These are the built-in rules with penalties of plain arithmetic.
+- All checks of all tensors pass before the first tensor is written.
+- If a rule or a penalty is not of this package, or a penalty needs an eigendecomposition, all changes of the call are
+  computed before the first is written. This costs a copy of all tensors.
+- With the built-in rules and the other penalties nothing but memory or the device can fail after the checks. Then
+  tensors are computed and written one after another, so that one change is held at a time, and the proximal rule
+  writes each group as it is computed (`proximal_`).
 
-`put_` writes a value that was computed elsewhere: a part that came back from another process, or of a shuffled copy.
+`put_` writes a value that was computed elsewhere, such as a shard from another process.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gramian import kernels
-from gramian.errors import OptionError, ShapeError
-from gramian.kernels import dense
+from gramian.errors import GramianError, OptionError, ShapeError
+from gramian.kernels import reference
+from gramian.kernels.base import is_plain
+from gramian.kernels.dispatch import is_forced
 from gramian.layout import Layout, as_phi, from_phi
-from gramian.penalties import (
-    L1,
-    Coherence,
-    Cosine,
-    Frobenius,
-    Huber,
-    Penalty,
-    Scaled,
-    SquaredFrobenius,
-    Sum,
-    Target,
-    Weighted,
-)
-from gramian.rules.base import Rule, Step, check_lr
-from gramian.rules.batches import side_by_side
-from gramian.rules.gradient import check_finite, check_tall, polyak, subgradient
+from gramian.penalties import L1, Coherence, Frobenius, Huber, Penalty, SquaredFrobenius, Sum
+from gramian.rules.base import Rule, Step, is_groupwise
 from gramian.rules.prox import proximal, proximal_
-from gramian.rules.restore import Excess
-from gramian.rules.writable import check_writable
+from gramian.rules.registry import RULES
+from gramian.rules.writable import check_disjoint, check_writable
 from gramian.typing import Phi, Scalar
 
-__all__ = ["Operand", "admit", "apply_", "check_hard", "check_together", "put_"]
+__all__ = ["Operand", "admit", "apply_", "batches", "put_", "side_by_side"]
 
 _ARITHMETIC = frozenset((L1, Huber, SquaredFrobenius, Frobenius, Coherence))
-"""Penalties that cannot fail. A subclass is none of them: it is somebody's code."""
+"""Penalties that cannot fail. A subclass is not among them: it is a user's code."""
+
+_SMALL = 1 << 17
+"""Numbers of a tensor up to which a copy costs less than a call."""
+
+_BATCH = 1 << 19
+"""Numbers that are concatenated at most."""
 
 
 class Operand(NamedTuple):
-    """A tensor that passed every check, and Φ of it: a view where its strides allow one."""
+    """A tensor that has passed the checks, and its Φ: a view where the strides allow one."""
 
     tensor: Tensor
     layout: Layout | str | None
     phi: Phi
+    plain: bool
+    """Whether the tensor is plain memory; see `gramian.kernels.base.is_plain`. False while torch.compile traces."""
 
 
-def check_together(rule: Rule, penalty: Penalty, shape: Sequence[int] | None = None, *, lr: float = 0.0) -> None:
-    """Refuse a rule and a penalty that cannot go together, or not for Φ of this shape (l, m, n).
+def admit(
+    tensors: Sequence[Tensor],
+    layouts: Sequence[Layout | str | None],
+    check: Callable[[tuple[int, ...]], None],
+    *,
+    writable: bool = True,
+    numbered: bool = True,
+) -> list[Operand]:
+    """Check all tensors of a call.
 
-    Raises:
-        OptionError: If the rule is proximal and the penalty has no shrink, or subgradient and `lr` is infinite.
-        ShapeError: If the rule is polyak and n > l, or the penalty has parameters for groups of other sizes.
-    """
-    if rule is proximal and not penalty.has_shrink:
-        penalty.shrink(
-            torch.zeros(1, 1, device="cpu"), torch.zeros((), device="cpu")
-        )  # it says itself why it has none, and what to try
-        raise OptionError(f"the proximal rule needs a penalty with a shrink; got {penalty!r}; try rule='polyak'")
-    if rule is subgradient:
-        check_finite(lr)
-    if shape is not None:
-        length, m, n = shape
-        if rule is polyak:
-            check_tall(length, n)
-        penalty.check_sizes(m, n)
+    Args:
+        tensors: The tensors.
+        layouts: The layout of each.
+        check: Checks a Φ-shape (l, m, n); it is called once for each distinct shape.
+        writable: Whether the tensors are going to be written to.
+        numbered: Whether an error names the tensor by its index.
 
-
-def check_hard(rule: Rule, penalty: Penalty, shape: Sequence[int] | None = None) -> None:
-    """Refuse what no hard constraint, β = ∞, can be: another rule, a penalty without a shrink, groups of n > l vectors.
-
-    Raises:
-        OptionError: If the rule is not the proximal one, or the penalty has no shrink.
-        ShapeError: If n > l, or the penalty has parameters for groups of other sizes.
-    """
-    if rule is not proximal:
-        name = getattr(rule, "__name__", type(rule).__name__)
-        raise OptionError(f"a hard constraint needs the proximal rule; got {name}; try a finite beta")
-    check_together(rule, penalty, shape)
-    if shape is not None and shape[2] > shape[0]:
-        raise ShapeError(
-            f"a hard constraint needs groups of n <= l vectors, which alone can be orthonormal; got n = {shape[2]}, "
-            f"l = {shape[0]}; try a finite beta, or a layout with smaller groups"
-        )
-
-
-def admit(tensor: Tensor, layout: Layout | str | None) -> Operand:
-    """Check one tensor that is to be stepped, by itself.
+    Returns:
+        An operand for each tensor.
 
     Raises:
         DtypeError, LayoutError: As for `gramian.layout.as_phi`.
-        DtypeError, ShapeError: If it cannot be written to; see `check_writable`.
+        DtypeError, ShapeError: If a tensor cannot be written to, or two share memory; see `gramian.rules.writable`.
     """
-    phi = as_phi(tensor, layout)
-    check_writable(tensor)
-    return Operand(tensor, layout, phi)
+    operands: list[Operand] = []
+    i = 0
+    try:
+        for i, (tensor, layout) in enumerate(zip(tensors, layouts, strict=True)):  # noqa: B007
+            operands.append(Operand(tensor, layout, as_phi(tensor, layout), plain=False))
+        first: dict[tuple[int, ...], int] = {}
+        for i, operand in enumerate(operands):
+            first.setdefault(tuple(operand.phi.shape), i)
+        for shape, i in first.items():  # noqa: B007
+            check(shape)
+        if writable:
+            for i, tensor in enumerate(tensors):  # noqa: B007
+                check_writable(tensor)
+    except GramianError as error:
+        if not numbered:
+            raise
+        raise type(error)(f"tensor {i}: {error}") from None
+    if not torch.compiler.is_compiling():
+        operands = [each._replace(plain=is_plain(each.tensor)) for each in operands]
+    if writable and len(operands) > 1:
+        check_disjoint({i: each.tensor for i, each in enumerate(operands) if each.plain})
+    return operands
 
 
-def apply_(
-    batches: Iterable[Sequence[Operand]], *, lr: float, beta: float, rule: Rule, penalty: Penalty
-) -> list[Scalar]:
-    """Compute one step of all operands, and write it, without autograd; see the top of this module for the promise.
+def apply_(operands: Sequence[Operand], *, lr: float, beta: float, rule: Rule, penalty: Penalty) -> list[Scalar]:
+    """Compute one step of all operands and write it, without autograd; the module's docstring states the guarantees.
+
+    Small tensors of the same Φ-shape are concatenated if the rule is groupwise.
 
     Args:
-        batches: What was admitted; those of one batch are laid side by side, and must be alike.
+        operands: The result of `admit`.
         lr: Learning rate η ≥ 0.
         beta: Strength β ≥ 0.
         rule: The update rule.
         penalty: The penalty.
 
     Returns:
-        The loss of each batch before the step.
+        The losses before the step, one for each batch.
 
     Raises:
-        OptionError, ShapeError: If the rule gives no `Step`, or one of another shape, dtype or device; nothing has been
-            written then.
+        OptionError, ShapeError: If the rule does not return a `Step`, or one of another shape, dtype or device; nothing
+            has been written then.
     """
-    each = list(batches)
-    check_lr(lr)
+    if len(operands) > 1 and is_groupwise(rule):
+        chosen = [[operands[i] for i in batch] for batch in batches(operands, penalty)]
+    else:
+        chosen = [[each] for each in operands]
     options: dict[str, Any] = {"lr": lr, "beta": beta, "penalty": penalty}
-    if (
-        rule in (proximal, polyak, subgradient)
-        and _is_arithmetic(penalty)
-        and not (len(each) > 1 and kernels.is_forced())
-    ):
-        losses: list[Scalar] = []
-        for batch in each:
-            if rule is proximal and len(batch) == 1 and _is_in_place(batch[0]):
-                losses.append(proximal_(batch[0].phi, **options))
-            else:
-                losses.append(_write(batch, *_compute(batch, rule, options)))
-        return losses
-    computed = [_compute(batch, rule, options) for batch in each]
-    return [_write(batch, *result) for batch, result in zip(each, computed, strict=True)]
+    cannot_fail = rule in RULES.values() and _is_arithmetic(penalty) and (len(chosen) < 2 or not is_forced())
+    if not cannot_fail:
+        computed = [_compute(batch, rule, options) for batch in chosen]
+        return [_write(batch, *result) for batch, result in zip(chosen, computed, strict=True)]
+    in_place = [rule is proximal and len(batch) == 1 and _is_in_place(batch[0]) for batch in chosen]
+    return [
+        proximal_(batch[0].phi, **options) if direct else _write(batch, *_compute(batch, rule, options))
+        for batch, direct in zip(chosen, in_place, strict=True)
+    ]
 
 
 def put_(tensor: Tensor, value: Tensor) -> None:
-    """Write a value of the same shape into a tensor that can be written to, rounded to its dtype; without autograd."""
+    """Write a value of the same shape into a writable tensor, rounded to its dtype; without autograd."""
     tensor.copy_(value)
 
 
+def batches(operands: Sequence[Operand], penalty: Penalty) -> list[list[int]]:
+    """Choose the small tensors to concatenate: those of the same Φ-shape, dtype and device.
+
+    A network has hundreds of small weights, and a call for each costs more than its arithmetic. A large tensor stays
+    alone, because its copy would cost more than a call.
+
+    Returns:
+        The indices of the operands of each batch.
+    """
+    alike: dict[object, list[int]] = {}
+    shared = penalty.n_groups is None  # the same parameters for any number of groups
+    for i, (_, _, phi, plain) in enumerate(operands):
+        # Without a group there is nothing to concatenate, and nothing to split afterwards.
+        together = shared and plain and phi.numel() <= _SMALL and phi.shape[1] > 0
+        alike.setdefault((phi.shape, phi.dtype, phi.device) if together else i, []).append(i)
+    result: list[list[int]] = []
+    for batch in alike.values():
+        size = max(1, _BATCH // max(1, operands[batch[0]].phi.numel()))
+        result += [batch[first : first + size] for first in range(0, len(batch), size)]
+    return result
+
+
+def side_by_side(phis: Sequence[Tensor]) -> Phi:
+    """Concatenate along the group axis, in the memory order of each group: a transposition costs more than a copy."""
+    strides = phis[0].stride()
+    if strides[0] < strides[2]:
+        return torch.cat([phi.permute(1, 2, 0) for phi in phis]).permute(2, 0, 1)
+    return torch.cat([phi.permute(1, 0, 2) for phi in phis]).permute(1, 0, 2)
+
+
 def _compute(batch: Sequence[Operand], rule: Rule, options: dict[str, Any]) -> tuple[list[Tensor], Scalar]:
-    """Give what is to be written into each tensor, in its shape: its change, or in 16 bits its new value."""
+    """Compute what is written into each tensor, in its shape: the change, or in 16 bits the new value."""
     phi = batch[0].phi if len(batch) == 1 else side_by_side([each.phi for each in batch])
-    wide = phi.to(dense.compute_dtype(phi.dtype))
+    wide = phi.to(reference.compute_dtype(phi.dtype))
     step = rule(wide, **options)
     _check_step(step, wide)
     result = step.change if wide.dtype == phi.dtype else (wide + step.change).to(phi.dtype)
@@ -165,7 +183,7 @@ def _compute(batch: Sequence[Operand], rule: Rule, options: dict[str, Any]) -> t
 
 def _write(batch: Sequence[Operand], results: Sequence[Tensor], loss: Scalar) -> Scalar:
     dtype = batch[0].tensor.dtype
-    exact = dtype == dense.compute_dtype(dtype)
+    exact = dtype == reference.compute_dtype(dtype)
     for each, result in zip(batch, results, strict=True):
         each.tensor.add_(result) if exact else each.tensor.copy_(result)
     return loss
@@ -174,10 +192,9 @@ def _write(batch: Sequence[Operand], results: Sequence[Tensor], loss: Scalar) ->
 def _check_step(step: Any, phi: Phi) -> None:
     if not isinstance(step, Step):
         raise OptionError(f"a rule must return a gramian.rules.Step; got {type(step).__name__}")
-    for name, value in (("change", step.change), ("loss", step.loss)):
+    for name, value, expected in (("change", step.change, phi.shape), ("loss", step.loss, torch.Size())):
         if not isinstance(value, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError(f"the {name} that a rule returns must be a tensor; got {type(value).__name__}")
-    for name, value, expected in (("change", step.change, phi.shape), ("loss", step.loss, torch.Size())):
         if value.shape != expected:
             raise ShapeError(
                 f"the {name} that a rule returns must be of shape {list(expected)}; got {list(value.shape)}"
@@ -190,19 +207,18 @@ def _check_step(step: Any, phi: Phi) -> None:
 
 
 def _is_arithmetic(penalty: Penalty) -> bool:
-    """Tell whether a penalty is made of plain arithmetic of this package, which cannot fail."""
-    if isinstance(penalty, Sum):
-        return type(penalty) is Sum and all(_is_arithmetic(part) for part in penalty.parts)
-    if type(penalty) in (Cosine, Excess, Scaled, Target, Weighted):
-        return _is_arithmetic(penalty.penalty)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+    """Tell whether a penalty consists of plain arithmetic of this package, which cannot fail."""
+    if type(penalty) is Sum:
+        return all(_is_arithmetic(part) for part in penalty.parts)
+    inner = getattr(penalty, "penalty", None)
+    if isinstance(inner, Penalty):  # Weighted, Scaled and others, which add arithmetic to another penalty
+        return type(penalty).__module__.startswith("gramian.") and _is_arithmetic(inner)
     return type(penalty) in _ARITHMETIC
 
 
 def _is_in_place(operand: Operand) -> bool:
-    """Tell whether Φ is memory of the tensor, in the dtype of the step: then it may be stepped where it lies."""
-    tensor, _, phi = operand
-    if torch.compiler.is_compiling() or not kernels.is_plain(tensor):
-        return False
-    if phi.dtype != dense.compute_dtype(phi.dtype):
+    """Tell whether Φ shares the tensor's memory and has the compute dtype: then it can be stepped in place."""
+    tensor, _, phi, plain = operand
+    if not plain or phi.dtype != reference.compute_dtype(phi.dtype):
         return False
     return phi.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()

@@ -1,30 +1,31 @@
-"""What an update rule is: a function from Φ to a change of Φ."""
+"""What an update rule is: a function from Φ to a change of Φ, and what it declares about itself."""
 
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-from gramian.errors import OptionError
-from gramian.objective import as_number
 from gramian.penalties import Penalty
 from gramian.typing import Phi, Scalar
 
-__all__ = ["Rule", "Step", "check_lr", "coordinatewise", "groupwise", "is_coordinatewise", "is_groupwise"]
+__all__ = ["Rule", "Step", "coordinatewise", "groupwise", "is_coordinatewise", "is_groupwise"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one application of a rule gives: the change of Φ, and the loss before it."""
+    """The result of one application of a rule: the change of Φ, and the loss before the change."""
 
     change: Phi
     loss: Scalar
 
+    def __repr__(self) -> str:
+        return f"Step(change of shape {list(self.change.shape)}, {self.change.dtype})"
+
 
 @runtime_checkable
 class Rule(Protocol):
-    """An update rule: a pure function from Φ to a `Step`, which leaves adding the change to its caller.
+    """An update rule: a pure function from Φ to a `Step`. The caller adds the change.
 
-    It gets Φ in its compute dtype, and gives a change of the same shape, dtype and device, and a 0-dimensional loss.
-    What it may be relied on for beyond that, it declares by `groupwise`.
+    A rule gets Φ in the compute dtype and returns a change of the same shape, dtype and device, and a 0-dimensional
+    loss. Further properties are declared by the decorators `groupwise` and `coordinatewise`.
     """
 
     def __call__(self, phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
@@ -36,10 +37,10 @@ _Rule = TypeVar("_Rule", bound=Rule)
 
 
 def groupwise(rule: _Rule) -> _Rule:
-    """Declare that a rule steps each group by itself, and that its loss is the sum over groups.
+    """Declare that a rule updates each group independently, and that its loss is the sum over groups.
 
-    Then small tensors may be laid side by side along the group axis, and the groups of one tensor spread over
-    processes. A rule that does not say so is given each tensor by itself, and whole.
+    Then small tensors are concatenated along the group axis, and the groups of one tensor may be sharded. Without this
+    declaration a rule gets each tensor separately and whole.
 
     Examples:
         >>> from gramian.rules import Step, groupwise
@@ -52,31 +53,19 @@ def groupwise(rule: _Rule) -> _Rule:
 
 
 def is_groupwise(rule: Rule) -> bool:
-    """Tell whether a rule has declared that groups do not meet in it."""
+    """Tell whether a rule is declared groupwise."""
     return getattr(rule, "groupwise", False) is True
 
 
 def coordinatewise(rule: _Rule) -> _Rule:
-    """Declare that a rule needs all coordinates of vectors for nothing but Gram products.
+    """Declare that a rule combines the coordinates of vectors only in Gram products.
 
-    Then each process may hold some of the coordinates.
+    Then the coordinates of one tensor may be sharded.
     """
     setattr(rule, "coordinatewise", True)  # noqa: B010
     return rule
 
 
 def is_coordinatewise(rule: Rule) -> bool:
-    """Tell whether a rule has declared that coordinates meet in Gram products alone."""
+    """Tell whether a rule is declared coordinatewise."""
     return getattr(rule, "coordinatewise", False) is True
-
-
-def check_lr(lr: float) -> float:
-    """Return a learning rate as a float if it is at least zero; infinity is allowed.
-
-    Raises:
-        OptionError: If it is negative or NaN.
-    """
-    value = as_number(lr, "lr")
-    if not value >= 0:
-        raise OptionError(f"lr must be at least 0; got {lr!r}; try lr=0.1")
-    return value

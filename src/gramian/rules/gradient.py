@@ -1,24 +1,25 @@
-"""The rules that follow the gradient: by a given step, and by Polyak's."""
+"""The rules that step along the negative gradient: with a given step length, and with Polyak's."""
 
 import math
 
 import torch
 
-from gramian import kernels
 from gramian.errors import OptionError, ShapeError
+from gramian.kernels.base import is_plain
+from gramian.kernels.dispatch import choose
 from gramian.penalties import Penalty
 from gramian.rules.base import Step, coordinatewise, groupwise
 from gramian.typing import GroupScalars, Phi
 
-__all__ = ["check_finite", "check_tall", "polyak", "subgradient"]
+__all__ = ["check_finite_lr", "check_tall", "polyak", "subgradient"]
 
 
 @groupwise
 @coordinatewise
 def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
-    r"""Step against the gradient: P ← P − η·2βPG.
+    r"""Step along the negative gradient: P ← P − η·2βPG.
 
-    With l1 it ends in a chatter of size ηβ around the kink, forever, unless η decays.
+    With l1 it oscillates around the kink with an amplitude of about ηβ, unless η decays.
 
     Args:
         phi: Φ[l, m, n].
@@ -41,16 +42,16 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         >>> subgradient(torch.full((1, 1, 1), 2.0), lr=0.1, beta=1.0, penalty=L1()).change.item()
         -0.4...
     """
-    check_finite(lr)
+    check_finite_lr(lr)
     values, grad = _value_and_grad(phi, penalty, beta)
     return Step(-lr * grad, values.sum())
 
 
 @groupwise
 def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
-    r"""Step against the gradient as far as the loss says: P ← P − min(η, L_i/‖∂L_i‖²)·∂L_i, for each group.
+    r"""Step along the negative gradient by Polyak's length: P ← P − min(η, L_i/‖∂L_i‖²)·∂L_i, for each group.
 
-    Polyak's step needs the smallest possible loss, which is 0 when n ≤ l: no length has to be guessed.
+    Polyak's length needs the smallest possible loss, which is 0 when n ≤ l. So no step length has to be tuned.
 
     Args:
         phi: Φ[l, m, n] with n ≤ l.
@@ -62,7 +63,7 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         The change of Φ and the loss before the step.
 
     Raises:
-        ShapeError: If n > l, where the smallest loss is not known.
+        ShapeError: If n > l, because the smallest loss is not known then.
 
     Cost:
         4·m·l·n² flops; m·n² + l·m·n numbers.
@@ -80,13 +81,13 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     check_tall(phi.shape[0], phi.shape[2])
     values, grad = _value_and_grad(phi, penalty, beta)
     squares = grad.square().sum(dim=(0, 2))
-    # Without a gradient (an orthonormal group, or P = 0) there is no step; L_i/0 · 0 would be NaN.
+    # A zero gradient (an orthonormal group, or P = 0) gives no step; L_i/0 · 0 would be NaN.
     lengths = torch.where(squares == 0, 0, values / squares).clamp_max(lr)
     return Step(-lengths[:, None] * grad, values.sum())
 
 
-def check_finite(lr: float) -> None:
-    """Refuse an infinite rate, which a step by the gradient alone cannot take.
+def check_finite_lr(lr: float) -> None:
+    """Check that a learning rate is finite, as the subgradient rule requires.
 
     Raises:
         OptionError: If it is infinite.
@@ -96,18 +97,18 @@ def check_finite(lr: float) -> None:
 
 
 def _value_and_grad(phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
-    """Give βμ(X) and its gradient: 0 for a finite group whose loss overflows, which stays where it is."""
-    kernel = kernels.choose(phi, penalty)
+    """Compute βμ(X) and its gradient, which is 0 for a finite group whose loss overflows."""
+    kernel = choose(phi, penalty)
     values, grad = kernel.value_and_grad(phi, penalty, beta)
-    known = values.isfinite()
-    look = values.device.type == "cpu" and not torch.compiler.is_compiling() and kernels.is_plain(values)
-    if look and known.all().item():
+    finite = values.isfinite()
+    readable = values.device.type == "cpu" and not torch.compiler.is_compiling() and is_plain(values)
+    if readable and finite.all().item():
         return values, grad
-    return values, torch.where((~known & kernel.finite(phi))[:, None], 0, grad)
+    return values, torch.where((~finite & kernel.finite(phi))[:, None], 0, grad)
 
 
 def check_tall(length: int, members: int) -> None:
-    """Refuse groups of more vectors than dimensions, whose smallest loss Polyak's step does not know.
+    """Check that groups have n ≤ l vectors, as Polyak's rule requires.
 
     Raises:
         ShapeError: If n > l.

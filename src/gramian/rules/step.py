@@ -1,22 +1,19 @@
-"""One update of a parameter, in place, through a layout."""
+"""One update of one parameter, in place, through a layout."""
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gramian.errors import OptionError
 from gramian.layout import Layout
-from gramian.objective import check_beta
+from gramian.options import check_beta, check_lr
 from gramian.penalties import Penalty, as_penalty
-from gramian.rules.apply import admit, apply_, check_together
-from gramian.rules.base import Rule, check_lr
-from gramian.rules.gradient import polyak, subgradient
-from gramian.rules.prox import proximal
+from gramian.rules.apply import admit, apply_
+from gramian.rules.base import Rule
+from gramian.rules.registry import as_rule, check_compatible
 from gramian.typing import Scalar
 
-__all__ = ["RULES", "as_rule", "step_"]
-
-RULES: dict[str, Rule] = {"proximal": proximal, "polyak": polyak, "subgradient": subgradient}
-"""The rules that have a name."""
+__all__ = ["step_"]
 
 
 def step_(
@@ -30,15 +27,15 @@ def step_(
 ) -> Scalar:
     r"""Make one update towards orthonormal groups, in place.
 
-    Use it after an optimiser's own step, with the same learning rate, as AdamW does with weight decay: the penalty
-    then passes through no moment estimate and no loss scale. A group with a NaN or an infinite entry becomes NaN;
-    other groups are untouched by it. A finite group whose Gram matrix overflows is halved by 'proximal', and left as it
-    is by the other rules; the loss is then infinite or NaN.
+    Call it after the optimiser's own step, with the same learning rate, as AdamW applies weight decay: then the penalty
+    is independent of moment estimates and of loss scaling. A group with a NaN or an infinite entry becomes NaN; other
+    groups are not affected. A finite group whose Gram matrix overflows is halved by 'proximal' and not changed by the
+    other rules; the loss is then infinite or NaN.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout; written to.
-        lr: Learning rate η ≥ 0; infinite is allowed for 'proximal' and 'polyak'.
-        beta: Strength β ≥ 0. For l1, inner products closer to zero than 4ηβ go to zero quadratically.
+        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'.
+        beta: Strength β ≥ 0. With l1, inner products smaller than 4ηβ converge to zero quadratically.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.
@@ -47,9 +44,11 @@ def step_(
         The loss before the step, a 0-dimensional tensor.
 
     Raises:
-        DtypeError, LayoutError: As for `gramian.loss`.
-        OptionError: If `lr` is negative or NaN, β is negative or not finite, or there is no such rule or penalty.
-        ShapeError: If the rule is 'polyak' and n > l.
+        DtypeError, LayoutError: As for `gramian.loss`; DtypeError also for a tensor without memory, or one of inference
+            mode outside of it.
+        OptionError: If `lr` is negative or NaN, β is negative or not finite, there is no such rule or penalty, or the
+            rule does not accept the penalty.
+        ShapeError: If the rule is 'polyak' and n > l, or entries of `phi` share memory.
 
     Cost:
         That of the rule. The 16-bit formats are stepped in float32 and rounded once.
@@ -65,19 +64,5 @@ def step_(
     update, mu = as_rule(rule), as_penalty(penalty)
     lr, beta = check_lr(lr), check_beta(beta)
     with torch.no_grad():
-        operand = admit(phi, layout)
-        check_together(update, mu, operand.phi.shape, lr=lr)
-        return apply_([[operand]], lr=lr, beta=beta, rule=update, penalty=mu)[0]
-
-
-def as_rule(rule: str | Rule) -> Rule:
-    """Turn a name or a `Rule` into a `Rule`.
-
-    Raises:
-        OptionError: If there is no rule of that name, or it is no function.
-    """
-    if callable(rule):
-        return rule
-    if not isinstance(rule, str) or rule not in RULES:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"rule must be one of {', '.join(map(repr, RULES))} or a function; got {rule!r}")
-    return RULES[rule]
+        operands = admit([phi], [layout], partial(check_compatible, update, mu, lr=lr), numbered=False)
+        return apply_(operands, lr=lr, beta=beta, rule=update, penalty=mu)[0]

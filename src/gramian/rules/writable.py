@@ -1,50 +1,52 @@
-"""Whether a tensor can be written to: no two of its entries, and no two tensors of one call, in one place of memory."""
+"""Whether tensors can be written to: neither two entries of a tensor nor two tensors of a call may share memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from gramian import kernels
 from gramian.errors import DtypeError, ShapeError
 
 __all__ = ["check_disjoint", "check_writable", "overlaps_itself"]
 
 
 def check_writable(tensor: Tensor) -> None:
-    """Refuse a tensor that cannot be written to entry by entry.
+    """Check that a tensor can be written to entry by entry.
 
     Raises:
-        ShapeError: If two of its entries share a place in memory, as those of an expanded tensor do.
-        DtypeError: If it is on the meta device, or was made in inference mode and is used outside of it.
+        ShapeError: If two of its entries share memory, as those of an expanded tensor do.
+        DtypeError: If it is on the meta device, or was created in inference mode and is used outside of it.
     """
     if torch.compiler.is_compiling():
-        return  # a graph has no memory yet; what it is run on, torch checks
+        return  # a traced tensor has no memory; torch checks the tensors that the graph runs on
     if overlaps_itself(tensor):
         raise ShapeError(
-            "a tensor that is written to must hold each entry in a place of its own; got strides "
-            f"{list(tensor.stride())} for shape {list(tensor.shape)}, where entries share memory; try phi.clone() or "
+            "a tensor that is written to must not have entries that share memory; got strides "
+            f"{list(tensor.stride())} for shape {list(tensor.shape)}; try phi.clone() or "
             "phi.contiguous()"
         )
     if tensor.is_meta:
         raise DtypeError("a tensor that is written to must have memory; got one on the meta device; try to_empty")
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise DtypeError(
-            "a tensor made in inference mode must not be written to outside of it; got one; try phi.clone(), or the "
+            "a tensor created in inference mode must not be written to outside of it; got one; try phi.clone(), or the "
             "call within torch.inference_mode()"
         )
 
 
-def check_disjoint(tensors: Sequence[Tensor]) -> None:
-    """Refuse tensors that share memory with each other; views of one tensor that interleave are none.
+def check_disjoint(tensors: Mapping[int, Tensor]) -> None:
+    """Check that no two tensors share memory. Views of one tensor that interleave do not.
+
+    Args:
+        tensors: Plain tensors by their index in the call.
 
     Raises:
-        ShapeError: If two of them do.
+        ShapeError: If two of them share memory.
     """
     ranges: list[tuple[int, int, int, int]] = []
-    for i, tensor in enumerate(tensors):
-        start = tensor.data_ptr() if kernels.is_plain(tensor) else 0
-        if start:  # an empty tensor has no place
+    for i, tensor in tensors.items():
+        start = tensor.data_ptr()
+        if start:  # an empty tensor has no memory
             reach = tensor.numel() - 1 if tensor.is_contiguous() else _reach(tensor)
             ranges.append((tensor.get_device(), start, start + (reach + 1) * tensor.element_size(), i))
     ranges.sort()
@@ -60,10 +62,10 @@ def check_disjoint(tensors: Sequence[Tensor]) -> None:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Tell whether two entries of a tensor share a place in memory.
+    """Tell whether two entries of a tensor share memory.
 
-    With the axes in the order of their strides, no step may fall within what the axes before it reach. That is enough;
-    where it fails without a stride of 0, the places are counted.
+    It is sufficient that, with the axes sorted by stride, each stride exceeds the reach of the axes before it. If this
+    condition fails without a stride of 0, the addresses are counted.
     """
     if tensor.is_contiguous() or tensor.numel() == 0:
         return False
@@ -74,29 +76,29 @@ def overlaps_itself(tensor: Tensor) -> bool:
         reach += stride * (size - 1)
     if apart or axes[0][0] == 0:
         return not apart
-    places = torch.zeros(reach + 1, dtype=torch.bool, device="cpu")
-    places.as_strided(tuple(tensor.shape), tensor.stride()).fill_(1)
-    return int(places.count_nonzero()) < tensor.numel()
+    addresses = torch.zeros(reach + 1, dtype=torch.bool, device="cpu")
+    addresses.as_strided(tuple(tensor.shape), tensor.stride()).fill_(1)
+    return int(addresses.count_nonzero()) < tensor.numel()
 
 
 def _reach(tensor: Tensor) -> int:
-    """Give by how many entries the last place lies behind the first."""
+    """Compute the distance from the first to the last entry in memory, in entries."""
     return sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
-def _check_cluster(tensors: Sequence[Tensor], cluster: Sequence[tuple[int, int, int]]) -> None:
-    """Mark the places of tensors whose ranges meet, and refuse one that is already marked."""
+def _check_cluster(tensors: Mapping[int, Tensor], cluster: Sequence[tuple[int, int, int]]) -> None:
+    """Mark the addresses of tensors whose ranges meet; an address that is already marked is an error."""
     unit = min(tensors[i].element_size() for _, _, i in cluster)
     first = cluster[0][0]
-    places = torch.zeros((max(end for _, end, _ in cluster) - first) // unit, dtype=torch.bool, device="cpu")
+    addresses = torch.zeros((max(end for _, end, _ in cluster) - first) // unit, dtype=torch.bool, device="cpu")
     for start, _, i in cluster:
         tensor = tensors[i]
-        wide = tensor.element_size() // unit
-        strides = (*(stride * wide for stride in tensor.stride()), 1)
-        held = places.as_strided((*tensor.shape, wide), strides, (start - first) // unit)
-        if bool(held.any()):
+        units = tensor.element_size() // unit
+        strides = (*(stride * units for stride in tensor.stride()), 1)
+        entries = addresses.as_strided((*tensor.shape, units), strides, (start - first) // unit)
+        if bool(entries.any()):
             raise ShapeError(
                 f"tensors that are written to must not share memory; got tensor {i}, of shape {list(tensor.shape)}, "
-                "within memory of another; try each only once, or tensor.clone()"
+                "which shares memory with another; try each tensor only once, or tensor.clone()"
             )
-        held.fill_(1)
+        entries.fill_(1)

@@ -1,25 +1,7 @@
-"""Networks and their training: which weights are kept orthogonal, and the update after every step of an optimiser."""
+"""The penalty in the training of a network: an update after every step of an optimiser, or a term of the loss."""
 
 from gramian.training.attachment import Attachment, attach
-from gramian.training.chunks import step_chunks_
 from gramian.training.coupled import add_grad_, loss
-from gramian.training.inspection import Inspection, Statistics, inspect, statistics
-from gramian.training.policy import Proposal, propose
-from gramian.training.selection import Left, Target, select_parameters
+from gramian.training.random_chunks import step_chunks_
 
-__all__ = [
-    "Attachment",
-    "Inspection",
-    "Left",
-    "Proposal",
-    "Statistics",
-    "Target",
-    "add_grad_",
-    "attach",
-    "inspect",
-    "loss",
-    "propose",
-    "select_parameters",
-    "statistics",
-    "step_chunks_",
-]
+__all__ = ["Attachment", "add_grad_", "attach", "loss", "step_chunks_"]

@@ -1,4 +1,4 @@
-"""The coupled forms: the penalty within the loss of a task, or its gradient beside the task's."""
+"""The coupled forms: the penalty as a term of the loss of a task, or its gradient added to that of the task."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,20 @@ import torch
 from gramian import foreach, objective
 from gramian.errors import OptionError
 from gramian.penalties import Penalty
-from gramian.training.selection import Target
+from gramian.selection import SelectedParameter
 from gramian.typing import Scalar
 
 __all__ = ["add_grad_", "add_up", "loss"]
 
 
-def loss(targets: Sequence[Target], *, beta: float, penalty: str | Penalty = "l1") -> Scalar:
-    r"""Add up the losses of selected parameters, to be added to the loss of a task. Differentiable.
+def loss(targets: Sequence[SelectedParameter], *, beta: float, penalty: str | Penalty = "l1") -> Scalar:
+    r"""Sum the losses of selected parameters, as a differentiable term of the loss of a task.
 
-    The penalty then passes through the optimiser's moments, and with l1 it chatters around the kink by what one step
-    moves: `attach` does neither.
+    The gradient of the penalty then passes through the optimiser's moments, and with l1 the weights oscillate around
+    the kink. `attach` avoids both.
 
     Args:
-        targets: From `select_parameters`.
+        targets: From `gramian.selection.select_parameters`.
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
 
@@ -28,16 +28,16 @@ def loss(targets: Sequence[Target], *, beta: float, penalty: str | Penalty = "l1
         A 0-dimensional tensor.
 
     Raises:
-        OptionError: If there are no targets, or β or the penalty are no such.
+        OptionError: If there are no targets, or β or the penalty is invalid.
 
     Cost:
         4·m·l·n² flops for each parameter.
 
     Examples:
         >>> import torch, gramian
-        >>> from gramian import training
+        >>> from gramian import selection, training
         >>> model = torch.nn.Linear(16, 8)
-        >>> targets, _ = training.select_parameters(model)
+        >>> targets, _ = selection.select_parameters(model)
         >>> task = model(torch.randn(4, 16)).square().mean()
         >>> (task + training.loss(targets, beta=1e-3)).backward()
     """
@@ -45,30 +45,32 @@ def loss(targets: Sequence[Target], *, beta: float, penalty: str | Penalty = "l1
     return add_up([objective.loss(each.parameter, beta=beta, penalty=penalty, layout=each.layout) for each in targets])
 
 
-def add_grad_(targets: Sequence[Target], *, beta: float, penalty: str | Penalty = "l1", scale: float = 1.0) -> Scalar:
-    r"""Add the closed-form gradient to `.grad` of selected parameters: after `backward`, before the optimiser's step.
+def add_grad_(
+    targets: Sequence[SelectedParameter], *, beta: float, penalty: str | Penalty = "l1", scale: float = 1.0
+) -> Scalar:
+    r"""Add the closed-form gradient to `.grad` of selected parameters, between `backward` and the optimiser's step.
 
     Args:
-        targets: From `select_parameters`.
+        targets: From `gramian.selection.select_parameters`.
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
-        scale: The factor by which the gradients are scaled at that moment: `scaler.get_scale()` before
+        scale: The factor by which the gradients are scaled at this point: `scaler.get_scale()` before
             `scaler.unscale_(optimizer)` or `scaler.step(optimizer)`, 1 after unscaling or without a scaler.
 
     Returns:
         The loss, a 0-dimensional tensor, without the scale.
 
     Raises:
-        OptionError: If there are no targets, or β or the penalty are no such.
+        OptionError: If there are no targets, or β or the penalty is invalid.
 
     Cost:
-        4·m·l·n² flops for each parameter, small ones of the same shape together.
+        4·m·l·n² flops for each parameter; small ones of the same shape are batched.
 
     Examples:
         >>> import torch, gramian
-        >>> from gramian import training
+        >>> from gramian import selection, training
         >>> model = torch.nn.Linear(16, 8)
-        >>> targets, _ = training.select_parameters(model)
+        >>> targets, _ = selection.select_parameters(model)
         >>> model(torch.randn(4, 16)).square().mean().backward()
         >>> value = training.add_grad_(targets, beta=1e-3)
     """
@@ -86,9 +88,9 @@ def add_grad_(targets: Sequence[Target], *, beta: float, penalty: str | Penalty 
 
 
 def add_up(losses: Sequence[Scalar]) -> Scalar:
-    """Add losses up, those of each device there and their sums on one, without waiting for any. Differentiable.
+    """Sum losses on several devices without synchronisation: on each device first, then on one. Differentiable.
 
-    The one device is the first that is not the CPU, if there is any: a copy to the CPU would have to be waited for.
+    That device is the first that is not the CPU, if there is one, because a copy to the CPU would synchronise.
     """
     by_device: dict[torch.device, list[Scalar]] = {}
     for each in losses:
@@ -96,10 +98,10 @@ def add_up(losses: Sequence[Scalar]) -> Scalar:
     sums = [each[0] if len(each) == 1 else torch.stack(each).sum() for each in by_device.values()]
     if len(sums) == 1:
         return sums[0]
-    home = next(device for device in by_device if device.type != "cpu")
-    return torch.stack([each.to(home, non_blocking=True) for each in sums]).sum()
+    target = next(device for device in by_device if device.type != "cpu")
+    return torch.stack([each.to(target, non_blocking=True) for each in sums]).sum()
 
 
-def _check(targets: Sequence[Target]) -> None:
+def _check(targets: Sequence[SelectedParameter]) -> None:
     if not targets:
-        raise OptionError("there must be at least one target; got none; try gramian.training.select_parameters(model)")
+        raise OptionError("there must be at least one target; got none; try gramian.selection.select_parameters(model)")

@@ -1,4 +1,4 @@
-"""The tensors that stand under the names of selected parameters now: models and optimisers change while they train."""
+"""Selected parameters of models and optimisers that change during training: tensors are replaced, groups are added."""
 
 import warnings
 import weakref
@@ -10,29 +10,33 @@ from torch.optim import Optimizer
 
 from gramian.errors import AttachmentWarning, GramianError
 from gramian.layout import Layout
-from gramian.training.selection import Layouts, Left, Selector, Target, obstacle, select_where_possible
-from gramian.training.wrappers import parameters_of
+from gramian.selection import Layouts, SelectedParameter, Selector, SkippedParameter
+from gramian.selection.candidates import unusable_reason
+from gramian.selection.parameters import select_where_possible
+from gramian.selection.wrappers import parameters_of
+from gramian.torch_internals import parameter_at
 
 __all__ = ["Following"]
 
 _SHOWN = 6
+"""Changes that a warning lists."""
 
 
 class Following:
-    """Selected parameters of a model, looked up again at every step.
+    """Selected parameters of a model, looked up by name at every step.
 
-    The look costs a few dictionary reads for each parameter. Only where another tensor stands under a name, or the
-    optimiser has got more or fewer parameters, the model is gone through again.
+    That costs a few dictionary reads for each parameter. The whole model is searched again only if a name refers to
+    another tensor, or the number of parameters of the optimiser has changed.
 
     Args:
-        model: Kept by a weak reference; once it is gone, the parameters are those that it had.
-        optimizer: Whose parameters are counted.
-        targets: What was selected; the list is kept up to date.
-        left: What was left out; the list is kept up to date.
-        select: How it was selected; for parameters that come to the optimiser later.
+        model: Held by a weak reference. Once it is deleted, the last parameters remain.
+        optimizer: The optimiser of these parameters.
+        targets: The selected parameters; this list is updated in place.
+        skipped: The skipped parameters; this list is updated in place.
+        select: The selection, for parameters that are added to the optimiser later.
         layouts: Layouts by name, or one for all.
-        check: Raises a `GramianError` for a parameter that cannot be stepped.
-        taken: Gives the parameters that others act on.
+        check: Raises a `GramianError` if a parameter cannot be updated.
+        taken: Returns the identities of the parameters that other attachments update.
     """
 
     def __init__(
@@ -40,42 +44,43 @@ class Following:
         model: nn.Module,
         optimizer: Optimizer,
         *,
-        targets: list[Target],
-        left: list[Left],
+        targets: list[SelectedParameter],
+        skipped: list[SkippedParameter],
         select: Selector | None,
         layouts: Layouts | Layout | str | None,
-        check: Callable[[Target], None],
+        check: Callable[[SelectedParameter], None],
         taken: Callable[[Optimizer, "Following"], set[int]],
     ) -> None:
         self.targets = targets
-        self.left = left
+        self.skipped = skipped
         self._model = weakref.ref(model)
         self._select = select
         self._layouts = layouts
         self._check = check
         self._taken = taken
-        self._resting: dict[str, Target] = {}
-        """Targets under whose names nothing stands that can be stepped; and what does, if anything."""
+        self._resting: dict[str, SelectedParameter] = {}
+        """Targets whose name refers to nothing that can be updated now."""
         self._seen: dict[str, Tensor | None] = {}
+        """What those names referred to at the last step."""
         self._given_up: set[str] = set()
         self._count = _count(optimizer)
         self._spots = {name: (place.path, place.key) for name, place in parameters_of(model).items()}
         self._index()
 
-    def current(self, optimizer: Optimizer) -> dict[int, Target]:
-        """Give the targets by the identity of the tensors that stand under their names now."""
+    def current(self, optimizer: Optimizer) -> dict[int, SelectedParameter]:
+        """Return the targets by the identity of the tensors to which their names refer now."""
         model = self._model()
         if model is not None and (_count(optimizer) != self._count or self._differs(model)):
-            self._look_again(model, optimizer)
+            self._search(model, optimizer)
         return self._by_parameter
 
     def give_up(self, parameters: set[int], reason: str) -> list[str]:
-        """Act on some of the parameters no longer; their names."""
+        """Stop updating some parameters and return their names."""
         names = [each.name for each in self.targets if id(each.parameter) in parameters]
         for each in list(self.targets):
             if each.name in names:
                 self._given_up.add(each.name)
-                self._leave_out(each, reason)
+                self._skip(each, reason)
         self._index()
         return names
 
@@ -87,63 +92,56 @@ class Following:
         ]
 
     def _differs(self, model: nn.Module) -> bool:
-        # By the plain dictionaries of modules, and in one loop: this is done at every step.
-        for path, key, expected in self._expected:
-            module: nn.Module | None = model
-            for name in path:
-                module = module._modules.get(name)  # pyright: ignore[reportPrivateUsage]
-                if module is None:
-                    break
-            if (None if module is None else module._parameters.get(key)) is not expected:  # pyright: ignore[reportPrivateUsage]
-                return True
-        return False
+        return any(parameter_at(model, path, key) is not expected for path, key, expected in self._expected)
 
-    def _look_again(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def _search(self, model: nn.Module, optimizer: Optimizer) -> None:
         places = parameters_of(model)
         self._spots.update({name: (place.path, place.key) for name, place in places.items()})
-        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        words: list[str] = []
+        in_optimizer = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        messages: list[str] = []
         for target in [*self.targets, *self._resting.values()]:
             place = places.get(target.name)
             parameter = None if place is None else place.parameter
             before = self._seen.get(target.name) if target.name in self._resting else target.parameter
             if parameter is not before:
-                word = self._replace(target, parameter, owned, self._taken(optimizer, self))
-                words.extend([] if word is None else [f"{target.name}: {word}"])
+                message = self._replace(target, parameter, in_optimizer, self._taken(optimizer, self))
+                messages.extend([] if message is None else [f"{target.name}: {message}"])
         if _count(optimizer) != self._count:
-            words.extend(self._pick_up(model, owned, self._taken(optimizer, self)))
+            messages.extend(self._add_new(model, in_optimizer, self._taken(optimizer, self)))
             self._count = _count(optimizer)
         self._index()
-        if words:
-            more = f"; and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-            warnings.warn(f"{'; '.join(words[:_SHOWN])}{more}", AttachmentWarning, stacklevel=2)
+        if messages:
+            more = f"; and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
+            warnings.warn(f"{'; '.join(messages[:_SHOWN])}{more}", AttachmentWarning, stacklevel=2)
 
-    def _replace(self, target: Target, parameter: Tensor | None, owned: set[int], taken: set[int]) -> str | None:
-        """Go on with the tensor that stands under the name of a target now; say what speaks against it."""
+    def _replace(
+        self, target: SelectedParameter, parameter: Tensor | None, in_optimizer: set[int], taken: set[int]
+    ) -> str | None:
+        """Follow a target to the tensor to which its name refers now; return a message if that is not possible."""
         changed, reason = self._changed(target, parameter)
         if id(parameter) in taken:
-            reason = "another attachment acts on the tensor that stands there now"
+            reason = "another attachment acts on the tensor that now has this name"
         if reason is not None:
             self._resting[target.name] = target
             self._seen[target.name] = parameter
-            self._leave_out(target, reason)
+            self._skip(target, reason)
             return f"{reason}, so nothing acts on it any more"
         if target.name in self._resting:
             self._resting.pop(target.name)
-            self._keep(changed)
+            self._add(changed)
         else:
             self.targets[:] = [changed if each.name == target.name else each for each in self.targets]
-        if id(parameter) in owned:
+        if id(parameter) in in_optimizer:
             return None
         return (
-            "another tensor stands there in the model, which the optimizer does not have, so nothing acts on either; "
-            "try an optimizer made after it, and attach anew, or add_param_group"
+            "another tensor has this name in the model now, which the optimizer does not have, so neither is updated; "
+            "try add_param_group, or a new optimizer and attach again"
         )
 
-    def _changed(self, target: Target, parameter: Tensor | None) -> tuple[Target, str | None]:
+    def _changed(self, target: SelectedParameter, parameter: Tensor | None) -> tuple[SelectedParameter, str | None]:
         if parameter is None:
             return target, "the model has no parameter of this name any more"
-        reason = obstacle(parameter)
+        reason = unusable_reason(parameter)
         if reason is not None:
             return target, reason
         try:
@@ -154,32 +152,32 @@ class Following:
             return target, str(error)
         return changed, None
 
-    def _pick_up(self, model: nn.Module, owned: set[int], taken: set[int]) -> list[str]:
-        """Take what the first choice selects too and the optimiser has got since; say what cannot be taken."""
-        words: list[str] = []
+    def _add_new(self, model: nn.Module, in_optimizer: set[int], taken: set[int]) -> list[str]:
+        """Add selected parameters that the optimiser has received since; return messages about the others."""
+        messages: list[str] = []
         known = {*(each.name for each in self.targets), *self._resting, *self._given_up}
         acted_on = taken | {id(each.parameter) for each in self.targets}
-        found, _ = select_where_possible(model, self._select, self._layouts)
-        for each in found:
-            if each.name in known or id(each.parameter) in acted_on or id(each.parameter) not in owned:
+        selected, _ = select_where_possible(model, self._select, self._layouts)
+        for each in selected:
+            if each.name in known or id(each.parameter) in acted_on or id(each.parameter) not in in_optimizer:
                 continue
             try:
                 self._check(each)
             except GramianError as error:
-                words.append(f"{error}, so nothing acts on it")
-                self._leave_out(each, str(error))
+                messages.append(f"{error}, so nothing acts on it")
+                self._skip(each, str(error))
             else:
-                self._keep(each)
-        return words
+                self._add(each)
+        return messages
 
-    def _keep(self, target: Target) -> None:
+    def _add(self, target: SelectedParameter) -> None:
         self.targets.append(target)
-        self.left[:] = [each for each in self.left if each.name != target.name]
+        self.skipped[:] = [each for each in self.skipped if each.name != target.name]
 
-    def _leave_out(self, target: Target, reason: str) -> None:
+    def _skip(self, target: SelectedParameter, reason: str) -> None:
         self.targets[:] = [each for each in self.targets if each.name != target.name]
-        self.left[:] = [each for each in self.left if each.name != target.name]
-        self.left.append(Left(target.name, tuple(target.parameter.shape), reason))
+        self.skipped[:] = [each for each in self.skipped if each.name != target.name]
+        self.skipped.append(SkippedParameter(target.name, reason, tuple(target.parameter.shape)))
 
 
 def _count(optimizer: Optimizer) -> int:

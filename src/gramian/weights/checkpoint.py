@@ -1,4 +1,4 @@
-"""PyTorch files: what is in them by dotted names, which of it is weights, and how they are written anew."""
+"""PyTorch files: their tensors by dotted names, which of them are weights, and how files are rewritten."""
 
 import io
 import pickletools
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gramian.errors import WeightsError, printable
+from gramian.selection import SkippedParameter
+from gramian.torch_internals import REBUILDING_MODULES
 from gramian.weights.entries import Entry, Weights, distinct
 from gramian.weights.training_state import OPTIMISER, slots_among, state_of_training
 
@@ -21,56 +23,56 @@ _HARMLESS = {
     *("collections OrderedDict", "collections Counter", "_codecs encode", "builtins set", "builtins bytearray"),
     *("__builtin__ set", "__builtin__ bytearray"),
 }
-"""What `weights_only=True` loads, beside the names of torch and numpy that rebuild tensors."""
+"""Names that `weights_only=True` allows besides those of torch and numpy that rebuild tensors."""
 
 _OPERATIONS = 1 << 20
-"""How far a pickle is read to name what is in it."""
+"""Operations of a pickle that are read to name an object in it."""
 
 
 def open_checkpoint(path: Path) -> Weights:
-    """Open what `torch.save` has written, mapped from the disk, and tell weights from the state of training.
+    """Open what `torch.save` has written, mapped from the disk, and separate weights from the state of training.
 
     Raises:
-        WeightsError: If it holds objects other than tensors and plain values, no named tensor, or is damaged.
+        WeightsError: If it holds objects other than tensors and plain values, holds no named tensor, or is damaged.
     """
     loaded = _load(path)
-    tensors, left = _told_apart(loaded, path)
-    if not tensors and not left:
+    tensors, skipped = _separate(loaded, path)
+    if not tensors and not skipped:
         raise WeightsError(f"{path} must hold named tensors; got {type(loaded).__name__} without any")
     entries = {
         name: Entry(name, tuple(each.shape), path, str(each.dtype), each.detach()) for name, each in tensors.items()
     }
-    return Weights(path, "pytorch", entries, (path,), lambda entry: entry.place, left, loaded)
+    return Weights(path, "pytorch", entries, (path,), lambda entry: entry.place, tuple(skipped), loaded)
 
 
-def rewrite_checkpoint(weights: Weights, target: Path, names: Iterable[str], make: Callable[[str], Tensor]) -> None:
-    """Write a PyTorch file with some of its tensors made anew. They are changed in place: what is tied stays so.
+def rewrite_checkpoint(weights: Weights, target: Path, names: Iterable[str], compute: Callable[[str], Tensor]) -> None:
+    """Replace some tensors of a PyTorch file in memory and write it; tied tensors stay tied.
 
     Args:
-        weights: What was opened; its tensors are changed.
+        weights: The opened file; its tensors are changed.
         target: Where to write.
-        names: Which tensors are made anew.
-        make: Makes one.
+        names: Which tensors are replaced.
+        compute: Computes the new tensor for a name.
 
     Raises:
         OSError: If it cannot be written.
     """
     for name in names:
-        weights.entries[name].place.copy_(make(name))
+        weights.entries[name].place.copy_(compute(name))
     with target.open("wb", buffering=0) as file:
-        kept = _Writer(file)
+        writer = _Writer(file)
         try:
-            torch.save(weights.content, cast("IO[bytes]", kept))
+            torch.save(weights.content, cast("IO[bytes]", writer))
         except RuntimeError as error:
-            # torch says only that it could not write; the file knows why.
-            if kept.failure is None:
-                raise WeightsError(f"{weights.path} cannot be written anew: torch cannot save it") from error
-            raise kept.failure from error
+            # torch reports only that writing failed; the writer has the cause.
+            if writer.failure is None:
+                raise WeightsError(f"{weights.path} cannot be rewritten: torch cannot save it") from error
+            raise writer.failure from error
 
 
-def sharing_memory(weights: Weights, names: Iterable[str]) -> dict[str, str]:
-    """Find the tensors whose memory is that of one before them, and say which: tied weights are changed once."""
-    shared: dict[str, str] = {}
+def sharing_memory(weights: Weights, names: Iterable[str]) -> list[SkippedParameter]:
+    """Return the tensors that share memory with an earlier one, as skipped: tied weights are changed once."""
+    shared: list[SkippedParameter] = []
     places: list[tuple[int, int, str]] = []
     for name in names if weights.kind == "pytorch" else ():
         begin = weights.entries[name].place.data_ptr()
@@ -79,12 +81,12 @@ def sharing_memory(weights: Weights, names: Iterable[str]) -> dict[str, str]:
         if owner is None:
             places.append((begin, end, name))
         else:
-            shared[name] = f"in the memory of {owner}"
+            shared.append(SkippedParameter(name, f"in the memory of {owner}", weights.entries[name].shape))
     return shared
 
 
 class _Writer(io.RawIOBase):
-    """A file that remembers why it could not be written."""
+    """A file that stores the error of a failed write."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -108,7 +110,7 @@ class _Writer(io.RawIOBase):
 def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats, in words for who loads without weights_only
+            warnings.simplefilter("ignore")  # about old formats
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError:
         raise
@@ -120,13 +122,13 @@ def _load(path: Path) -> Any:
                 f"{path} must be a whole PyTorch file; got one that is damaged or of another kind"
             ) from error
         raise WeightsError(
-            f"{path} must hold tensors and plain values alone, because what else is pickled could run any code; got "
-            f"{printable(objects)}; try torch.save(model.state_dict(), ...) where it was made"
+            f"{path} must hold only tensors and plain values, because other pickled objects could run any code; got "
+            f"{printable(objects)}; try torch.save(model.state_dict(), ...) where it was saved"
         ) from error
 
 
 def _objects_in(file: Any) -> str | None:
-    """Name what a PyTorch file holds that is not loaded, None if that is nothing; nothing is executed."""
+    """Name an object in a PyTorch file that `weights_only=True` refuses, None if there is none; nothing is executed."""
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -137,7 +139,7 @@ def _objects_in(file: Any) -> str | None:
                 with archive.open(member) as pickled:
                     return _first_object(pickled)
         file.seek(0)
-        # The legacy format is a row of pickles: a number, a version, facts of the system, and what was saved.
+        # The legacy format is a sequence of pickles: a number, a version, facts of the system, and the saved object.
         return next(filter(None, (_first_object(file) for _ in range(4))), None)
     except Exception:  # it is damaged
         return None
@@ -155,7 +157,7 @@ def _first_object(file: Any) -> str | None:
                 strings = [*strings[-1:], argument]
             named = ""
         module = named.partition(" ")[0]
-        rebuilding = module in {"torch", "torch._utils", "torch._tensor", "torch.nn.parameter", "torch.storage"}
+        rebuilding = module in REBUILDING_MODULES
         if named and named not in _HARMLESS and not rebuilding and not module.startswith("numpy"):
             return f"an object of {named.replace(' ', '.')}"
         if count > _OPERATIONS:
@@ -163,14 +165,14 @@ def _first_object(file: Any) -> str | None:
     return None
 
 
-def _told_apart(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Give the weights by their names; and of everything else that holds tensors the reason why it is none."""
+def _separate(loaded: Any, path: Path) -> tuple[dict[str, Tensor], list[SkippedParameter]]:
+    """Return the weights by name, and everything else that holds tensors with the reason why it is skipped."""
     leaves: list[tuple[str, Tensor | None, str | None]] = []
     seen: dict[int, str] = {}
 
     def walk(value: Any, name: str, reason: str | None) -> None:
         if isinstance(value, Tensor):
-            leaves.append((name or "tensor", value, reason or _peculiarity(value, name, path)))
+            leaves.append((name or "tensor", value, reason or _unwritable_reason(value, name, path)))
             return
         if not isinstance(value, (Mapping, list, tuple)) or not value:
             return
@@ -183,28 +185,28 @@ def _told_apart(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, s
             why = reason or state_of_training(key, inner, value)
             if why is None and not isinstance(value, Mapping):
                 why = "in a list, without a name"
-            said = str(key) if isinstance(key, (str, int, float, bytes, type(None))) else type(key).__name__
-            walk(inner, f"{name}.{said}" if name else said, why)
+            part = str(key) if isinstance(key, (str, int, float, bytes, type(None))) else type(key).__name__
+            walk(inner, f"{name}.{part}" if name else part, why)
 
     walk(loaded, "", state_of_training(None, loaded, None))
     names = distinct(name for name, _, _ in leaves)
     slots = slots_among(names)
     tensors: dict[str, Tensor] = {}
-    left: dict[str, str] = {}
+    skipped: list[SkippedParameter] = []
     for name, (_, tensor, reason) in zip(names, leaves, strict=True):
         why = reason or (OPTIMISER if name in slots else None)
         if why is None and tensor is not None:
             tensors[name] = tensor
         else:
-            left[name] = why or ""
-    return tensors, left
+            skipped.append(SkippedParameter(name, why or "", None if tensor is None else tuple(tensor.shape)))
+    return tensors, skipped
 
 
-def _peculiarity(tensor: Tensor, name: str, path: Path) -> str | None:
-    """Say what makes it impossible to rewrite a tensor in its place, None if nothing does.
+def _unwritable_reason(tensor: Tensor, name: str, path: Path) -> str | None:
+    """Return why a tensor cannot be replaced; None if it can.
 
     Raises:
-        WeightsError: If it reaches beyond its memory.
+        WeightsError: If it extends beyond its memory.
     """
     if type(tensor) not in {Tensor, nn.Parameter, nn.Buffer}:
         return f"of type {type(tensor).__name__}"
@@ -216,8 +218,8 @@ def _peculiarity(tensor: Tensor, name: str, path: Path) -> str | None:
         return "quantized"
     if (tensor.storage_offset() + _span(tensor)) * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise WeightsError(
-            f"{printable(name)} of shape {list(tensor.shape)} in {path} must lie in its memory; got a tensor that "
-            "reaches beyond it: the file is damaged"
+            f"{printable(name)} of shape {list(tensor.shape)} in {path} must lie within its memory; got a tensor that "
+            "extends beyond it: the file is damaged"
         )
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
@@ -228,7 +230,7 @@ def _peculiarity(tensor: Tensor, name: str, path: Path) -> str | None:
 
 
 def _span(tensor: Tensor) -> int:
-    """Give from its first to its last entry how many entries a tensor spans in memory."""
+    """Return how many entries a tensor spans in memory, from its first to its last."""
     if not tensor.numel():
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -1,43 +1,47 @@
-"""What a file of weights holds: tensors by name, read one at a time, and what in it is no weight, with the reason."""
+"""The content of a file of weights: tensors by name, read one at a time, and what is skipped, with the reason."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from gramian.errors import WeightsError, printable
-from gramian.training.policy import Proposal, propose_by_shape
+from gramian.selection import Proposal, SkippedParameter
+from gramian.selection.candidates import Candidate
+from gramian.selection.policy import propose_by_shape
 
-__all__ = ["Entry", "Weights", "cause", "distinct", "proposals_of"]
+__all__ = ["Entry", "Weights", "candidates_of", "cause", "distinct"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file, not read yet."""
+    """A tensor in a file that has not been read yet."""
 
     name: str
     shape: tuple[int, ...]
     file: Path
     dtype: str
-    """As torch writes it, like 'torch.float32'; or as the file does, if torch has no such dtype."""
-    place: Any = None
-    """Where in the file it is, as its reader needs it."""
+    """As torch writes it, like 'torch.float32'."""
+    place: Any = field(default=None, repr=False)
+    """Its place in the file, in the form that the reader of the file needs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Weights:
     """The tensors of a file, or of a sharded set of files.
 
     Attributes:
-        path: What was opened.
+        path: The file.
         kind: 'safetensors', 'sharded', 'npz' or 'pytorch'.
         entries: The tensors in the order of the file, by name.
         files: The files that hold tensors.
-        left: What is no weight, or cannot be read as one, by name, and why: the state of an optimiser, a sparse tensor.
+        skipped: What is not a weight or cannot be read as one, and why: the state of an optimiser, a sparse tensor.
+        content: The whole content of a PyTorch file; None for other files.
     """
 
     path: Path
@@ -45,9 +49,11 @@ class Weights:
     entries: Mapping[str, Entry]
     files: tuple[Path, ...]
     _read: Callable[[Entry], Tensor]
-    left: Mapping[str, str] = field(default_factory=dict[str, str])
+    skipped: tuple[SkippedParameter, ...] = ()
     content: Any = None
-    """Of a PyTorch file, everything that is in it."""
+
+    def __repr__(self) -> str:
+        return f"Weights({str(self.path)!r}, {self.kind}: {len(self.entries)} tensors, {len(self.skipped)} skipped)"
 
     def read(self, name: str) -> Tensor:
         """Read one tensor.
@@ -58,13 +64,16 @@ class Weights:
         entry = self.entries[name]
         try:
             return self._read(entry)
-        except Exception as error:  # readers of damaged files raise whatever they meet
+        except Exception as error:  # readers of damaged files raise errors of many types
             raise WeightsError(f"{printable(name)} in {entry.file} cannot be read: {cause(error)}") from error
 
 
-def proposals_of(weights: Weights) -> dict[str, Proposal]:
-    """Say of every tensor, by name and shape, how it would be laid out and why."""
-    return {name: _proposal(entry) for name, entry in weights.entries.items()}
+def candidates_of(weights: Weights) -> list[Candidate]:
+    """Return every tensor as a candidate of a selection."""
+    return [
+        Candidate(name, name, entry.shape, _proposal(entry), partial(weights.read, name))
+        for name, entry in weights.entries.items()
+    ]
 
 
 def _proposal(entry: Entry) -> Proposal:
@@ -74,7 +83,7 @@ def _proposal(entry: Entry) -> Proposal:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Tell equal names apart, which files may hold: the first keeps its name, the next ones are numbered.
+    """Make names distinct: the first of several equal ones keeps its name, the next ones are numbered.
 
     Examples:
         >>> distinct(["a.b", "c", "a.b", "a.b"])
@@ -82,7 +91,7 @@ def distinct(names: Iterable[str]) -> list[str]:
     """
     given = list(names)
     taken, seen = set(given), Counter[str]()
-    told: list[str] = []
+    result: list[str] = []
     for name in given:
         seen[name] += 1
         new = name
@@ -90,12 +99,12 @@ def distinct(names: Iterable[str]) -> list[str]:
             while (new := f"{name} ({seen[name]})") in taken:
                 seen[name] += 1
             taken.add(new)
-        told.append(new)
-    return told
+        result.append(new)
+    return result
 
 
 def cause(error: BaseException) -> str:
-    """Give the first line of an error of a library below, without colours."""
+    """Return the first line of the message of another library's error, without colour codes."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     first = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()

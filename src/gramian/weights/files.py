@@ -1,6 +1,6 @@
-"""Tensors in files, read one at a time: safetensors, alone or sharded by an index, NumPy archives, PyTorch files.
+"""Tensors in files, read one at a time: safetensors, single or sharded with an index, NumPy archives, PyTorch files.
 
-Nothing in a file is executed: PyTorch files are read by `weights_only=True` alone, NumPy archives without pickles.
+Nothing in a file is executed: PyTorch files are read with `weights_only=True`, NumPy archives without pickles.
 """
 
 import json
@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gramian.errors import WeightsError, printable
+from gramian.selection import SkippedParameter
 from gramian.weights.archive import open_archive
 from gramian.weights.checkpoint import open_checkpoint
 from gramian.weights.entries import Entry, Weights, cause
@@ -23,10 +24,10 @@ SUFFIXES = {
     "npz": (".npz",),
     "pytorch": (".pt", ".pth", ".bin", ".ckpt"),
 }
-"""How the name of a file ends, by its kind."""
+"""The suffixes of each kind of file."""
 
 UNFINISHED = ".unfinished"
-"""What follows the name of an index in the name of the file that stands beside it while shards are replaced."""
+"""Suffix, after the name of an index, of the notice that is in the folder while shards are replaced."""
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
@@ -34,7 +35,7 @@ _DTYPES = {
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
-"""How safetensors call the dtypes of torch; others are kept, not read."""
+"""The dtypes of torch by their names in safetensors; tensors of other dtypes are not read."""
 
 
 def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
@@ -43,12 +44,12 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
     Args:
         path: `.safetensors`; `.safetensors.index.json`, or a folder that holds one; `.npz`; `.pt`, `.pth`, `.bin` or
             `.ckpt`.
-        unfinished: Whether to open sharded safetensors of which `orthogonalize_file` was cut off while it replaced
+        unfinished: Whether to open sharded safetensors although `orthogonalize_file` was interrupted while it replaced
             them, so that some are new and others old.
 
     Returns:
-        Its tensors; and in `left` what is no weight, like the state of an optimiser, and why. A PyTorch file is read
-        whole, mapped from the disk.
+        Its tensors; and in `skipped` what is not a weight, like the state of an optimiser, and why. A PyTorch file is
+        read as a whole, mapped from the disk.
 
     Raises:
         WeightsError: If there is no such file, its kind is unknown, it is damaged, or it holds no weights.
@@ -77,10 +78,10 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
         weights = openers[kind](path)
     except WeightsError:
         raise
-    except Exception as error:  # readers of damaged files raise whatever they meet
+    except Exception as error:  # readers of damaged files raise errors of many types
         raise WeightsError(f"{path} cannot be read: {cause(error)}") from error
     if not weights.entries:
-        reasons = "; ".join(sorted(set(weights.left.values())))
+        reasons = "; ".join(sorted({each.reason for each in weights.skipped}))
         raise WeightsError(f"{path} must hold weights; got {reasons or 'no tensor'}")
     return weights
 
@@ -89,7 +90,7 @@ def _check_finished(notice: Path) -> None:
     if notice.exists():
         raise WeightsError(
             f"the shards in {notice.parent} must be of one set; got {notice.name}, which says that replacing them was "
-            "cut off or goes on; try again, or the command that it tells of"
+            "interrupted or is in progress; try again later, or the command that it names"
         )
 
 
@@ -98,29 +99,29 @@ def _in_folder(folder: Path, *, unfinished: bool) -> Path:
     for notice in (each for each in names if each.name.endswith(UNFINISHED) and not unfinished):
         _check_finished(notice)
     for suffix in (*SUFFIXES["sharded"], *SUFFIXES["safetensors"]):
-        if found := [each for each in names if each.name.endswith(suffix)]:
-            if len(found) > 1:
+        if matching := [each for each in names if each.name.endswith(suffix)]:
+            if len(matching) > 1:
                 break
-            return found[0]
+            return matching[0]
     else:
-        found = []
+        matching = []
     raise WeightsError(
-        f"a folder must hold one index or one file of safetensors; got {len(found)} in {folder}; try one file"
+        f"a folder must hold one index or one file of safetensors; got {len(matching)} in {folder}; try one file"
     )
 
 
 def _safetensors(path: Path) -> Weights:
     entries: dict[str, Entry] = {}
-    left: dict[str, str] = {}
+    skipped: list[SkippedParameter] = []
     with safe_open(path, framework="pt") as file:
         for name in file.offset_keys():
-            held = file.get_slice(name)
-            dtype = _DTYPES.get(held.get_dtype())
+            header = file.get_slice(name)
+            dtype, shape = _DTYPES.get(header.get_dtype()), tuple(header.get_shape())
             if dtype is None:
-                left[name] = f"of dtype {held.get_dtype()}"
+                skipped.append(SkippedParameter(name, f"of dtype {header.get_dtype()}", shape))
             else:
-                entries[name] = Entry(name, tuple(held.get_shape()), path, str(dtype))
-    return Weights(path, "safetensors", entries, (path,), _read, left)
+                entries[name] = Entry(name, shape, path, str(dtype))
+    return Weights(path, "safetensors", entries, (path,), _read, tuple(skipped))
 
 
 def _read(entry: Entry) -> Tensor:
@@ -130,23 +131,23 @@ def _read(entry: Entry) -> Tensor:
 
 def _sharded(path: Path) -> Weights:
     index = json.loads(path.read_text(encoding="utf-8"))
-    placed = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(placed, dict) or not all(isinstance(each, str) for each in placed.values()):
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(each, str) for each in weight_map.values()):
         raise WeightsError(f"{path} must be an index of sharded safetensors, with a weight_map of names to files")
     entries: dict[str, Entry] = {}
-    left: dict[str, str] = {}
+    skipped: list[SkippedParameter] = []
     files: dict[str, Weights] = {}
-    for name, file in placed.items():
+    for name, file in weight_map.items():
         shard = path.parent / file
         if shard.parent != path.parent or not shard.is_file() or not file.endswith(SUFFIXES["safetensors"]):
             raise WeightsError(f"{path} names {file!r}, which must be a file beside it; got none of safetensors")
         if file not in files:
             files[file] = _safetensors(shard)
-        held = files[file]
-        if name in held.entries:
-            entries[name] = held.entries[name]
-        elif name in held.left:
-            left[name] = held.left[name]
+        in_shard = {each.name: each for each in files[file].skipped}
+        if name in files[file].entries:
+            entries[name] = files[file].entries[name]
+        elif name in in_shard:
+            skipped.append(in_shard[name])
         else:
             raise WeightsError(f"{path} places {printable(name)!r} in {file!r}, which does not hold it")
-    return Weights(path, "sharded", entries, tuple(path.parent / file for file in files), _read, left)
+    return Weights(path, "sharded", entries, tuple(path.parent / file for file in files), _read, tuple(skipped))

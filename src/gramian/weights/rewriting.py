@@ -1,4 +1,4 @@
-"""Weights in files made orthonormal, and everything else in the file kept byte for byte."""
+"""Orthogonalization of tensors in a file, with the rest of the file unchanged."""
 
 import os
 import warnings
@@ -14,30 +14,38 @@ from gramian.layout import Layout
 from gramian.orthogonalize import orthogonalize
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule
-from gramian.training.selection import Layouts, Selector, choose_parameters
+from gramian.selection import Layouts, Selector, SkippedParameter
+from gramian.selection.candidates import select_candidates
+from gramian.typing import FLOATING_DTYPES
 from gramian.weights.archive import rewrite_archive
 from gramian.weights.checkpoint import rewrite_checkpoint, sharing_memory
-from gramian.weights.entries import Weights, proposals_of
+from gramian.weights.entries import Weights, candidates_of
 from gramian.weights.files import SUFFIXES, open_weights
 from gramian.weights.shards import check_shards, copy_with, rewrite_shards, same_file
 
 __all__ = ["Rewritten", "orthogonalize_file"]
 
-_DTYPES = ("torch.float64", "torch.float32", "torch.bfloat16", "torch.float16")
+_DTYPES = frozenset(map(str, FLOATING_DTYPES))
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What was done to one tensor."""
+    """The result for one tensor.
+
+    Attributes:
+        name: Its name.
+        shape: (l, m, n).
+        steps: Number of steps.
+        residual: Largest |X_jk| after them.
+        distance: Frobenius distance from the old tensor.
+        converged: Whether it is orthonormal to rounding.
+    """
 
     name: str
     shape: tuple[int, int, int]
-    """(l, m, n)."""
     steps: int
     residual: float
-    """Largest |X_jk| that is left."""
     distance: float
-    """Frobenius distance from what it was."""
     converged: bool
 
 
@@ -52,76 +60,79 @@ def orthogonalize_file(
     max_steps: int = 1000,
     force: bool = False,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
-) -> tuple[list[Rewritten], dict[str, str]]:
+) -> tuple[list[Rewritten], list[SkippedParameter]]:
     r"""Make tensors of a file orthonormal, and write them with the rest of the file unchanged.
 
-    In safetensors the bytes of the chosen tensors are all that differs; in NumPy archives their members; a PyTorch file
-    is written anew from what `weights_only=True` reads. Tensors are read one at a time. Until all is done, nothing is
-    replaced; then each file is, in one stroke, the index of shards last. Nothing else in a folder is touched.
+    In safetensors only the bytes of the selected tensors differ, in NumPy archives only their members; a PyTorch file
+    is rewritten from what `weights_only=True` reads. Tensors are read one at a time. No file is replaced before all
+    results are written; then each is replaced atomically, the index of shards last. Other files stay unchanged.
 
     Args:
         source: A file of weights; see `open_weights`.
-        target: Where to write: a file, or a folder for sharded safetensors. It may be `source` itself with `force`.
-        select: Which tensors; by default those whose groups can be orthonormal by `propose_by_shape`.
+        target: The file to write, or a folder for sharded safetensors. It may be `source` itself with `force`.
+        select: Which tensors; by default matrices and convolutions that are not embeddings by their name.
         layouts: Layouts by glob or regular expression of names, or one for all.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
-        max_steps: Stop after as many steps in any case.
-        force: Whether files that are written may replace those that stand there.
-        progress: Wraps the names that are gone through.
+        max_steps: Largest number of steps for one tensor.
+        force: Whether existing files may be replaced.
+        progress: Wraps the names, to show progress.
 
     Returns:
-        What was done to each tensor, and whether it converged; and the reason for each that was left alone.
+        The result for each selected tensor; and the skipped tensors, each with its reason.
 
     Warns:
-        UserWarning: If a tensor did not converge, which is written as far as it came.
+        UserWarning: If a tensor did not converge. Its last state is written.
 
     Raises:
-        WeightsError: If `source` cannot be read, or a file that is written exists, is `source` under another name, has
-            not the suffix of its kind, or cannot be written.
-        DataError: If a chosen tensor holds a NaN or an infinite entry.
+        WeightsError: If `source` cannot be read; or an output exists, is `source` under another name, has the wrong
+            suffix, or cannot be written.
+        DataError: If a selected tensor holds a NaN or an infinite entry.
         OptionError, LayoutError: As for `gramian.inspect`.
 
     Cost:
-        That of `gramian.orthogonalize` for each tensor; memory for one tensor, but for PyTorch files.
+        That of `gramian.orthogonalize` for each tensor; memory for one tensor, except for PyTorch files.
 
     Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> folder = Path(tempfile.mkdtemp())
         >>> np.savez(folder / "a.npz", w=np.random.default_rng(0).normal(size=(4, 16)), b=np.ones(4))
-        >>> done, left = orthogonalize_file(folder / "a.npz", folder / "b.npz")
-        >>> done[0].name, done[0].shape, done[0].converged, left
-        ('w', (16, 1, 4), True, {'b': 'of 1 axes'})
+        >>> rewritten, skipped = orthogonalize_file(folder / "a.npz", folder / "b.npz")
+        >>> rewritten[0].name, rewritten[0].shape, rewritten[0].converged, skipped[0].name, skipped[0].reason
+        ('w', (16, 1, 4), True, 'b', 'of 1 axes')
         >>> np.allclose(np.load(folder / "b.npz")["w"] @ np.load(folder / "b.npz")["w"].T, np.eye(4))
         True
     """
     rule, penalty = as_rule(rule), as_penalty(penalty)
     weights = open_weights(source, unfinished=force and os.path.realpath(target) in _folders(source))
-    shapes = {name: entry.shape for name, entry in weights.entries.items()}
-    chosen, left = choose_parameters(shapes, weights.read, proposals_of(weights), select, layouts)
-    for name in chosen:
-        if weights.entries[name].dtype not in _DTYPES:
-            left[name] = f"of dtype {weights.entries[name].dtype}"
-    left |= sharing_memory(weights, [name for name in chosen if name not in left])
-    names = [name for name in chosen if name not in left]
+    selected, skipped = select_candidates(candidates_of(weights), select, layouts)
+    by_name = {each.candidate.name: each for each in selected}
+    entries = [weights.entries[name] for name in by_name]
+    unsuited = [
+        SkippedParameter(each.name, f"of dtype {each.dtype}", each.shape)
+        for each in entries
+        if each.dtype not in _DTYPES
+    ]
+    unsuited += sharing_memory(weights, [each.name for each in entries if each.dtype in _DTYPES])
+    skipped += unsuited
+    names = [name for name in by_name if name not in {each.name for each in unsuited}]
     if not names:
-        first = next(iter(chosen))
         raise OptionError(
             f"at least one selected tensor must be of a floating-point dtype to be orthogonalized; got "
-            f"{printable(first)} {left[first]}"
+            f"{printable(unsuited[0].name)} {unsuited[0].reason}"
         )
     if weights.kind == "sharded":
         check_shards(weights, target, names, force=force)
     else:
-        # A file may be replaced in its own place (by force); under another name it is an input that would be lost.
+        # With force a file may replace itself; under another name it is an input that would be lost.
         inputs = () if same_file(weights.path, target) else (weights.path,)
         suffixes = SUFFIXES[weights.kind]
         check_output(target, force=force, suffixes=suffixes, inputs=inputs, error=WeightsError)
-    done: list[Rewritten] = []
+    results: list[Rewritten] = []
 
-    def make(name: str) -> Tensor:
-        layout, _ = chosen[name]
+    def compute(name: str) -> Tensor:
+        layout = by_name[name].layout
         tensor = weights.read(name)
         where = f"{printable(name)} in {weights.entries[name].file}"
         try:
@@ -137,24 +148,24 @@ def orthogonalize_file(
                 f"{where} did not converge: after {result.steps} steps the largest |X_jk| is {result.residual:.1e}"
             )
             warnings.warn(message, stacklevel=2)
-        shape = layout.phi_shape(tuple(tensor.shape))
-        done.append(Rewritten(name, shape, result.steps, result.residual, result.distance, result.converged))
+        shape = by_name[name].shape
+        results.append(Rewritten(name, shape, result.steps, result.residual, result.distance, result.converged))
         return result.phi
 
     if weights.kind == "sharded":
-        rewrite_shards(weights, target, names, make, progress)
+        rewrite_shards(weights, target, names, compute, progress)
     else:
         writers = {"safetensors": _copy, "npz": rewrite_archive, "pytorch": rewrite_checkpoint}
         sweep_temporaries(Path(os.path.realpath(target)).parent)
         with atomic_path(target, error=WeightsError) as temporary:
-            writers[weights.kind](weights, temporary, progress(names), make)
-    return done, {**left, **weights.left}
+            writers[weights.kind](weights, temporary, progress(names), compute)
+    return results, [*skipped, *weights.skipped]
 
 
 def _folders(source: Path) -> set[str]:
-    """Give the folder of the source, which may be what was named or lies around it."""
+    """Return the folder of the source: the source itself if it is a folder, and its parent."""
     return {os.path.realpath(source), os.path.realpath(source.parent)}
 
 
-def _copy(weights: Weights, target: Path, names: Iterable[str], make: Callable[[str], Tensor]) -> None:
-    copy_with(weights.path, target, names, make)
+def _copy(weights: Weights, target: Path, names: Iterable[str], compute: Callable[[str], Tensor]) -> None:
+    copy_with(weights.path, target, names, compute)

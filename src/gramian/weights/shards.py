@@ -1,8 +1,8 @@
-"""Safetensors rewritten, alone or in shards: the bytes of some tensors are made anew, every other byte stays.
+"""Safetensors, single or sharded, with the bytes of some tensors replaced and every other byte unchanged.
 
-All shards are written and flushed before the first is put in place, and the index comes last: in a new folder no reader
-finds shards before they are all there, because the index names them. Where shards are replaced, what is left is a few
-renames, one after the other; a file that says so stands in the folder meanwhile, so that a set cut off there is known.
+All shards are written and flushed before the first is renamed into place, and the index is renamed last: in a new
+folder no reader finds shards before all are there, because the index names them. While shards are
+renamed, a notice is in the folder, so that an interrupted set is recognised.
 """
 
 import contextlib
@@ -26,28 +26,28 @@ __all__ = ["check_shards", "copy_with", "rewrite_shards", "same_file"]
 _FILES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
 _NOTICE = (
-    "The shards of {} are being put in place by gramian orthogonalize. If no such command runs, it was cut off:\n"
-    "some shards are new, others old, each of them whole. The same command with --force finishes it and removes\n"
+    "The shards of {} are being replaced by gramian orthogonalize. If no such command runs, it was interrupted:\n"
+    "some shards are new, others old, each of them complete. The same command with --force finishes it and removes\n"
     "this file.\n"
 )
 
 
 def same_file(first: Path, second: Path) -> bool:
-    """Say whether two paths are one name in one folder, whatever links lead to the folder."""
+    """Return whether two paths have the same name in the same folder, also through links to the folder."""
     return first.name == second.name and os.path.realpath(first.parent) == os.path.realpath(second.parent)
 
 
 def check_shards(weights: Weights, target: Path, names: Iterable[str], *, force: bool) -> None:
-    """Check, before any work, every file that is to be written into a folder.
+    """Check, before any work, every file that will be written into a folder.
 
     Args:
-        weights: What was opened.
+        weights: The opened file.
         target: The folder.
-        names: Which tensors are made anew.
-        force: Whether files may be replaced.
+        names: Which tensors are replaced.
+        force: Whether existing files may be replaced.
 
     Raises:
-        WeightsError: If `target` cannot be such a folder, or one of the files may not be written.
+        WeightsError: If `target` cannot be a folder, or one of the files may not be written.
     """
     check_folder(target, error=WeightsError)
     if not target.exists():
@@ -56,15 +56,15 @@ def check_shards(weights: Weights, target: Path, names: Iterable[str], *, force:
         return
     places = _places_of(weights, target, names)
     for place in places.values():
-        # A file may be replaced in its own place (by force); under another name it is an input that would be lost.
+        # With force a file may replace itself; under another name it is an input that would be lost.
         inputs = [each for each in (weights.path, *weights.files) if not same_file(each, place)]
         check_output(place, force=force, inputs=inputs, error=WeightsError)
     if len({os.path.realpath(place) for place in places.values()}) < len(places):
-        raise WeightsError(f"every shard must be a file of its own in {target}; got links to the same file")
+        raise WeightsError(f"every shard must be a separate file in {target}; got links to the same file")
 
 
 def _places_of(weights: Weights, target: Path, names: Iterable[str]) -> dict[Path, Path]:
-    """Give where each file goes, in the order of putting in place; in the folder of the source only what changes."""
+    """Return the target of each file, in the order of renaming; in the folder of the source only files that change."""
     changed = {weights.entries[name].file for name in names}
     files = [*weights.files, weights.path]
     if target.is_dir() and target.samefile(weights.path.parent):
@@ -73,39 +73,39 @@ def _places_of(weights: Weights, target: Path, names: Iterable[str]) -> dict[Pat
 
 
 def rewrite_shards(
-    weights: Weights, target: Path, names: list[str], make: Callable[[str], Tensor],
+    weights: Weights, target: Path, names: list[str], compute: Callable[[str], Tensor],
     progress: Callable[[Iterable[str]], Iterable[str]],
 ) -> None:  # fmt: skip
-    """Write the shards and their index into a folder, some of the tensors made anew.
+    """Write the shards and their index into a folder, with some of the tensors replaced.
 
     Args:
-        weights: What was opened.
-        target: The folder; it is made if there is none.
-        names: Which tensors are made anew.
-        make: Makes one.
-        progress: Wraps the names that are gone through.
+        weights: The opened file.
+        target: The folder; it is created if it does not exist.
+        names: Which tensors are replaced.
+        compute: Computes the new tensor for a name.
+        progress: Wraps the names, to show progress.
 
     Raises:
-        WeightsError: If something cannot be written. No file is half one and half the other then.
+        WeightsError: If something cannot be written. Each file is then either the old or the new one, whole.
     """
-    made = not target.exists()
+    created = not target.exists()
     try:
         target.mkdir(exist_ok=True)
     except OSError as error:
-        raise WeightsError(f"the folder {target} could not be made: {error.strerror or error}") from error
+        raise WeightsError(f"the folder {target} could not be created: {error.strerror or error}") from error
     try:
         with lock_folder(target, error=WeightsError):
             sweep_temporaries(target)
-            _write(weights, target, names, make, progress)
+            _write(weights, target, names, compute, progress)
     except BaseException:
-        if made:
+        if created:
             with contextlib.suppress(OSError):
-                target.rmdir()  # only if nothing is in it
+                target.rmdir()  # only if it is empty
         raise
 
 
 def _write(
-    weights: Weights, target: Path, names: list[str], make: Callable[[str], Tensor],
+    weights: Weights, target: Path, names: list[str], compute: Callable[[str], Tensor],
     progress: Callable[[Iterable[str]], Iterable[str]],
 ) -> None:  # fmt: skip
     places = _places_of(weights, target, names)
@@ -113,7 +113,7 @@ def _write(
     before = {place: _identity(place) for place in places.values()}
     try:
         with contextlib.ExitStack() as put_in_place:
-            # What is entered last leaves first: so the index, which is entered first, comes last.
+            # Contexts exit in reverse order: the index is entered first, so it is renamed last.
             temporaries = {
                 file: put_in_place.enter_context(atomic_path(place, error=WeightsError))
                 for file, place in reversed(places.items())
@@ -121,7 +121,7 @@ def _write(
             for file, temporary in temporaries.items():
                 shutil.copyfile(file, temporary)
             for name in progress(names):
-                _overwrite(temporaries[weights.entries[name].file], name, make(name))
+                _overwrite(temporaries[weights.entries[name].file], name, compute(name))
             if len(places) > 1:
                 for temporary in temporaries.values():
                     with temporary.open("rb+") as file:
@@ -139,7 +139,7 @@ def _write(
 
 
 def _identity(place: Path) -> tuple[int, int] | None:
-    """Tell a file from the one that takes its place."""
+    """Identify a file, to recognise that another one has replaced it."""
     try:
         status = place.stat()
     except OSError:
@@ -147,21 +147,21 @@ def _identity(place: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def copy_with(source: Path, target: Path, names: Iterable[str], make: Callable[[str], Tensor]) -> None:
-    """Copy a file of safetensors, some of its tensors made anew.
+def copy_with(source: Path, target: Path, names: Iterable[str], compute: Callable[[str], Tensor]) -> None:
+    """Copy a file of safetensors with some of its tensors replaced.
 
     Args:
-        source: What is copied.
-        target: Where to.
-        names: Which tensors are made anew.
-        make: Makes one.
+        source: The file.
+        target: The copy.
+        names: Which tensors are replaced.
+        compute: Computes the new tensor for a name.
 
     Raises:
         OSError: If it cannot be written.
     """
     shutil.copyfile(source, target)
     for name in names:
-        _overwrite(target, name, make(name))
+        _overwrite(target, name, compute(name))
 
 
 def _overwrite(path: Path, name: str, tensor: Tensor) -> None:

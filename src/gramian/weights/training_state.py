@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside weights, known by how it is built: states of optimisers, schedulers and trainers."""
+"""The states of optimisers, schedulers and trainers in a checkpoint, recognised by their structure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ _SLOTS = frozenset({
     "momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_diff",
     "exp_inf", "square_avg", "grad_avg", "acc_delta", "exp_hessian", "exp_avg_slow", "d_numerator",
 })  # fmt: skip
-"""Names that optimisers give to what they keep of one parameter, and that nobody gives to a weight."""
+"""Names of tensors that optimisers store for a parameter, and that no weight has."""
 
 _BESIDE_SLOTS = _SLOTS | {
     *("step", "sum", "prev", "step_size", "mu", "mu_product", "eta", "ax", "row_var", "col_var", "variance"),
     *("neg_pre_grad", "z", "s", "old_dirs", "old_stps", "al", "d", "t"),
 }
-"""What stands beside those of the same parameter, and alone could be anything."""
+"""Names that count only if one of the above is stored for the same parameter."""
 
 _NAMED = {
     **dict.fromkeys(
@@ -37,26 +37,26 @@ _NAMED = {
     ),
     **dict.fromkeys(("scaler", "grad_scaler", "scaler_state_dict", "amp"), SCALER),
 }
-"""What trainers call what they keep; it counts for what holds tensors in mappings or lists, not for a tensor."""
+"""Names that trainers use; they count for mappings and lists that hold tensors, not for a tensor."""
 
 _OF_TRAINERS = {
     *("callbacks", "loops", "hyper_parameters", "datamodule_hyper_parameters", "native_amp_scaling_state"),
     *("amp_scaling_state", "hparams_name", "datamodule_hparams_name"),
 }
-"""What stands beside the `state_dict` in a checkpoint of a trainer."""
+"""Names beside the `state_dict` in a checkpoint of a trainer."""
 
 
 def state_of_training(key: object, value: Any, parent: Any) -> str | None:
-    """Say what state of training a part of a checkpoint is, None if it may be weights.
+    """Return which state of training a part of a checkpoint is; None if it may be weights.
 
-    An optimiser's state is known by its groups of parameters, or by a step that is kept of each of them; a scheduler's
-    by its last epoch and learning rates; a gradient scaler's by its factors; a trainer's by what stands beside it. What
-    is built otherwise is known by the name it has.
+    The state of an optimiser is recognised by its parameter groups, or by a step that is stored for each parameter;
+    that of a scheduler by its last epoch and learning rates; that of a gradient scaler by its factors; that of a
+    trainer by the entries beside it. Other structures are recognised by their names.
 
     Args:
-        key: Under which name or number it stands.
-        value: What stands there.
-        parent: Where it stands, a mapping or a list.
+        key: Its name or number in its parent.
+        value: The part.
+        parent: The mapping or list that holds it.
 
     Examples:
         >>> import torch
@@ -85,14 +85,14 @@ def _is_of_optimiser(value: Mapping[Any, Any]) -> bool:
     groups = value.get("param_groups")
     if isinstance(groups, Sequence) and groups and all(isinstance(each, Mapping) for each in groups):
         return all("params" in each for each in groups) or isinstance(value.get("state"), Mapping)
-    # Or what it keeps of each parameter, alone: with the number of steps, which no layer has in every part.
+    # Or only its entries for each parameter: each has the number of steps, which the parts of a layer do not have.
     return bool(value) and all(
         isinstance(each, Mapping) and not isinstance(each.get("step"), (Mapping, type(None))) for each in value.values()
     )
 
 
 def slots_among(names: Iterable[str]) -> set[str]:
-    """Find what is kept of parameters by an optimiser among flat names, as in `state.layer.weight.exp_avg`.
+    """Find tensors that an optimiser stores for a parameter among flat names, as in `state.layer.weight.exp_avg`.
 
     Examples:
         >>> sorted(slots_among(["w", "w.step", "v.step", "state.w.exp_avg", "state.w.step"]))

@@ -1,0 +1,15 @@
+"""Dictionary learning, step by step or with an estimator of scikit-learn's interface."""
+
+from gramian.coding.learning.dictionary import cosine_decay, initial_dictionary
+from gramian.coding.learning.estimator import SubspaceSparseCoding
+from gramian.coding.learning.learner import Learner, LearningStep
+from gramian.coding.learning.options import LearningOptions
+
+__all__ = [
+    "Learner",
+    "LearningOptions",
+    "LearningStep",
+    "SubspaceSparseCoding",
+    "cosine_decay",
+    "initial_dictionary",
+]

@@ -1,0 +1,27 @@
+"""Priors over codes: how likely each group is to be active, and with what amplitude."""
+
+from gramian.coding.priors.prior import GroupLaplace, Prior, group_soft_threshold
+from gramian.coding.priors.scale_mixture import LaplacianScaleMixture
+from gramian.errors import OptionError
+
+__all__ = ["PRIORS", "GroupLaplace", "LaplacianScaleMixture", "Prior", "as_prior", "group_soft_threshold"]
+
+PRIORS: dict[str, Prior] = {
+    "group_laplace": GroupLaplace(),
+    "nonnegative": GroupLaplace(nonnegative=True),
+    "scale_mixture": LaplacianScaleMixture(),
+}
+"""The priors by name."""
+
+
+def as_prior(prior: str | Prior) -> Prior:
+    """Look up a prior by name; return a `Prior` unchanged.
+
+    Raises:
+        OptionError: If no prior has that name.
+    """
+    if isinstance(prior, Prior):
+        return prior
+    if not isinstance(prior, str) or prior not in PRIORS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"prior must be one of {', '.join(map(repr, PRIORS))} or a Prior; got {prior!r}")
+    return PRIORS[prior]

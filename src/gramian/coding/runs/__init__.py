@@ -1,0 +1,6 @@
+"""Learning runs of any application: folder, metrics, loop, and available memory."""
+
+from gramian.coding.runs.memory import available_memory
+from gramian.coding.runs.run import Run, RunOptions
+
+__all__ = ["Run", "RunOptions", "available_memory"]

@@ -1,0 +1,3 @@
+"""Measure dictionaries of pictures."""
+
+__all__ = []

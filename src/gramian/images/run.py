@@ -1,0 +1,181 @@
+"""A learning run on images: settings, data, state of the loop, and its folder."""
+
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed
+
+from gramian.coding.energy import energy
+from gramian.coding.evaluation.measures import snr
+from gramian.coding.learning.dictionary import initial_dictionary
+from gramian.coding.learning.learner import Learner
+from gramian.coding.model import group_norms, reconstruct
+from gramian.coding.priors import PRIORS
+from gramian.coding.runs.folder import DICTIONARY, METRICS, SETTINGS, holds_run
+from gramian.coding.runs.metrics import Row, read_metrics
+from gramian.coding.runs.run import Run
+from gramian.distributed.process_grid import ProcessGrid
+from gramian.errors import DataError, OptionError, RunError
+from gramian.images.dictionary import Dictionary, load_dictionary, save_dictionary
+from gramian.images.memory import check_memory
+from gramian.images.samples import ImageSplit, Preparation, load_images, shipped_images, split_held_out
+from gramian.images.settings import RunSettings, read_settings, settings_text
+from gramian.kernels import reference
+from gramian.penalties import as_penalty
+
+__all__ = ["LearningRun", "RunSettings", "holds_run"]
+
+_HELD_OUT_PATCHES = 512
+_SEED_OF_HELD_OUT = 1
+
+
+class LearningRun(Run[RunSettings]):
+    """Learn a dictionary from pictures: data, learner, and metrics of one run.
+
+    The state is that of the learner, and every batch is a function of the seed and the step. A stopped and resumed run
+    therefore ends with the same bits as an uninterrupted one. Under torchrun all processes work on one run: they share
+    the batch of a step, and the groups too if `settings.spread` is greater than 1.
+
+    Args:
+        settings: Settings of the run.
+
+    Attributes:
+        settings: Settings of the run.
+        split: Pictures for training and held-out pictures.
+        preparation: Preparation of samples from pictures.
+        grid: Place of this process among the processes of the run.
+        train: Sampler of patches for training.
+        held_out: Sampler of held-out patches, with the scale of training.
+        learner: The learner.
+        initial_phi: The dictionary before the first step.
+        metrics: One row for each report.
+        skipped: Files of the folder that could not be read.
+
+    Raises:
+        DataError: If the pictures cannot be used.
+        OptionError: If the settings do not fit the pictures.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.skipped: tuple[str, ...] = ()
+        self.grid = ProcessGrid.arrange(settings.spread)
+        self.grid.local_samples(
+            torch.empty(settings.batch, 0)
+        )  # raises now for a wrong batch size, not in the first step
+        over_samples = self.grid.over_samples
+        check_memory(settings, sharing=1 if over_samples is None else distributed.get_world_size(over_samples))
+        self.split = self._pictures()
+        self.preparation, self.train = Preparation.fit(
+            [image.pixels for image in self.split.train], size=settings.patch, whiten=settings.whiten
+        )
+        self.held_out = self.preparation.sampler([image.pixels for image in self.split.held_out])
+        length = settings.patch**2 * self.preparation.channels
+        self.initial_phi = initial_dictionary(length, settings.groups, settings.size, seed=settings.seed)
+        self.learner = Learner(self.initial_phi.to(settings.device), settings, grid=self.grid)
+
+    def batch(self, step: int) -> Float[Tensor, "batch pixels"]:
+        """Draw the patches of a step."""
+        return self.train.sample(self.settings.batch, seed=self.settings.seed, step=step)
+
+    def held_out_patches(self, count: int = _HELD_OUT_PATCHES) -> Float[Tensor, "count pixels"]:
+        """Return patches of the held-out pictures; every call returns the same ones."""
+        return self.held_out.sample(count, seed=_SEED_OF_HELD_OUT, step=0)
+
+    def evaluate(self, *, seconds: float) -> Row:
+        """Measure the dictionary on held-out patches.
+
+        Args:
+            seconds: Time spent so far, for the row.
+
+        Returns:
+            A row of metrics: the terms of the energy per patch, L/β = Σ|X_jk| and the largest |X_jk| of the dictionary,
+            active groups, and SNR in dB. Under torchrun every process must call it; all rows but that of the first
+            process are empty.
+        """
+        if self.phi.numel() and not self.grid.is_main:
+            return {}
+        x = self.held_out_patches()
+        codes = self.encode(x).codes
+        terms = energy(x, self.phi, codes, self.learner.lam, PRIORS[self.settings.prior])
+        X = reference.residual(self.phi)
+        return {
+            "step": self.step,
+            "seconds": round(seconds, 2),
+            "lr": self.lr,
+            "lam": self.learner.lam,
+            "energy": float(terms.total.mean()),
+            "reconstruction": float(terms.reconstruction.mean()),
+            "sparsity": float(terms.sparsity.mean()),
+            "orthogonality": float(as_penalty(self.settings.penalty).value(X).sum()),
+            "residual": float(X.abs().max()),
+            "active_groups": float((group_norms(codes) > 0).sum(dim=1).double().mean()),
+            "snr": snr(x, reconstruct(self.phi, codes)),
+        }
+
+    def settings_text(self) -> str:
+        """Return the content of the file of settings."""
+        return settings_text(self.settings)
+
+    def save_dictionary(self, path: Path, state: dict[str, Tensor]) -> None:
+        """Write the dictionary and the state of the learner to a file."""
+        settings = self.settings
+        save_dictionary(
+            path,
+            Dictionary(
+                self.phi, self.initial_phi, self.preparation, self.learner.lam, settings.prior, settings.infer, state
+            ),
+        )
+
+    @classmethod
+    def resume(cls, folder: Path) -> "LearningRun":
+        """Restore a run from the last checkpoint in its folder.
+
+        Raises:
+            RunError: If the folder holds no run, or its files are inconsistent.
+            DataError: If the pictures of the run cannot be read any more.
+            OptionError: If the run needs more memory or more processes than available.
+        """
+        if not holds_run(folder):
+            raise RunError(f"{folder} must hold a run, to be resumed; got no {DICTIONARY} and {SETTINGS}")
+        settings = read_settings(folder / SETTINGS)
+        # Metrics are written before the dictionary: a kill between the two leaves a row too many.
+        metrics = read_metrics(folder / METRICS)
+        dictionary = load_dictionary(folder / DICTIONARY)
+        shape = (settings.length, settings.groups, settings.size)
+        if dictionary.phi.shape != shape:
+            raise RunError(
+                f"the dictionary in {folder} must have the shape {list(shape)} of its settings; "
+                f"got {list(dictionary.phi.shape)}"
+            )
+        if dictionary.preparation.whiten != settings.whiten:
+            raise RunError(
+                f"the dictionary in {folder} must be of samples whitened as its settings say, {settings.whiten!r}; got "
+                f"{dictionary.preparation.whiten!r}"
+            )
+        run = cls(settings)
+        if not math.isclose(dictionary.preparation.scale, run.preparation.scale, rel_tol=1e-6):
+            raise RunError(f"the pictures of the run in {folder} have changed since it began; try a new run")
+        run.initial_phi = dictionary.initial_phi
+        try:
+            run.learner.load(dictionary.state)
+        except OptionError as error:
+            raise RunError(f"the dictionary in {folder} does not fit its settings: {error}") from error
+        run.metrics = [row for row in metrics if row["step"] <= run.step]
+        return run
+
+    def _pictures(self) -> ImageSplit:
+        settings = self.settings
+        sequence = False
+        if settings.images is None:
+            images = shipped_images(colour=settings.colour)
+        else:
+            try:
+                loaded = load_images(Path(settings.images), colour=settings.colour)
+            except OSError as error:
+                raise DataError(f"images in {settings.images} could not be read: {error.strerror or error}") from error
+            images, self.skipped, sequence = loaded.images, loaded.skipped, loaded.sequence
+        return split_held_out(images, min_side=2 * settings.patch, sequence=sequence)

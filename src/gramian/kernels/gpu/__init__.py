@@ -1,0 +1,3 @@
+"""Kernels for a GPU, in Triton."""
+
+__all__ = []

@@ -1,0 +1,76 @@
+"""The parameters of a model by names without the prefixes of the modules that wrap it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gramian.torch_internals import WRAPPED_MODULE_ATTRIBUTES
+
+__all__ = ["Place", "parameters_of"]
+
+
+_HOLD_A_MODULE = ("DataParallel", "DistributedDataParallel", "DeepSpeedEngine", "AveragedModel")
+"""Classes that hold the wrapped module as `module`, an attribute that other classes use for something else."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter stands in a model."""
+
+    name: str
+    """Without the prefixes of wrappers."""
+    raw: str
+    """As in `model.named_parameters()`."""
+    module: nn.Module
+    """The module whose parameter it is."""
+    parameter: Tensor
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names on the way to the module."""
+        return tuple(self.raw.split(".")[:-1])
+
+    @property
+    def key(self) -> str:
+        """The name of the parameter within its module."""
+        return self.raw.rpartition(".")[2]
+
+
+def parameters_of(model: nn.Module) -> dict[str, Place]:
+    """Return every parameter of a model by its name without the prefixes of wrappers.
+
+    A tied parameter appears under each of its names. If two parameters would get the same name, the second keeps the
+    name that torch uses.
+
+    Examples:
+        >>> import torch
+        >>> list(parameters_of(torch.nn.DataParallel(torch.nn.Linear(2, 2))))
+        ['weight', 'bias']
+    """
+    places: dict[str, Place] = {}
+    for place in _places(model):
+        places[place.raw if place.name in places else place.name] = place
+    return places
+
+
+def _places(model: nn.Module) -> Iterator[Place]:
+    modules: dict[str, nn.Module] = {}
+    clean: dict[str, str] = {}
+    for raw, module in model.named_modules(remove_duplicate=False):
+        parent, _, key = raw.rpartition(".")
+        above = clean.get(parent, parent) if raw else ""
+        clean[raw] = above if not raw or _is_wrapped(modules.get(parent), key) else _joined(above, key)
+        modules[raw] = module
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            yield Place(_joined(clean[raw], name), _joined(raw, name), module, parameter)
+
+
+def _is_wrapped(module: nn.Module | None, key: str) -> bool:
+    return key in WRAPPED_MODULE_ATTRIBUTES or (
+        key == "module" and any(kind.__name__ in _HOLD_A_MODULE for kind in type(module).__mro__)
+    )
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

@@ -1,0 +1,87 @@
+"""Steps of selected parameters: sharded ones one by one, the others of each device in one call."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from gramian import foreach
+from gramian.distributed.sharded import is_sharded, sharded_restore_, sharded_step_
+from gramian.errors import AttachmentWarning
+from gramian.penalties import Penalty
+from gramian.rules import Rule
+from gramian.rules.restore import Restoration
+from gramian.selection import SelectedParameter
+from gramian.typing import Scalar
+
+__all__ = ["restore_targets_", "step_targets_"]
+
+
+def step_targets_(
+    targets: Sequence[SelectedParameter], *, lr: float, beta: float, rule: str | Rule, penalty: str | Penalty
+) -> Iterator[Scalar]:
+    """Step parameters in place: once by the rule, or for infinite β until they are orthonormal.
+
+    Returns:
+        The losses before the step, one for each device and one for each sharded parameter.
+
+    Warns:
+        AttachmentWarning: If β is infinite and some parameters cannot be made orthonormal to rounding.
+    """
+    if math.isinf(beta):
+        yield from restore_targets_(targets, penalty)
+        return
+    for batch in _batches(targets):
+        if len(batch) == 1 and is_sharded(batch[0].parameter):
+            (each,) = batch
+            yield sharded_step_(each.parameter, lr=lr, beta=beta, rule=rule, penalty=penalty, layout=each.layout)
+        else:
+            yield foreach.step_(
+                [each.parameter for each in batch], lr=lr, beta=beta, rule=rule, penalty=penalty,
+                layouts=[each.layout for each in batch],
+            )  # fmt: skip
+
+
+def restore_targets_(targets: Sequence[SelectedParameter], penalty: str | Penalty) -> list[Scalar]:
+    """Make every entry of X on which the penalty depends zero to rounding, in place.
+
+    Returns:
+        The losses before, as `step_targets_` returns them.
+
+    Warns:
+        AttachmentWarning: If that is impossible for some: their vectors are linearly dependent, or not finite.
+    """
+    losses: list[Scalar] = []
+    for batch in _batches(targets):
+        result = _restored(batch, penalty)
+        losses.append(result.loss)
+        if not result.converged:
+            names = [each.name for each in batch]
+            warnings.warn(
+                f"a hard constraint must be met; after {result.steps} steps ({result.stopped}) it is not in at "
+                f"least one of {', '.join(names[:6])}{', …' if len(names) > 6 else ''};"
+                f" its vectors are linearly dependent or "
+                "not finite; attachment.residuals() shows which; try to initialise it again",
+                AttachmentWarning,
+                stacklevel=2,
+            )
+    return losses
+
+
+def _restored(batch: Sequence[SelectedParameter], penalty: str | Penalty) -> Restoration:
+    if len(batch) == 1 and is_sharded(batch[0].parameter):
+        return sharded_restore_(batch[0].parameter, penalty=penalty, layout=batch[0].layout)
+    layouts = [each.layout for each in batch]
+    return foreach.restore_([each.parameter for each in batch], penalty=penalty, layouts=layouts)
+
+
+def _batches(targets: Sequence[SelectedParameter]) -> Iterator[list[SelectedParameter]]:
+    """Yield each sharded parameter alone, and the other parameters of each device together."""
+    by_device: dict[torch.device, list[SelectedParameter]] = {}
+    for each in targets:
+        if is_sharded(each.parameter):
+            yield [each]
+        else:
+            by_device.setdefault(each.parameter.device, []).append(each)
+    yield from by_device.values()

@@ -1,0 +1,56 @@
+"""Parameters that are spread over processes are stepped as whole ones are: FSDP2, tensor parallelism, DDP, restarts."""
+
+from pathlib import Path
+
+import pytest
+from torch import distributed
+
+from tests.torchrun import torchrun
+
+pytestmark = [
+    pytest.mark.dist,
+    pytest.mark.skipif(not distributed.is_available(), reason="this torch has no torch.distributed"),
+]
+
+SCRIPT = Path(__file__).with_name("sharded.py")
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "fsdp",
+        pytest.param("every_way", marks=slow),
+        pytest.param("ddp", marks=slow),
+        pytest.param("tensor_parallel", marks=slow),
+    ],
+)
+def test_with_two_processes(case, tmp_path) -> None:
+    torchrun(2, SCRIPT, tmp_path, case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a_matrix_for_each_group",
+        pytest.param("a_matrix_for_each_group_in_fsdp", marks=slow),
+        pytest.param("rules_and_restorations", marks=slow),
+    ],
+)
+def test_parts_of_what_belongs_to_groups(case, tmp_path) -> None:
+    torchrun(2, SCRIPT, tmp_path, case)
+
+
+@slow
+@pytest.mark.parametrize("case", ["fsdp", "every_way", "a_matrix_for_each_group"])
+def test_with_four_processes(case, tmp_path) -> None:
+    torchrun(4, SCRIPT, tmp_path, case)
+
+
+@slow
+def test_a_job_that_died_goes_on_to_the_same_weights(tmp_path) -> None:
+    torchrun(2, SCRIPT, tmp_path, "restart")
+    assert (tmp_path / "checkpoint").exists()
+    torchrun(2, SCRIPT, tmp_path, "restart")

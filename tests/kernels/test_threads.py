@@ -1,0 +1,135 @@
+"""The threads of the SIMD kernel: as many as torch has, idle ones sleep, and a forked child starts new ones."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import gramian
+from gramian.kernels.cpu import threads
+from tests.kernels.cases import HAS_NUMBA
+
+needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+
+
+def test_every_block_runs_once_in_at_most_as_many_threads_as_torch_has(monkeypatch) -> None:
+    monkeypatch.setattr(threads, "_LEAST", 1)
+    for count in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        for blocks in (0, 1, 2, 7, 100):
+            parts: list[tuple[int, int]] = []
+            threads.run_blocks(lambda first, last, parts=parts: parts.append((first, last)), blocks, 1000)
+            assert sorted(i for first, last in parts for i in range(first, last)) == list(range(blocks))
+            assert len(parts) == max(1, min(count, blocks))
+
+
+def test_little_work_runs_in_the_calling_thread(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    names = []
+    threads.run_blocks(lambda *_: names.append(threading.current_thread().name), 100, 1000)
+    assert names == [threading.current_thread().name]
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_an_error_in_a_thread_is_raised(monkeypatch, bad) -> None:
+    monkeypatch.setattr(threads, "_LEAST", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def loop(first: int, last: int) -> None:
+        if first <= bad < last:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        threads.run_blocks(loop, 2, 100)
+
+
+@needs_numba
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    phi = torch.randn(64, 4096, 4)
+    with gramian.kernels.use("simd"):
+        expected = gramian.value_and_grad(phi)[1]
+        try:
+            torch.set_num_threads(2)
+            assert torch.equal(gramian.value_and_grad(phi)[1], expected)
+        finally:
+            torch.set_num_threads(1)
+
+
+@needs_numba
+def test_number_of_threads_idle_time_and_forks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESS], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["one", "two", "idle", "fork", "four"]
+
+
+PROCESS = """
+import os, sys, threading, time
+import numpy as np
+import torch, gramian
+from gramian.kernels.cpu.simd import Simd
+
+phi = torch.randn(64, 4096, 4, generator=torch.Generator().manual_seed(0))
+M = torch.randn(4096, 4, 4, generator=torch.Generator().manual_seed(1))
+simd = Simd()
+
+def run():
+    return simd.residual(phi), simd.apply(phi, M)
+
+def alike(found):
+    # By NumPy: torch's own threads, OpenMP's, do not outlive a fork.
+    return all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(found, expected))
+
+def count():
+    return threading.active_count()  # those of Python, as ours are: torch and its libraries start others
+
+# One thread: none is started, and a second of wall time is at most a second of the processor's.
+torch.set_num_threads(1)
+before = count()
+expected = run()
+wall, busy = time.perf_counter(), time.process_time()
+for _ in range(20):
+    assert alike(run())
+assert time.process_time() - busy <= 1.1 * (time.perf_counter() - wall) + 0.02
+assert count() == before, (before, count())
+print("one")
+
+# Two threads: one more, whatever the environment said when the process began.
+torch.set_num_threads(2)
+started = threading.active_count()
+for _ in range(20):
+    assert alike(run())
+assert threading.active_count() <= started + 1
+print("two")
+
+# Nothing spins.
+busy = time.process_time()
+time.sleep(0.5)
+assert time.process_time() - busy < 0.1
+print("idle")
+
+# A child of a process that has used them.
+child = os.fork()
+if child == 0:
+    os._exit(0 if alike(run()) else 1)
+assert os.waitpid(child, 0)[1] == 0
+print("fork")
+
+# Several threads of Python at once.
+wrong = []
+def many():
+    torch.set_num_threads(2)
+    for _ in range(10):
+        if not alike(run()):
+            wrong.append(1)
+callers = [threading.Thread(target=many) for _ in range(4)]
+[caller.start() for caller in callers]
+[caller.join() for caller in callers]
+assert not wrong
+print("four")
+"""
