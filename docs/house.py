@@ -28,9 +28,9 @@ FLOORS: list[tuple[str, dict[str, str]]] = [
         {
             "weights": "files of weights",
             "training": "updates after each optimizer step",
-            "distributed": "shards and process grids",
             "inspection": "measures of orthogonality",
             "selection": "which weights of a network",
+            "distributed": "shards and process grids",
         },
     ),
     (
