@@ -63,9 +63,8 @@ class LearningRun(Run[RunSettings]):
         self.settings = settings
         self.skipped: tuple[str, ...] = ()
         self.grid = ProcessGrid.arrange(settings.spread)
-        self.grid.local_samples(
-            torch.empty(settings.batch, 0)
-        )  # raises now for a wrong batch size, not in the first step
+        # A batch that cannot be divided among the processes is refused here, not in the first step.
+        self.grid.local_samples(torch.empty(settings.batch, 0))
         over_samples = self.grid.over_samples
         check_memory(settings, sharing=1 if over_samples is None else distributed.get_world_size(over_samples))
         self.split = self._pictures()

@@ -77,10 +77,11 @@ def admit(
         DtypeError, ShapeError: If a tensor cannot be written to, or two share memory; see `gramian.rules.writable`.
     """
     operands: list[Operand] = []
+    traced = torch.compiler.is_compiling()
     i = 0
     try:
         for i, (tensor, layout) in enumerate(zip(tensors, layouts, strict=True)):  # noqa: B007
-            operands.append(Operand(tensor, layout, as_phi(tensor, layout), plain=False))
+            operands.append(Operand(tensor, layout, as_phi(tensor, layout), plain=not traced and is_plain(tensor)))
         first: dict[tuple[int, ...], int] = {}
         for i, operand in enumerate(operands):
             first.setdefault(tuple(operand.phi.shape), i)
@@ -93,8 +94,6 @@ def admit(
         if not numbered:
             raise
         raise type(error)(f"tensor {i}: {error}") from None
-    if not torch.compiler.is_compiling():
-        operands = [each._replace(plain=is_plain(each.tensor)) for each in operands]
     if writable and len(operands) > 1:
         check_disjoint({i: each.tensor for i, each in enumerate(operands) if each.plain})
     return operands
