@@ -62,10 +62,6 @@ class Excess(WrappedPenalty):
     penalty: Penalty
     rounding: float
 
-    def select_groups(self, which: slice | Tensor) -> Penalty:
-        """Return the penalty of some of the groups."""
-        return self if self.n_groups is None else Excess(self.penalty.select_groups(which), self.rounding)
-
     def value(self, X: GroupMatrix) -> Float[Tensor, "..."]:
         """Compute the largest |X_jk| that is penalised, 0 where it is within rounding."""
         sizes = self.penalty.penalized(X).abs().flatten(-2)
