@@ -1,6 +1,7 @@
 """Inference: codes of minimal energy, with a bound on their distance from the minimum."""
 
 from gramian.coding.inference.base import Inference, InferenceMethod, check_stop, duality_gap
+from gramian.coding.inference.coordinate_descent import coordinate_descent
 from gramian.coding.inference.fista import fista
 from gramian.coding.inference.lca import lca
 from gramian.errors import OptionError
@@ -11,12 +12,17 @@ __all__ = [
     "InferenceMethod",
     "as_method",
     "check_stop",
+    "coordinate_descent",
     "duality_gap",
     "fista",
     "lca",
 ]
 
-METHODS: dict[str, InferenceMethod] = {"fista": fista, "lca": lca}
+METHODS: dict[str, InferenceMethod] = {
+    "fista": fista,
+    "lca": lca,
+    "coordinate_descent": coordinate_descent,
+}
 """The inference methods by name."""
 
 
