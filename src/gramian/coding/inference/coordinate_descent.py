@@ -40,9 +40,13 @@ def coordinate_descent(
     with torch.no_grad():
         synthesis.zeros(x)
         problem = _Problem(x, synthesis)
+        cold = start is None
 
         def solve(prior: GroupLaplace, start: Codes) -> Inference:
-            return problem.solve(prior, start, lam=lam, max_iter=max_iter, tol=tol)
+            nonlocal cold
+            result = problem.solve(prior, start, lam=lam, max_iter=max_iter, tol=tol, cold=cold)
+            cold = False
+            return result
 
         return majorize_minimize(solve, x, synthesis, lam=lam, prior=prior, start=start)
 
@@ -72,13 +76,13 @@ class _Problem:
         self.curvature = (blocks @ blocks.mT).abs().sum(dim=2).amax(dim=1)
         self.gram = synthesis.gram
 
-    def solve(self, prior: GroupLaplace, start: Codes, *, lam: float, max_iter: int, tol: float | None) -> Inference:
+    def solve(self, prior: GroupLaplace, start: Codes, *, lam: float, max_iter: int, tol: float | None, cold: bool) -> Inference:
         from gramian.coding.inference.descent_loops import descend
 
         x, D = self.x, self.D
         m, n = self.synthesis.groups
         p = m * n
-        codes = start.reshape(len(x), p).clone()
+        codes = start.view(len(x), p) if cold else start.reshape(len(x), p).clone()
         weights = x.new_ones(1, m) if prior.weights is None else prior.weights.to(x).reshape(-1, m)
         thresholds = lam * weights
         results = torch.zeros(len(x), 4, dtype=torch.float64)
@@ -96,7 +100,7 @@ class _Problem:
                 arrays = (x, q, codes, self.atoms, x.new_empty(0, 0) if exact else self.gram, thresholds, self.curvature, r, results, todo)
                 numpy: Any = tuple(a.numpy() for a in arrays)
                 threads.run_blocks(
-                    lambda a, b: descend(*numpy, n, prior.nonnegative, tol or 0.0, max_iter, self.longest, unit, a, b),
+                    lambda a, b: descend(*numpy, n, prior.nonnegative, tol or 0.0, max_iter, self.longest, unit, cold and not exact, a, b),
                     len(todo), len(todo) * p * 32,
                 )
                 rest = results[todo, 3] == 0

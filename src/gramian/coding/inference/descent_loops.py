@@ -5,19 +5,21 @@
 
 import numpy as np
 
-from gramian.kernels.cpu.compiled import compiled
+from gramian.kernels.cpu.compiled import compiled, compiled_finite
 
 __all__ = ["descend"]
 
-_FIRST, _GROWTH = 12, 1.0
+_FIRST, _GROWTH = 24, 1.0
 _SHARE = 0.25
-_SWEEPS, _BEFORE_NEWTON = 200, 2
-_LARGEST_NEWTON = 400
-_EVERY = 1
+_SWEEPS = 200
+_PRODUCTS, _ACCURACY = 20, 1e-3
+_BLOCK = 32
+_VECTORS = 10
+_LANES = 32
 
 
 @compiled
-def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, results, todo, size, nonnegative, tol, last_round, longest, unit, start, stop):  # noqa: PLR0912, PLR0913, PLR0914, PLR0915, PLR0917
+def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, results, todo, size, nonnegative, tol, last_round, longest, unit, cold, start, stop):  # noqa: PLR0912, PLR0913, PLR0914, PLR0915, PLR0917
     """Run rounds of coordinate descent for the samples todo[start:stop].
 
     Args:
@@ -37,57 +39,62 @@ def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, resu
         last_round: Number of rounds after which to stop.
         longest: Length of the longest atom.
         unit: Unit of rounding.
+        cold: Whether all codes are 0.
         start: First entry of `todo`.
         stop: Entry after the last one.
     """
-    p, length = atoms.shape
-    m = len(curvature)
-    n = size
+    p = len(atoms)
+    m, n = len(curvature), size
     real = codes.dtype.type
     zero = real(0)
     covariance = len(gram) > 0
     q = np.empty(p, codes.dtype)
     ratios = np.empty(m, codes.dtype)
+    peaks = np.empty((m + _BLOCK - 1) // _BLOCK, codes.dtype)
     support = np.empty(m, np.int64)
-    violators = np.empty(m, np.int64)
+    line = np.empty(p, codes.dtype)
     work = np.empty(m, np.int64)
-    active = np.zeros(m, np.bool_)
-    capacity = 0
-    G = np.empty((0, 0), codes.dtype)
-    H = np.empty((0, 0), np.float64)
-    a = np.empty(0, codes.dtype)
-    b = np.empty(0, codes.dtype)
-    b0 = np.empty(0, codes.dtype)
-    a0 = np.empty(0, codes.dtype)
+    working = np.zeros(m, np.bool_)
     thr = np.empty(m, codes.dtype)
     inv = np.empty(m, codes.dtype)
-    d = np.empty(0, np.float64)
-    index = np.empty(0, np.int64)
+    shared = len(thresholds) == 1
+    inverse = 1 / thresholds[0]
+    steepest = float(inverse.max())
+    capacity, stride = 0, 0
+    entries = np.empty(0, codes.dtype)
+    spare = np.empty(0, codes.dtype)
+    local = np.empty((_VECTORS, 0), codes.dtype)
+    indices = np.empty((2, 0), np.int64)
+    usual = 0
     for entry in range(start, stop):
         i = todo[entry]
         xi, code, c, r = x[i], codes[i], q_all[entry], residuals[entry]
-        threshold = thresholds[i if len(thresholds) > 1 else 0]
+        threshold = thresholds[0 if shared else i]
+        if not shared:
+            for g in range(m):
+                inverse[g] = 1 / threshold[g]
+            steepest = float(inverse.max())
         power = _dot(xi, xi)
         if not np.isfinite(power):
             code[:] = np.nan
             results[i, 0], results[i, 3] = np.inf, 2
             continue
         count = 0
-        for g in range(m):
-            for j in range(n):
-                if code[g * n + j] != 0:
-                    support[count] = g
-                    count += 1
-                    break
+        if not cold:
+            for g in range(m):
+                for j in range(n):
+                    if code[g * n + j] != 0:
+                        support[count] = g
+                        count += 1
+                        break
+        k = 0
         exact = not covariance
         rounds = results[i, 2]
         while True:
             # q = Φᵀ(x − Φa), and the terms of the energy.
+            q[:] = c
             if covariance:
-                q[:] = c
                 _subtract_rows(q, gram, code, support, count, n)
-            else:
-                q[:] = c
             penalty, total, inner, allowed = 0.0, 0.0, 0.0, True
             for s in range(count):
                 g = support[s]
@@ -108,7 +115,7 @@ def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, resu
                 square = max(square, 0.0)
             else:
                 square = _dot(r, r)
-            worst = _ratios(q, threshold, ratios, n, nonnegative)
+            worst = _ratios(q, inverse, ratios, peaks, n, nonnegative)
             terms = np.sqrt(power) + longest * total
             primal = 0.5 * square + penalty
             scale = min(1.0, 1 / worst) if worst > 0 else 1.0
@@ -128,9 +135,7 @@ def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, resu
                 slack = unit * longest * np.sqrt(n * square)
                 if covariance:
                     slack = unit * longest * np.sqrt(n) * (np.sqrt(power) + 2 * longest * total)
-                loose = 0.0
-                for g in range(m):
-                    loose = max(loose, ratios[g] + slack / threshold[g])
+                loose = worst + slack * steepest
                 safe = min(1.0, 1 / loose) if loose > 0 else 1.0
                 scale = min(1.0, 1 / worst) if worst > 0 else 1.0
                 plain = primal - scale * product + 0.5 * scale * scale * square
@@ -144,28 +149,23 @@ def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, resu
                 results[i, 3] = 1 if small else (2 if last and exact else 0)
                 if small or last or covariance:
                     break  # without success, exact correlations tell more
-            # The working set: the support, and the groups that violate most.
-            k = 0
-            for s in range(count):
-                active[support[s]] = True
+            # The working set: the groups of the support, and those that violate most.
+            if k == 0 or k > 2 * count + _FIRST:
+                for s in range(k):
+                    working[work[s]] = False
+                k = 0
+            held = k
+            for s in range(count if k == 0 else 0):
+                working[support[s]] = True
                 work[k] = support[s]
                 k += 1
             most = max(_FIRST, int(_GROWTH * count))
-            level = real(1 + 1e-6)
-            found = 0
-            for g in range(m):
-                if ratios[g] > level and not active[g]:
-                    violators[found] = g
-                    found += 1
-            peak = real(worst)
-            if found > most:
+            level, peak = real(1 + 1e-6), real(worst)
+            if _above(ratios, level) > most:
                 low, high = level, peak
                 for _ in range(8):
                     middle = real(0.5) * (low + high)
-                    above = 0
-                    for s in range(found):
-                        if ratios[violators[s]] > middle:
-                            above += 1
+                    above = _above(ratios, middle)
                     if above > most:
                         low = middle
                     else:
@@ -173,32 +173,44 @@ def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, resu
                         if 2 * above >= most:
                             break
                 level = min(high, peak * real(1 - 1e-6))
-            for s in range(found):
-                if ratios[violators[s]] > level:
-                    work[k] = violators[s]
-                    k += 1
-            for s in range(count):
-                active[support[s]] = False
-            size_local = k * n
-            if size_local > capacity:
-                capacity = min(p, max(2 * capacity, size_local, 32))
-                G = np.empty((capacity, capacity), codes.dtype)
-                a, b = np.empty(capacity, codes.dtype), np.empty(capacity, codes.dtype)
-                a0, b0 = np.empty(capacity, codes.dtype), np.empty(capacity, codes.dtype)
-                newton = min(capacity, _LARGEST_NEWTON)
-                H = np.empty((newton, newton), np.float64)
-                d = np.empty(capacity, np.float64)
-                index = np.empty(capacity, np.int64)
+            for block in range(len(peaks)):
+                if peaks[block] > level:
+                    for g in range(block * _BLOCK, min(m, (block + 1) * _BLOCK)):
+                        if ratios[g] > level and not working[g]:
+                            working[g] = True
+                            work[k] = g
+                            k += 1
+            width = k * n
+            if width > capacity:
+                capacity = _whole(min(p, max(2 * width, 64)))
+                larger = np.zeros(capacity * capacity, codes.dtype)
+                larger[: held * n * stride] = entries[: held * n * stride]
+                entries = larger
+                spare = np.zeros(capacity * capacity, codes.dtype)
+                local = np.zeros((_VECTORS, capacity), codes.dtype)
+                wider = np.empty((2, capacity), np.int64)
+                wider[0, : held * n] = indices[0, : held * n]
+                indices = wider
+            # Rows close together: rows at multiples of 4096 bytes would displace one another in the cache.
+            if held == 0:
+                stride = max(_whole(width), min(usual, 4 * _whole(width)))
+            elif width > stride:
+                _spread(spare, entries, held * n, _whole(width), stride)
+                entries, spare, stride = spare, entries, _whole(width)
+            G = entries[: stride * stride].reshape(stride, stride)
+            columns, index = indices[0], indices[1]
+            a, b = local[0], local[1]
             for s in range(k):
                 g = work[s]
                 thr[s] = threshold[g]
                 inv[s] = 1 / curvature[g] if curvature[g] > 0 else zero
                 for j in range(n):
+                    columns[s * n + j] = g * n + j
                     a[s * n + j] = code[g * n + j]
                     b[s * n + j] = q[g * n + j]
-            _local_gram(G, gram, atoms, work, k, n, covariance)
+            _local_gram(G, gram, atoms, line, columns, held * n, width, covariance)
             goal = max(0.5 * target, _SHARE * gap) if tol > 0 else _SHARE * gap
-            _solve(a, b, a0, b0, G, H, d, index, thr, inv, k, n, nonnegative, square, goal)
+            _solve(local, G, index, thr, inv, k, n, nonnegative, square, goal)
             count = 0
             changed = False
             for s in range(k):
@@ -219,6 +231,9 @@ def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, resu
                 r[:] = xi
                 _subtract_rows(r, atoms, code, support, count, n)
                 break
+        for s in range(k):
+            working[work[s]] = False
+        usual = stride
 
 
 @compiled
@@ -227,6 +242,28 @@ def _dot(u, v):
     for j in range(len(u)):
         total += u[j] * v[j]
     return float(total)
+
+
+@compiled
+def _whole(width):
+    """Round a width up to whole vectors."""
+    return (width + _LANES - 1) // _LANES * _LANES
+
+
+@compiled
+def _above(ratios, level):
+    zero, one = ratios.dtype.type(0), ratios.dtype.type(1)
+    total = zero
+    for g in range(len(ratios)):
+        total += one if ratios[g] > level else zero
+    return total
+
+
+@compiled
+def _subtract(out, u, w):
+    """Subtract w·u from out."""
+    for e in range(len(out)):
+        out[e] -= w * u[e]
 
 
 @compiled
@@ -240,78 +277,92 @@ def _subtract_rows(out, rows, code, support, count, n):
                 held[filled] = j
                 filled += 1
                 if filled == 4:
-                    w0, w1, w2, w3 = code[held[0]], code[held[1]], code[held[2]], code[held[3]]
-                    u0, u1, u2, u3 = rows[held[0]], rows[held[1]], rows[held[2]], rows[held[3]]
-                    for k in range(len(out)):
-                        out[k] -= w0 * u0[k] + w1 * u1[k] + w2 * u2[k] + w3 * u3[k]
+                    _subtract_four(out, rows[held[0]], rows[held[1]], rows[held[2]], rows[held[3]], code[held[0]], code[held[1]], code[held[2]], code[held[3]])
                     filled = 0
     for t in range(filled):
-        w, u = code[held[t]], rows[held[t]]
-        for k in range(len(out)):
-            out[k] -= w * u[k]
+        _subtract(out, rows[held[t]], code[held[t]])
 
 
 @compiled
-def _ratios(q, threshold, ratios, n, nonnegative):
-    """Write ‖q_i‖/λw_i for all groups, and return the largest."""
-    real = q.dtype.type
-    worst = real(0)
-    if n == 1:
+def _subtract_four(out, u0, u1, u2, u3, w0, w1, w2, w3):
+    for e in range(len(out)):
+        out[e] -= w0 * u0[e] + w1 * u1[e] + w2 * u2[e] + w3 * u3[e]
+
+
+@compiled_finite
+def _ratios(q, inverse, ratios, peaks, n, nonnegative):  # noqa: PLR0917
+    """Write ‖q_i‖/λw_i for all groups and the largest of each block, and return the largest."""
+    zero = q.dtype.type(0)
+    low = zero if nonnegative else q.dtype.type(-np.inf)
+    if n == 1 and nonnegative:
         for g in range(len(ratios)):
-            v = max(q[g], real(0)) if nonnegative else abs(q[g])
-            v /= threshold[g]
-            ratios[g] = v
-            worst = max(worst, v)
-        return float(worst)
-    for g in range(len(ratios)):
-        v = real(0)
-        for j in range(g * n, g * n + n):
-            w = max(q[j], real(0)) if nonnegative else q[j]
-            v += w * w
-        v = np.sqrt(v) / threshold[g]
-        ratios[g] = v
-        worst = max(worst, v)
+            ratios[g] = q[g] * inverse[g]
+    elif n == 1:
+        for g in range(len(ratios)):
+            ratios[g] = abs(q[g]) * inverse[g]
+    else:
+        for g in range(len(ratios)):
+            total = zero
+            for j in range(g * n, g * n + n):
+                w = max(q[j], low)
+                total += w * w
+            ratios[g] = np.sqrt(total) * inverse[g]
+    worst = zero
+    for block in range(len(peaks)):
+        peak = zero
+        for g in range(block * _BLOCK, min(len(ratios), (block + 1) * _BLOCK)):
+            peak = ratios[g] if ratios[g] > peak else peak
+        peaks[block] = peak
+        worst = peak if peak > worst else worst
     return float(worst)
 
 
 @compiled
-def _local_gram(G, gram, atoms, work, k, n, covariance):  # noqa: PLR0917
-    for s in range(k):
-        for j in range(n):
-            row = G[s * n + j]
-            if covariance:
-                whole = gram[work[s] * n + j]
-                for t in range(k):
-                    first = work[t] * n
-                    for u in range(n):
-                        row[t * n + u] = whole[first + u]
-            else:
-                atom = atoms[work[s] * n + j]
-                for t in range(s + 1):
-                    for u in range(n):
-                        v = atoms[work[t] * n + u]
-                        total = G.dtype.type(0)
-                        for e in range(len(v)):
-                            total += atom[e] * v[e]
-                        row[t * n + u] = total
-                        G[t * n + u, s * n + j] = total
+def _spread(out, entries, count, stride, before):
+    """Copy a matrix to rows of another length."""
+    for s in range(count):
+        for e in range(count):
+            out[s * stride + e] = entries[s * before + e]
 
 
 @compiled
-def _solve(a, b, a0, b0, G, H, d, index, thr, inv, k, n, nonnegative, square, goal):  # noqa: PLR0913, PLR0917
+def _local_gram(G, gram, atoms, line, columns, held, width, covariance):  # noqa: PLR0917
+    """Extend the Gram matrix of the working set by its coefficients from `held` on."""
+    for s in range(held, width):
+        row = G[s]
+        if covariance:
+            whole = gram[columns[s]]
+            if 16 * width > len(line):  # most cache lines are needed, and in order they arrive sooner
+                line[:] = whole
+                whole = line
+            for t in range(width):
+                row[t] = whole[columns[t]]
+            for t in range(held):
+                G[t, s] = row[t]
+        else:
+            atom = atoms[columns[s]]
+            for t in range(s + 1):
+                v = _dot(atom, atoms[columns[t]])
+                row[t] = v
+                G[t, s] = v
+
+
+@compiled
+def _solve(local, G, index, thr, inv, k, n, nonnegative, square, goal):  # noqa: PLR0913, PLR0917
     """Minimise over the working set until its duality gap is at most the goal; b = Φᵀr of the working set."""
+    a, b, a0, b0, steps = local[0], local[1], local[2], local[3], local[4]
     width = k * n
     for j in range(width):
         a0[j], b0[j] = a[j], b[j]
-    for sweep in range(_SWEEPS):
+    for _ in range(_SWEEPS):
         if n == 1:
             moved, switched = _sweep_single(a, b, G, thr, inv, k, nonnegative)
         else:
-            moved, switched = _sweep_groups(a, b, G, thr, inv, k, n, nonnegative)
+            moved, switched = _sweep_groups(a, b, steps, G, thr, inv, k, n, nonnegative)
         if not moved or _local_gap(a, b, a0, b0, thr, k, n, nonnegative, square) <= goal:
             return
-        if sweep >= _BEFORE_NEWTON and not switched and sweep % _EVERY == 0:
-            _newton(a, b, G, H, d, index, thr, k, n, nonnegative)
+        if not switched:
+            _newton(local, G, index, thr, k, n, nonnegative)
 
 
 @compiled
@@ -334,33 +385,29 @@ def _local_gap(a, b, a0, b0, thr, k, n, nonnegative, square):  # noqa: PLR0917
 
 @compiled
 def _sweep_single(a, b, G, thr, inv, k, nonnegative):  # noqa: PLR0917
-    zero = a.dtype.type(0)
     least = 4 * np.finfo(a.dtype).eps
+    infinite = a.dtype.type(np.inf)
+    b_whole = b[: _whole(k)]
     moved, switched = False, False
     for t in range(k):
         old = a[t]
         u = old + b[t] * inv[t]
         limit = thr[t] * inv[t]
-        new = zero
-        if u > limit:
-            new = u - limit
-        elif u < -limit and not nonnegative:
-            new = u + limit
+        new = u - min(max(u, -infinite if nonnegative else -limit), limit)
         if new != old:
             a[t] = new
-            step, row = new - old, G[t]
-            for s in range(k):
-                b[s] -= step * row[s]
+            step = new - old
+            _subtract(b_whole, G[t], step)
             moved |= abs(step) > least * abs(u)
             switched |= (old > 0) != (new > 0) or (old < 0) != (new < 0)
     return moved, switched
 
 
 @compiled
-def _sweep_groups(a, b, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
+def _sweep_groups(a, b, steps, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
     zero, one = a.dtype.type(0), a.dtype.type(1)
     least = 4 * np.finfo(a.dtype).eps
-    width = k * n
+    b_whole = b[: _whole(k * n)]
     moved, switched = False, False
     for t in range(k):
         first = t * n
@@ -378,9 +425,8 @@ def _sweep_groups(a, b, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
         elif before == 0:
             continue
         switched |= (before > 0) != (keep > 0)
-        steps = b[first : first + n].copy()
         for j in range(n):
-            u = a[first + j] + steps[j] * inv[t]
+            u = a[first + j] + b[first + j] * inv[t]
             new = keep * u if u > 0 or not nonnegative else zero
             steps[j] = new - a[first + j]
             if nonnegative:
@@ -389,109 +435,108 @@ def _sweep_groups(a, b, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
         for j in range(n):
             if steps[j] != 0:
                 moved |= abs(steps[j]) > least * norm
-                step, row = steps[j], G[first + j]
-                for s in range(width):
-                    b[s] -= step * row[s]
+                _subtract(b_whole, G[first + j], steps[j])
     return moved, switched
 
 
 @compiled
-def _newton(a, b, G, H, d, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0917
-    """Make a Newton step on the nonzero coefficients if it decreases the energy."""
+def _newton(local, G, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0914, PLR0915, PLR0917
+    """Make a Newton step on the nonzero coefficients, computed by conjugate gradients, if it decreases the energy."""
+    a, b, d, y, h = local[0], local[1], local[4], local[5], local[6]
+    rest, diagonal, bends = local[7], local[8], local[9]
+    zero, one = a.dtype.type(0), a.dtype.type(1)
+    width = k * n
     count = 0
-    for j in range(k * n):
-        if a[j] != 0:
-            if count == len(H):
-                return
-            index[count] = j
-            count += 1
-    if count == 0:
-        return
-    # The Hessian, its Cholesky factor in place, and the negative gradient.
-    for s in range(count):
-        row = G[index[s]]
-        for t in range(s + 1):
-            H[s, t] = row[index[t]]
-    first = 0
-    while first < count:
-        g = index[first] // n
-        end, norm = first, 0.0
-        while end < count and index[end] // n == g:
-            norm += a[index[end]] * a[index[end]]
-            end += 1
+    for t in range(k):
+        norm = zero
+        for j in range(t * n, t * n + n):
+            norm += a[j] * a[j]
         norm = np.sqrt(norm)
-        bend = thr[g] / norm
-        for s in range(first, end):
-            u = a[index[s]] / norm
-            d[s] = b[index[s]] - thr[g] * u
-            if n > 1:
-                H[s, s] += bend
-                for t in range(first, s + 1):
-                    H[s, t] -= bend * u * a[index[t]] / norm
-        first = end
-    slope = 0.0
-    for s in range(count):
-        row = H[s]
-        pivot = row[s]
-        for t in range(s):
-            v = row[t]
-            other = H[t]
-            for e in range(t):
-                v -= row[e] * other[e]
-            v /= other[t]
-            row[t] = v
-            pivot -= v * v
-        if not pivot > 1e-7 * row[s]:
-            return
-        row[s] = np.sqrt(pivot)
-        v = d[s]
-        for e in range(s):
-            v -= row[e] * d[e]
-        d[s] = v / row[s]
-        slope += d[s] * d[s]
-    for s in range(count - 1, -1, -1):
-        d[s] /= H[s, s]
-        row = H[s]
-        for e in range(s):
-            d[e] -= row[e] * d[s]
-    # The largest step before a coefficient changes its sign, if that matters.
-    rate, crossing = 1.0, -1
+        bends[t] = thr[t] / norm if norm > 0 else zero
+        for j in range(t * n, t * n + n):
+            rest[j], diagonal[j], d[j] = zero, zero, zero
+            if a[j] != 0:
+                u = a[j] / norm
+                rest[j] = b[j] - bends[t] * a[j]
+                diagonal[j] = one / (G[j, j] + bends[t] * (one - u * u))
+                index[count] = j
+                count += 1
+    # Conjugate gradients with a diagonal preconditioner, whose zeros keep the zeros of the coefficients.
+    inner = zero
+    for j in range(width):
+        y[j] = diagonal[j] * rest[j]
+        inner += y[j] * rest[j]
+    enough = inner * a.dtype.type(_ACCURACY)
+    for _ in range(_PRODUCTS):
+        _product(h, G, y, index, count, width)
+        if n > 1:
+            for t in range(k):
+                if bends[t] > 0:
+                    along, norm = zero, thr[t] / bends[t]
+                    for j in range(t * n, t * n + n):
+                        along += a[j] * y[j]
+                    along /= norm * norm
+                    for j in range(t * n, t * n + n):
+                        h[j] += bends[t] * (y[j] - along * a[j])
+        curve = zero
+        for j in range(width):
+            curve += y[j] * h[j]
+        if not curve > 0:
+            break
+        rate = inner / curve
+        for j in range(width):
+            d[j] += rate * y[j]
+            rest[j] -= rate * h[j]
+        before, inner = inner, zero
+        for j in range(width):
+            h[j] = diagonal[j] * rest[j]
+            inner += h[j] * rest[j]
+        if not inner > enough:
+            break
+        rate = inner / before
+        for j in range(width):
+            y[j] = h[j] + rate * y[j]
+    # The whole step, with 0 for coefficients whose sign would change, or a quarter of it.
     if n == 1 or nonnegative:
         for s in range(count):
-            old = a[index[s]]
-            if (old > 0 and old + rate * d[s] < 0) or (old < 0 and old + rate * d[s] > 0):
-                rate, crossing = -old / d[s], s
-    elif not _decreases(a, index, d, thr, count, n, slope):
-        return
-    real = a.dtype.type
-    for s in range(count):
-        j = index[s]
-        old = a[j]
-        new = real(0) if s == crossing else real(old + rate * d[s])
-        step, row = new - old, G[j]
-        a[j] = new
-        for e in range(k * n):
-            b[e] -= step * row[e]
+            j = index[s]
+            if a[j] * (a[j] + d[j]) < 0:
+                d[j] = -a[j]
+    for _ in range(2):
+        _product(h, G, d, index, count, width)
+        change = 0.0
+        for t in range(k):
+            if bends[t] > 0:
+                before, after = zero, zero
+                for j in range(t * n, t * n + n):
+                    change += d[j] * (0.5 * h[j] - b[j])
+                    before += a[j] * a[j]
+                    after += (a[j] + d[j]) * (a[j] + d[j])
+                change += thr[t] * (np.sqrt(after) - np.sqrt(before))
+        if change < 0:
+            for j in range(width):
+                a[j] += d[j]
+                b[j] -= h[j]
+            return
+        for j in range(width):
+            d[j] *= a.dtype.type(0.25)
+    return
 
 
 @compiled
-def _decreases(a, index, d, thr, count, n, slope):  # noqa: PLR0917
-    """Whether a whole Newton step of groups decreases the energy by enough; `slope` is dᵀHd = −dᵀ∇."""
-    change = -0.5 * slope
-    # The quadratic model has the Hessian of the norms at a; the energy has the norms themselves.
-    first = 0
-    while first < count:
-        g = index[first] // n
-        end, before, after, inner, square = first, 0.0, 0.0, 0.0, 0.0
-        while end < count and index[end] // n == g:
-            old = a[index[end]]
-            before += old * old
-            after += (old + d[end]) * (old + d[end])
-            inner += old * d[end]
-            square += d[end] * d[end]
-            end += 1
-        before = np.sqrt(before)
-        model = before + inner / before + 0.5 * (square - inner * inner / (before * before)) / before
-        change += thr[g] * (np.sqrt(after) - model)
-        first = end
-    return change < -0.1 * slope
+def _product(h, G, y, index, count, width):  # noqa: PLR0917
+    """Compute h = Gy for a y that is 0 except at `index`."""
+    for e in range(width):
+        h[e] = h.dtype.type(0)
+    whole = count // 4 * 4
+    end = np.uint64(_whole(width))
+    for s in range(0, whole, 4):
+        i0, i1, i2, i3 = index[s], index[s + 1], index[s + 2], index[s + 3]
+        w0, w1, w2, w3 = y[i0], y[i1], y[i2], y[i3]
+        for e in range(np.uint64(0), end):
+            h[e] += w0 * G[i0, e] + w1 * G[i1, e] + w2 * G[i2, e] + w3 * G[i3, e]
+    for s in range(whole, count):
+        i = index[s]
+        w = y[i]
+        for e in range(np.uint64(0), end):
+            h[e] += w * G[i, e]
