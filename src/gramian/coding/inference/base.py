@@ -15,7 +15,16 @@ from gramian.errors import ShapeError
 from gramian.options import real_number, whole_number
 from gramian.typing import Phi
 
-__all__ = ["Inference", "InferenceMethod", "Steps", "check_stop", "duality_gap", "majorize_minimize", "until_certified"]
+__all__ = [
+    "ROUNDING",
+    "Inference",
+    "InferenceMethod",
+    "Steps",
+    "check_stop",
+    "duality_gap",
+    "majorize_minimize",
+    "until_certified",
+]
 
 Steps = Generator[Codes, Int[Tensor, " selected"] | None, None]
 """A generator of the codes after each step of a method.
@@ -24,7 +33,7 @@ To go on with some samples only, send their indices: `send` returns the codes of
 """
 
 _CHECK_EVERY = 10
-_ROUNDING = 4.0
+ROUNDING = 4.0
 """Bound on the rounding error of a sum, in units of rounding; measured errors are one or two units."""
 _DEFAULT_PRIOR = PRIORS["group_laplace"]
 
@@ -134,7 +143,7 @@ def _certificate(  # noqa: PLR0917
     primal = 0.5 * square + synthesis.total(bound.value(codes, lam))
     correlations = synthesis.analyse(r)
     # The rounding error of Φa is proportional to Σ|a_j|·‖φ_j‖, at most the length of the longest atom times Σ|a_j|.
-    unit = _ROUNDING * synthesis.roundoff(x)
+    unit = ROUNDING * synthesis.roundoff(x)
     terms = power.sqrt() + longest * synthesis.total(codes.abs().flatten(1).sum(dim=1))
     slack = unit * longest * codes.shape[2] ** 0.5 * square.sqrt()
     rounding = unit * (primal + power + terms * square.sqrt() + unit * terms.square())

@@ -1,239 +1,302 @@
-"""The loops of coordinate descent: for each sample, rounds of a small problem on a working set of groups."""
+"""The loops of coordinate descent: for each sample, rounds of a small problem on a working set of groups.
+
+All loops are in one module, because Numba's cache of machine code follows changes of the file of the outermost loop
+only.
+"""
 
 # Numba code has no types to check; Numba compiles these plain Python loops.
 # pyright: basic
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gramian.kernels.cpu.compiled import compiled, compiled_finite
 
-__all__ = ["descend"]
+__all__ = ["DONE", "LAST", "Problem", "descend"]
+
+DONE, LAST = 1, 2
+"""States of a sample: its gap is small enough, or it had its last round; 0 before."""
 
 _FIRST, _GROWTH = 24, 1.0
+"""A round adds as many groups as are active, times the growth, and at least the first number if as many violate."""
+_LEVEL = 1 + 1e-6
+_BISECTIONS = 8
 _SHARE = 0.25
+"""A round ends when the gap on the working set is this share of the gap before."""
 _SWEEPS = 200
 _PRODUCTS, _ACCURACY = 20, 1e-3
+"""Most products of conjugate gradients in a Newton step, and the decrease of the squared residual that suffices."""
 _BLOCK = 32
-_VECTORS = 10
 _LANES = 32
+"""Rows of the working set are filled up to four vectors of eight: remainders would take longer than the rest."""
+_VECTORS = 10
 
 
-@compiled
-def descend(x, q_all, codes, atoms, gram, thresholds, curvature, residuals, results, todo, size, nonnegative, tol, last_round, longest, unit, cold, start, stop):  # noqa: PLR0912, PLR0913, PLR0914, PLR0915, PLR0917
-    """Run rounds of coordinate descent for the samples todo[start:stop].
+class Problem(NamedTuple):
+    """What the samples of a call share; arrays in the dtype of the samples.
 
-    Args:
-        x: Samples [batch, l].
-        q_all: Correlations; of the samples if the Gram matrix is there, else of the residuals [todo, p].
-        codes: Codes [batch, p]; read and overwritten.
-        atoms: The atoms [p, l], in rows.
-        gram: Gram matrix [p, p] of all atoms; of shape [0, 0] if rounds compute what they need from the atoms.
-        thresholds: λw [batch or 1, m].
-        curvature: For each group, an upper bound of the largest eigenvalue of its Gram matrix [m].
-        residuals: Residuals [todo, l]; overwritten.
-        results: Gap, rounding, rounds and state of each sample [batch, 4].
-        todo: Indices of samples.
+    Attributes:
+        samples: x [batch, l].
+        atoms: Dᵀ [m·n, l].
+        gram: DᵀD [m·n, m·n]; [0, 0] if rounds compute the entries they need, and get correlations of residuals.
+        thresholds: λw [1 or batch, m].
+        rates: 1/L_i, with L_i a bound of the largest eigenvalue of Φ_iᵀΦ_i; 0 for a group of zeros [m].
         size: n.
-        nonnegative: Whether codes must not be negative.
-        tol: Relative gap.
+        nonnegative: Whether coefficients must not be negative.
+        tol: Relative gap at which a sample is done.
         last_round: Number of rounds after which to stop.
         longest: Length of the longest atom.
         unit: Unit of rounding.
+    """
+
+    samples: Any
+    atoms: Any
+    gram: Any
+    thresholds: Any
+    rates: Any
+    size: int
+    nonnegative: bool
+    tol: float
+    last_round: int
+    longest: float
+    unit: float
+
+
+@compiled
+def descend(problem, correlations, codes, residuals, results, todo, cold, start, stop):  # noqa: PLR0912, PLR0915, PLR0917
+    """Run rounds for the samples todo[start:stop]: all of them with the Gram matrix, otherwise one.
+
+    With the Gram matrix, a sample stops early if only correlations of its residual itself can certify it.
+
+    Args:
+        problem: What samples share.
+        correlations: Dᵀx of the samples `todo`; without the Gram matrix those of the residuals, Dᵀr [todo, m·n].
+        codes: Codes of all samples; read and overwritten [batch, m·n].
+        residuals: r = x − Da of the samples `todo`, after the last round; without the Gram matrix, also before
+            [todo, l].
+        results: Gap, energy, number of rounds and state of all samples [batch, 4].
+        todo: Indices of samples.
         cold: Whether all codes are 0.
         start: First entry of `todo`.
         stop: Entry after the last one.
     """
-    p = len(atoms)
-    m, n = len(curvature), size
-    real = codes.dtype.type
-    zero = real(0)
-    covariance = len(gram) > 0
-    q = np.empty(p, codes.dtype)
-    ratios = np.empty(m, codes.dtype)
-    peaks = np.empty((m + _BLOCK - 1) // _BLOCK, codes.dtype)
-    support = np.empty(m, np.int64)
-    line = np.empty(p, codes.dtype)
-    work = np.empty(m, np.int64)
-    working = np.zeros(m, np.bool_)
-    thr = np.empty(m, codes.dtype)
-    inv = np.empty(m, codes.dtype)
-    shared = len(thresholds) == 1
-    inverse = 1 / thresholds[0]
+    gram, atoms, n, nonnegative = problem.gram, problem.atoms, problem.size, problem.nonnegative
+    tol, m, p = problem.tol, len(problem.rates), len(atoms)
+    with_gram = len(gram) > 0
+    q, line = np.empty(p, codes.dtype), np.empty(p, codes.dtype)
+    ratios, peaks = np.empty(m, codes.dtype), np.empty((m + _BLOCK - 1) // _BLOCK, codes.dtype)
+    support, work, working = np.empty(m, np.int64), np.empty(m, np.int64), np.zeros(m, np.bool_)
+    limits, rates = np.empty(m, codes.dtype), np.empty(m, codes.dtype)
+    inverse = 1 / problem.thresholds[0]
     steepest = float(inverse.max())
-    capacity, stride = 0, 0
-    entries = np.empty(0, codes.dtype)
-    spare = np.empty(0, codes.dtype)
-    local = np.empty((_VECTORS, 0), codes.dtype)
-    indices = np.empty((2, 0), np.int64)
-    usual = 0
+    # The Gram matrix of the working set, in rows close together: rows at multiples of 4096 bytes would displace one
+    # another in the cache.
+    entries, spare = np.empty(0, codes.dtype), np.empty(0, codes.dtype)
+    vectors, indices = np.empty((_VECTORS, 0), codes.dtype), np.empty((2, 0), np.int64)
+    capacity, stride, usual = 0, 0, 0
     for entry in range(start, stop):
         i = todo[entry]
-        xi, code, c, r = x[i], codes[i], q_all[entry], residuals[entry]
-        threshold = thresholds[0 if shared else i]
-        if not shared:
+        x, code, c, r = problem.samples[i], codes[i], correlations[entry], residuals[entry]
+        threshold = problem.thresholds[0 if len(problem.thresholds) == 1 else i]
+        if len(problem.thresholds) > 1:
             for g in range(m):
                 inverse[g] = 1 / threshold[g]
             steepest = float(inverse.max())
-        power = _dot(xi, xi)
+        power = _dot(x, x)
         if not np.isfinite(power):
             code[:] = np.nan
-            results[i, 0], results[i, 3] = np.inf, 2
+            results[i, 0], results[i, 1], results[i, 3] = np.inf, np.nan, LAST
             continue
-        count = 0
-        if not cold:
-            for g in range(m):
-                for j in range(n):
-                    if code[g * n + j] != 0:
-                        support[count] = g
-                        count += 1
-                        break
+        count = 0 if cold else _nonzero(code, support, n)
         k = 0
-        exact = not covariance
         rounds = results[i, 2]
         while True:
-            # q = Φᵀ(x − Φa), and the terms of the energy.
+            # q = Dᵀr, the terms of the energy, and an estimate of the gap.
             q[:] = c
-            if covariance:
+            if with_gram:
                 _subtract_rows(q, gram, code, support, count, n)
-            penalty, total, inner, allowed = 0.0, 0.0, 0.0, True
-            for s in range(count):
-                g = support[s]
-                norm = 0.0
-                for j in range(g * n, g * n + n):
-                    norm += code[j] * code[j]
-                    total += abs(code[j])
-                    inner += code[j] * q[j]
-                    if nonnegative and code[j] < 0:
-                        allowed = False
-                penalty += threshold[g] * np.sqrt(norm)
-            if covariance:
-                square = power
-                for s in range(count):
-                    g = support[s]
-                    for j in range(g * n, g * n + n):
-                        square -= code[j] * (c[j] + q[j])
-                square = max(square, 0.0)
-            else:
-                square = _dot(r, r)
+            square, inner, penalty, total, allowed = _terms(c, q, code, threshold, support, count, n, nonnegative)
+            square = max(power - square, 0.0) if with_gram else _dot(r, r)
             worst = _ratios(q, inverse, ratios, peaks, n, nonnegative)
-            terms = np.sqrt(power) + longest * total
-            primal = 0.5 * square + penalty
-            scale = min(1.0, 1 / worst) if worst > 0 else 1.0
-            gap = primal - scale * (square + inner) + 0.5 * scale * scale * square
-            rounding = unit * (primal + power + terms * np.sqrt(square) + unit * terms * terms)
-            target = 0.9 * tol * primal
-            last = rounds >= last_round
-            if last or exact or (tol > 0 and gap <= target + rounding):
-                # The certificate, from the residual itself.
-                if covariance:
-                    r[:] = xi
+            energy = 0.5 * square + penalty
+            gap = energy - _dual(worst, square + inner, square)
+            rounding = _rounding(problem, energy, power, square, total)
+            last = rounds >= problem.last_round
+            if last or not with_gram or (tol > 0 and gap <= 0.9 * tol * energy + rounding):
+                slack = problem.unit * problem.longest * np.sqrt(n * square)
+                if with_gram:
+                    r[:] = x
                     _subtract_rows(r, atoms, code, support, count, n)
                     square = _dot(r, r)
-                primal = 0.5 * square + penalty
-                product = _dot(xi, r)
-                rounding = unit * (primal + power + terms * np.sqrt(square) + unit * terms * terms)
-                slack = unit * longest * np.sqrt(n * square)
-                if covariance:
-                    slack = unit * longest * np.sqrt(n) * (np.sqrt(power) + 2 * longest * total)
-                loose = worst + slack * steepest
-                safe = min(1.0, 1 / loose) if loose > 0 else 1.0
-                scale = min(1.0, 1 / worst) if worst > 0 else 1.0
-                plain = primal - scale * product + 0.5 * scale * scale * square
-                gap = primal - safe * product + 0.5 * safe * safe * square
-                gap = max(plain, gap) + rounding
-                small = gap <= tol * primal + (2 * rounding if tol > 0 else 0.0)
-                results[i, 0], results[i, 1] = max(gap, 0.0), max(gap - plain, 0.0)
-                if not (allowed and np.isfinite(gap)):
-                    results[i, 0], results[i, 1], small = np.inf, 0.0, False
-                results[i, 2] = rounds
-                results[i, 3] = 1 if small else (2 if last and exact else 0)
-                if small or last or covariance:
-                    break  # without success, exact correlations tell more
-            # The working set: the groups of the support, and those that violate most.
-            if k == 0 or k > 2 * count + _FIRST:
-                for s in range(k):
-                    working[work[s]] = False
-                k = 0
+                    # The error of Dᵀx, and that of the Gram matrix and of its product with the codes.
+                    slack = problem.unit * problem.longest * np.sqrt(n)
+                    slack *= np.sqrt(power) + 2 * problem.longest * total
+                energy, product = 0.5 * square + penalty, _dot(x, r)
+                rounding = _rounding(problem, energy, power, square, total)
+                plain = energy - _dual(worst, product, square)
+                gap = max(plain, energy - _dual(worst + slack * steepest, product, square)) + rounding
+                known = allowed and np.isfinite(gap)
+                # A gap of twice its rounding error is small enough for any tolerance.
+                spared = rounding if with_gram else gap - plain
+                small = known and gap <= tol * energy + (2 * spared if tol > 0 else 0.0)
+                results[i, 0], results[i, 1] = max(gap, 0.0) if known else np.inf, energy
+                results[i, 2], results[i, 3] = rounds, DONE if small else 0
+                if last and not with_gram and not small:
+                    results[i, 3] = LAST
+                if small or last or with_gram:
+                    break
+            # The working set: the active groups, and those with the largest correlations.
+            if k > 2 * count + _FIRST:
+                k = _clear(work, working, k)
             held = k
-            for s in range(count if k == 0 else 0):
-                working[support[s]] = True
-                work[k] = support[s]
-                k += 1
-            most = max(_FIRST, int(_GROWTH * count))
-            level, peak = real(1 + 1e-6), real(worst)
-            if _above(ratios, level) > most:
-                low, high = level, peak
-                for _ in range(8):
-                    middle = real(0.5) * (low + high)
-                    above = _above(ratios, middle)
-                    if above > most:
-                        low = middle
-                    else:
-                        high = middle
-                        if 2 * above >= most:
-                            break
-                level = min(high, peak * real(1 - 1e-6))
-            for block in range(len(peaks)):
-                if peaks[block] > level:
-                    for g in range(block * _BLOCK, min(m, (block + 1) * _BLOCK)):
-                        if ratios[g] > level and not working[g]:
-                            working[g] = True
-                            work[k] = g
-                            k += 1
+            if k == 0:
+                for s in range(count):
+                    working[support[s]] = True
+                    work[s] = support[s]
+                k = count
+            level = _level(ratios, worst, max(_FIRST, int(_GROWTH * count)))
+            k = _enlarge(work, working, k, ratios, peaks, level)
             width = k * n
             if width > capacity:
                 capacity = _whole(min(p, max(2 * width, 64)))
                 larger = np.zeros(capacity * capacity, codes.dtype)
                 larger[: held * n * stride] = entries[: held * n * stride]
-                entries = larger
-                spare = np.zeros(capacity * capacity, codes.dtype)
-                local = np.zeros((_VECTORS, capacity), codes.dtype)
-                wider = np.empty((2, capacity), np.int64)
-                wider[0, : held * n] = indices[0, : held * n]
-                indices = wider
-            # Rows close together: rows at multiples of 4096 bytes would displace one another in the cache.
+                entries, spare = larger, np.zeros(capacity * capacity, codes.dtype)
+                vectors = np.zeros((_VECTORS, capacity), codes.dtype)
+                indices = np.empty((2, capacity), np.int64)
             if held == 0:
                 stride = max(_whole(width), min(usual, 4 * _whole(width)))
             elif width > stride:
                 _spread(spare, entries, held * n, _whole(width), stride)
                 entries, spare, stride = spare, entries, _whole(width)
             G = entries[: stride * stride].reshape(stride, stride)
-            columns, index = indices[0], indices[1]
-            a, b = local[0], local[1]
+            columns, nonzero = indices[0], indices[1]
+            a, b = vectors[0], vectors[1]
             for s in range(k):
                 g = work[s]
-                thr[s] = threshold[g]
-                inv[s] = 1 / curvature[g] if curvature[g] > 0 else zero
+                limits[s], rates[s] = threshold[g], problem.rates[g]
                 for j in range(n):
                     columns[s * n + j] = g * n + j
-                    a[s * n + j] = code[g * n + j]
-                    b[s * n + j] = q[g * n + j]
-            _local_gram(G, gram, atoms, line, columns, held * n, width, covariance)
-            goal = max(0.5 * target, _SHARE * gap) if tol > 0 else _SHARE * gap
-            _solve(local, G, index, thr, inv, k, n, nonnegative, square, goal)
-            count = 0
+                    a[s * n + j], b[s * n + j] = code[g * n + j], q[g * n + j]
+            _extend_gram(G, gram, atoms, line, columns, held * n, width)
+            goal = _SHARE * gap
+            if tol > 0:
+                goal = max(goal, 0.45 * tol * energy)
+            _solve(vectors, G, nonzero, limits, rates, k, n, nonnegative, square, goal)
             changed = False
+            count = 0
             for s in range(k):
-                g = work[s]
-                nonzero = False
+                g, active = work[s], False
                 for j in range(n):
                     changed |= code[g * n + j] != a[s * n + j]
                     code[g * n + j] = a[s * n + j]
-                    nonzero |= a[s * n + j] != 0
-                if nonzero:
+                    active |= a[s * n + j] != 0
+                if active:
                     support[count] = g
                     count += 1
             rounds += 1
-            if exact and not changed:
-                rounds = last_round  # further rounds change nothing
+            if not (with_gram or changed):
+                rounds = problem.last_round  # further rounds change nothing
             results[i, 2] = rounds
-            if exact or not changed:
-                r[:] = xi
+            if not (with_gram and changed):
+                r[:] = x
                 _subtract_rows(r, atoms, code, support, count, n)
                 break
-        for s in range(k):
-            working[work[s]] = False
         usual = stride
+        _clear(work, working, k)
+
+
+@compiled
+def _nonzero(code, support, n):
+    """Write the indices of active groups, and return their number."""
+    count = 0
+    for g in range(len(support)):
+        for j in range(g * n, g * n + n):
+            if code[j] != 0:
+                support[count] = g
+                count += 1
+                break
+    return count
+
+
+@compiled
+def _terms(c, q, code, threshold, support, count, n, nonnegative):  # noqa: PLR0917
+    """Compute aᵀ(c + q), aᵀq, λΣw‖a_i‖ and Σ|a_j|, and whether the codes are allowed."""
+    both, inner, penalty, total, allowed = 0.0, 0.0, 0.0, 0.0, True
+    for s in range(count):
+        g, norm = support[s], 0.0
+        for j in range(g * n, g * n + n):
+            norm += code[j] * code[j]
+            total += abs(code[j])
+            both += code[j] * (c[j] + q[j])
+            inner += code[j] * q[j]
+            allowed &= not (nonnegative and code[j] < 0)
+        penalty += threshold[g] * np.sqrt(norm)
+    return both, inner, penalty, total, allowed
+
+
+@compiled
+def _dual(worst, product, square):
+    """Compute the value of the dual problem at the residual, scaled into its feasible set."""
+    scale = 1 / worst if worst > 1 else 1.0
+    return scale * product - 0.5 * scale * scale * square
+
+
+@compiled
+def _rounding(problem, energy, power, square, total):
+    """Bound the rounding error of the energy and of the dual value, as `inference.base` does."""
+    terms = np.sqrt(power) + problem.longest * total
+    return problem.unit * (energy + power + terms * np.sqrt(square) + problem.unit * terms * terms)
+
+
+@compiled
+def _clear(work, working, k):
+    for s in range(k):
+        working[work[s]] = False
+    return 0
+
+
+@compiled
+def _level(ratios, worst, most):
+    """Bisect for a level that at most about `most` of the ratios exceed; the largest always exceeds it."""
+    real = ratios.dtype.type
+    level = real(_LEVEL)
+    if _above(ratios, level) <= most:
+        return level
+    low, high = level, real(worst)
+    for _ in range(_BISECTIONS):
+        middle = real(0.5) * (low + high)
+        above = _above(ratios, middle)
+        if above > most:
+            low = middle
+        else:
+            high = middle
+            if 2 * above >= most:
+                break
+    return min(high, real(worst) / real(_LEVEL))
+
+
+@compiled
+def _above(ratios, level):
+    zero, one = ratios.dtype.type(0), ratios.dtype.type(1)
+    total = zero
+    for g in range(len(ratios)):
+        total += one if ratios[g] > level else zero
+    return total
+
+
+@compiled
+def _enlarge(work, working, k, ratios, peaks, level):  # noqa: PLR0917
+    """Add the groups whose ratio exceeds the level to the working set, and return its size."""
+    for block in range(len(peaks)):
+        if peaks[block] > level:
+            for g in range(block * _BLOCK, min(len(ratios), (block + 1) * _BLOCK)):
+                if ratios[g] > level and not working[g]:
+                    working[g] = True
+                    work[k] = g
+                    k += 1
+    return k
 
 
 @compiled
@@ -251,15 +314,6 @@ def _whole(width):
 
 
 @compiled
-def _above(ratios, level):
-    zero, one = ratios.dtype.type(0), ratios.dtype.type(1)
-    total = zero
-    for g in range(len(ratios)):
-        total += one if ratios[g] > level else zero
-    return total
-
-
-@compiled
 def _subtract(out, u, w):
     """Subtract w·u from out."""
     for e in range(len(out)):
@@ -267,7 +321,7 @@ def _subtract(out, u, w):
 
 
 @compiled
-def _subtract_rows(out, rows, code, support, count, n):
+def _subtract_rows(out, rows, code, support, count, n):  # noqa: PLR0917
     """Subtract Σ_j code_j·rows_j over the coefficients of the support, four rows at a time."""
     held = np.empty(4, np.int64)
     filled = 0
@@ -277,14 +331,24 @@ def _subtract_rows(out, rows, code, support, count, n):
                 held[filled] = j
                 filled += 1
                 if filled == 4:
-                    _subtract_four(out, rows[held[0]], rows[held[1]], rows[held[2]], rows[held[3]], code[held[0]], code[held[1]], code[held[2]], code[held[3]])
+                    _subtract_four(
+                        out,
+                        rows[held[0]],
+                        rows[held[1]],
+                        rows[held[2]],
+                        rows[held[3]],
+                        code[held[0]],
+                        code[held[1]],
+                        code[held[2]],
+                        code[held[3]],
+                    )
                     filled = 0
     for t in range(filled):
         _subtract(out, rows[held[t]], code[held[t]])
 
 
 @compiled
-def _subtract_four(out, u0, u1, u2, u3, w0, w1, w2, w3):
+def _subtract_four(out, u0, u1, u2, u3, w0, w1, w2, w3):  # noqa: PLR0917
     for e in range(len(out)):
         out[e] -= w0 * u0[e] + w1 * u1[e] + w2 * u2[e] + w3 * u3[e]
 
@@ -326,11 +390,11 @@ def _spread(out, entries, count, stride, before):
 
 
 @compiled
-def _local_gram(G, gram, atoms, line, columns, held, width, covariance):  # noqa: PLR0917
+def _extend_gram(G, gram, atoms, line, columns, held, width):  # noqa: PLR0917
     """Extend the Gram matrix of the working set by its coefficients from `held` on."""
     for s in range(held, width):
         row = G[s]
-        if covariance:
+        if len(gram) > 0:
             whole = gram[columns[s]]
             if 16 * width > len(line):  # most cache lines are needed, and in order they arrive sooner
                 line[:] = whole
@@ -342,31 +406,30 @@ def _local_gram(G, gram, atoms, line, columns, held, width, covariance):  # noqa
         else:
             atom = atoms[columns[s]]
             for t in range(s + 1):
-                v = _dot(atom, atoms[columns[t]])
-                row[t] = v
-                G[t, s] = v
+                row[t] = _dot(atom, atoms[columns[t]])
+                G[t, s] = row[t]
 
 
 @compiled
-def _solve(local, G, index, thr, inv, k, n, nonnegative, square, goal):  # noqa: PLR0913, PLR0917
+def _solve(vectors, G, nonzero, limits, rates, k, n, nonnegative, square, goal):  # noqa: PLR0917
     """Minimise over the working set until its duality gap is at most the goal; b = Φᵀr of the working set."""
-    a, b, a0, b0, steps = local[0], local[1], local[2], local[3], local[4]
+    a, b, a0, b0, steps = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
     width = k * n
     for j in range(width):
         a0[j], b0[j] = a[j], b[j]
     for _ in range(_SWEEPS):
         if n == 1:
-            moved, switched = _sweep_single(a, b, G, thr, inv, k, nonnegative)
+            moved, switched = _sweep_single(a, b, G, limits, rates, k, nonnegative)
         else:
-            moved, switched = _sweep_groups(a, b, steps, G, thr, inv, k, n, nonnegative)
-        if not moved or _local_gap(a, b, a0, b0, thr, k, n, nonnegative, square) <= goal:
+            moved, switched = _sweep_groups(a, b, steps, G, limits, rates, k, n, nonnegative)
+        if not moved or _local_gap(a, b, a0, b0, limits, k, n, nonnegative, square) <= goal:
             return
         if not switched:
-            _newton(local, G, index, thr, k, n, nonnegative)
+            _newton(vectors, G, nonzero, limits, k, n, nonnegative)
 
 
 @compiled
-def _local_gap(a, b, a0, b0, thr, k, n, nonnegative, square):  # noqa: PLR0917
+def _local_gap(a, b, a0, b0, limits, k, n, nonnegative, square):  # noqa: PLR0917
     penalty, inner, worst = 0.0, 0.0, 0.0
     for s in range(k):
         norm, length = 0.0, 0.0
@@ -376,23 +439,23 @@ def _local_gap(a, b, a0, b0, thr, k, n, nonnegative, square):  # noqa: PLR0917
             square -= (a[j] - a0[j]) * (b[j] + b0[j])
             if b[j] > 0 or not nonnegative:
                 length += b[j] * b[j]
-        penalty += thr[s] * np.sqrt(norm)
-        worst = max(worst, length / (thr[s] * thr[s]))
+        penalty += limits[s] * np.sqrt(norm)
+        worst = max(worst, length / (limits[s] * limits[s]))
     square = max(square, 0.0)
     scale = 1 / np.sqrt(worst) if worst > 1 else 1.0
     return 0.5 * square + penalty - scale * (square + inner) + 0.5 * scale * scale * square
 
 
 @compiled
-def _sweep_single(a, b, G, thr, inv, k, nonnegative):  # noqa: PLR0917
+def _sweep_single(a, b, G, limits, rates, k, nonnegative):  # noqa: PLR0917
     least = 4 * np.finfo(a.dtype).eps
     infinite = a.dtype.type(np.inf)
     b_whole = b[: _whole(k)]
     moved, switched = False, False
     for t in range(k):
         old = a[t]
-        u = old + b[t] * inv[t]
-        limit = thr[t] * inv[t]
+        u = old + b[t] * rates[t]
+        limit = limits[t] * rates[t]
         new = u - min(max(u, -infinite if nonnegative else -limit), limit)
         if new != old:
             a[t] = new
@@ -404,7 +467,7 @@ def _sweep_single(a, b, G, thr, inv, k, nonnegative):  # noqa: PLR0917
 
 
 @compiled
-def _sweep_groups(a, b, steps, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
+def _sweep_groups(a, b, steps, G, limits, rates, k, n, nonnegative):  # noqa: PLR0917
     zero, one = a.dtype.type(0), a.dtype.type(1)
     least = 4 * np.finfo(a.dtype).eps
     b_whole = b[: _whole(k * n)]
@@ -413,12 +476,12 @@ def _sweep_groups(a, b, steps, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
         first = t * n
         norm, before = zero, zero
         for j in range(first, first + n):
-            u = a[j] + b[j] * inv[t]
+            u = a[j] + b[j] * rates[t]
             before += a[j] * a[j]
             if u > 0 or not nonnegative:
                 norm += u * u
         norm = np.sqrt(norm)
-        limit = thr[t] * inv[t]
+        limit = limits[t] * rates[t]
         keep = zero
         if norm > limit:
             keep = one - limit / norm
@@ -426,7 +489,7 @@ def _sweep_groups(a, b, steps, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
             continue
         switched |= (before > 0) != (keep > 0)
         for j in range(n):
-            u = a[first + j] + b[first + j] * inv[t]
+            u = a[first + j] + b[first + j] * rates[t]
             new = keep * u if u > 0 or not nonnegative else zero
             steps[j] = new - a[first + j]
             if nonnegative:
@@ -440,10 +503,10 @@ def _sweep_groups(a, b, steps, G, thr, inv, k, n, nonnegative):  # noqa: PLR0917
 
 
 @compiled
-def _newton(local, G, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0914, PLR0915, PLR0917
+def _newton(vectors, G, nonzero, limits, k, n, nonnegative):  # noqa: PLR0912, PLR0915, PLR0917
     """Make a Newton step on the nonzero coefficients, computed by conjugate gradients, if it decreases the energy."""
-    a, b, d, y, h = local[0], local[1], local[4], local[5], local[6]
-    rest, diagonal, bends = local[7], local[8], local[9]
+    a, b, d, y, h = vectors[0], vectors[1], vectors[4], vectors[5], vectors[6]
+    rest, diagonal, bends = vectors[7], vectors[8], vectors[9]
     zero, one = a.dtype.type(0), a.dtype.type(1)
     width = k * n
     count = 0
@@ -452,14 +515,14 @@ def _newton(local, G, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0914,
         for j in range(t * n, t * n + n):
             norm += a[j] * a[j]
         norm = np.sqrt(norm)
-        bends[t] = thr[t] / norm if norm > 0 else zero
+        bends[t] = limits[t] / norm if norm > 0 else zero
         for j in range(t * n, t * n + n):
             rest[j], diagonal[j], d[j] = zero, zero, zero
             if a[j] != 0:
                 u = a[j] / norm
                 rest[j] = b[j] - bends[t] * a[j]
                 diagonal[j] = one / (G[j, j] + bends[t] * (one - u * u))
-                index[count] = j
+                nonzero[count] = j
                 count += 1
     # Conjugate gradients with a diagonal preconditioner, whose zeros keep the zeros of the coefficients.
     inner = zero
@@ -468,11 +531,11 @@ def _newton(local, G, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0914,
         inner += y[j] * rest[j]
     enough = inner * a.dtype.type(_ACCURACY)
     for _ in range(_PRODUCTS):
-        _product(h, G, y, index, count, width)
+        _product(h, G, y, nonzero, count, width)
         if n > 1:
             for t in range(k):
                 if bends[t] > 0:
-                    along, norm = zero, thr[t] / bends[t]
+                    along, norm = zero, limits[t] / bends[t]
                     for j in range(t * n, t * n + n):
                         along += a[j] * y[j]
                     along /= norm * norm
@@ -499,11 +562,11 @@ def _newton(local, G, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0914,
     # The whole step, with 0 for coefficients whose sign would change, or a quarter of it.
     if n == 1 or nonnegative:
         for s in range(count):
-            j = index[s]
+            j = nonzero[s]
             if a[j] * (a[j] + d[j]) < 0:
                 d[j] = -a[j]
     for _ in range(2):
-        _product(h, G, d, index, count, width)
+        _product(h, G, d, nonzero, count, width)
         change = 0.0
         for t in range(k):
             if bends[t] > 0:
@@ -512,7 +575,7 @@ def _newton(local, G, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0914,
                     change += d[j] * (0.5 * h[j] - b[j])
                     before += a[j] * a[j]
                     after += (a[j] + d[j]) * (a[j] + d[j])
-                change += thr[t] * (np.sqrt(after) - np.sqrt(before))
+                change += limits[t] * (np.sqrt(after) - np.sqrt(before))
         if change < 0:
             for j in range(width):
                 a[j] += d[j]
@@ -524,19 +587,19 @@ def _newton(local, G, index, thr, k, n, nonnegative):  # noqa: PLR0912, PLR0914,
 
 
 @compiled
-def _product(h, G, y, index, count, width):  # noqa: PLR0917
-    """Compute h = Gy for a y that is 0 except at `index`."""
+def _product(h, G, y, nonzero, count, width):  # noqa: PLR0917
+    """Compute h = Gy for a y that is 0 except at these indices."""
     for e in range(width):
         h[e] = h.dtype.type(0)
     whole = count // 4 * 4
     end = np.uint64(_whole(width))
     for s in range(0, whole, 4):
-        i0, i1, i2, i3 = index[s], index[s + 1], index[s + 2], index[s + 3]
+        i0, i1, i2, i3 = nonzero[s], nonzero[s + 1], nonzero[s + 2], nonzero[s + 3]
         w0, w1, w2, w3 = y[i0], y[i1], y[i2], y[i3]
         for e in range(np.uint64(0), end):
             h[e] += w0 * G[i0, e] + w1 * G[i1, e] + w2 * G[i2, e] + w3 * G[i3, e]
     for s in range(whole, count):
-        i = index[s]
+        i = nonzero[s]
         w = y[i]
         for e in range(np.uint64(0), end):
             h[e] += w * G[i, e]
