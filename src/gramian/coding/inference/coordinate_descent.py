@@ -1,6 +1,7 @@
 """Block coordinate descent on working sets: work in proportion to the active groups, sample by sample."""
 
 import importlib.util
+import itertools
 import math
 from typing import Any
 
@@ -26,6 +27,8 @@ _LARGEST_GRAM = 4096
 """Number of coefficients up to which the Gram matrix of all atoms is formed: 64 MiB in float32."""
 _SAMPLES_PER_GRAM = 0.25
 """Samples, for each coefficient, from which forming the Gram matrix of all atoms costs less than it saves."""
+_PART = 32
+"""Fewest samples that a thread draws at a time."""
 _WORK = 32
 """Multiplications for each coefficient of a sample, for the decision how many threads to start."""
 
@@ -176,9 +179,15 @@ class _Problem:
             )  # fmt: skip
             arrays: list[Any] = [tensor.numpy() for tensor in (correlations, flat, residuals, results, todo)]
             cold = zeros and len(gram) > 0
-            threads.run_blocks(
-                lambda start, stop: loops.descend(problem, *arrays, cold, start, stop), len(todo), len(todo) * p * _WORK
-            )
+            # Samples differ in their work, so threads draw parts of them one after the other.
+            size = max(_PART, len(todo) // (8 * torch.get_num_threads()))
+            firsts = itertools.count(0, size)
+
+            def loop(*_: int) -> None:
+                while (start := next(firsts)) < len(todo):
+                    loops.descend(problem, *arrays, cold, start, min(start + size, len(todo)))
+
+            threads.run_blocks(loop, -(-len(todo) // size), len(todo) * p * _WORK)
 
         step = max(1, _CHUNK // p)
         for first in range(0, len(x), step):

@@ -18,14 +18,14 @@ __all__ = ["DONE", "LAST", "Problem", "descend"]
 DONE, LAST = 1, 2
 """States of a sample: its gap is small enough, or it had its last round; 0 before."""
 
-_FIRST, _GROWTH = 24, 1.0
+_FIRST, _GROWTH = 16, 1.0
 """A round adds as many groups as are active, times the growth, and at least the first number if as many violate."""
 _LEVEL = 1 + 1e-6
 _BISECTIONS = 8
-_SHARE = 0.25
+_SHARE = 0.1
 """A round ends when the gap on the working set is this share of the gap before."""
 _SWEEPS = 200
-_PRODUCTS, _ACCURACY = 20, 1e-3
+_PRODUCTS, _ACCURACY = 20, 1e-2
 """Most products of conjugate gradients in a Newton step, and the decrease of the squared residual that suffices."""
 _BLOCK = 32
 _LANES = 32
