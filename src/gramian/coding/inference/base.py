@@ -236,6 +236,7 @@ def majorize_minimize(
     lam: float,
     prior: str | Prior,
     start: Codes | None,
+    zeros: Codes | None = None,
 ) -> Inference:
     """Infer with any prior: each round solves for the majoriser of the prior at the codes of the previous round.
 
@@ -246,6 +247,7 @@ def majorize_minimize(
         lam: Sparsity λ.
         prior: Name or `Prior`.
         start: Initial codes; default 0.
+        zeros: Zero codes of the right shape, if the caller has some.
 
     Returns:
         The inference of the last round, with the iterations of all rounds.
@@ -254,7 +256,7 @@ def majorize_minimize(
         ShapeError: If samples or initial codes do not fit the dictionary.
         OptionError: If λ is not positive, or weights do not fit the dictionary.
     """
-    zeros = synthesis.zeros(x)
+    zeros = synthesis.zeros(x) if zeros is None else zeros
     lam = real_number(lam, name="lam")
     prior = as_prior(prior)
     if start is not None and start.shape != zeros.shape:

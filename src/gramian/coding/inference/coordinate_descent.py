@@ -3,10 +3,10 @@
 import importlib.util
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gramian.coding.inference.base import ROUNDING, Inference, check_stop, majorize_minimize
 from gramian.coding.inference.fista import fista
@@ -21,14 +21,10 @@ from gramian.typing import Phi
 __all__ = ["coordinate_descent", "fallback_reason"]
 
 _INSTALLED = importlib.util.find_spec("numba") is not None
-_CHUNK = 1 << 20
-"""Correlations computed at once, for as many samples: 4 MiB in float32."""
 _LARGEST_GRAM = 4096
 """Number of coefficients up to which the Gram matrix of all atoms is formed: 64 MiB in float32."""
 _SAMPLES_PER_GRAM = 0.25
 """Samples, for each coefficient, from which forming the Gram matrix of all atoms costs less than it saves."""
-_PART = 32
-"""Fewest samples that a thread draws at a time."""
 _WORK = 32
 """Multiplications for each coefficient of a sample, for the decision how many threads to start."""
 
@@ -96,19 +92,20 @@ def coordinate_descent(
         return fista(x, synthesis, lam=lam, prior=prior, max_iter=max_iter, tol=tol, start=start)
     check_stop(max_iter, tol)
     with torch.no_grad():
-        synthesis.zeros(x)
-        problem = _Problem(x, synthesis)
-        zeros = start is None
+        if x.ndim != 2 or x.shape[1] != len(synthesis.D):
+            synthesis.zeros(x)  # says what is wrong
+        solver = _Solver(synthesis, len(x), ROUNDING * synthesis.roundoff(x))
+        samples, zeros = x.detach().contiguous(), start is None
 
         def solve(prior: GroupLaplace, start: Codes) -> Inference:
             nonlocal zeros
-            # Codes of an earlier round, and zeros, belong to this call and are overwritten.
+            # The zeros belong to this call and are overwritten.
             codes = start if zeros else start.clone(memory_format=torch.contiguous_format)
-            result = problem.solve(codes, prior, lam=lam, max_iter=max_iter, tol=tol, zeros=zeros)
+            result = solver.solve(samples, codes, prior, lam=lam, max_iter=max_iter, tol=tol, zeros=zeros)
             zeros = False
             return result
 
-        return majorize_minimize(solve, x, synthesis, lam=lam, prior=prior, start=start)
+        return majorize_minimize(solve, x, synthesis, lam=lam, prior=prior, start=start, zeros=_zeros(x, synthesis))
 
 
 def fallback_reason(x: Samples, phi: Phi | Synthesis) -> str | None:
@@ -136,76 +133,80 @@ def fallback_reason(x: Samples, phi: Phi | Synthesis) -> str | None:
     return reason
 
 
-class _Problem:
-    """Samples and atoms, as the loops need them."""
+def _zeros(x: Samples, synthesis: Dense) -> Codes:
+    """Return zeros that need no memory until they are written, which most are not."""
+    import numpy as np
 
-    def __init__(self, x: Samples, synthesis: Dense) -> None:
-        self.x = x.detach().contiguous()
-        self.D = synthesis.D.detach()
-        self.atoms = self.D.mT.contiguous()
-        self.groups = synthesis.groups
-        self.unit = ROUNDING * synthesis.roundoff(x)
-        self.longest = synthesis.longest(x)
-        if not self.longest**2 < torch.finfo(x.dtype).max:
+    return torch.from_numpy(np.zeros((len(x), *synthesis.groups), synthesis.D.numpy(force=True).dtype))
+
+
+class _Solver:
+    """The arrays of a dictionary, as the loops need them. NumPy makes them: torch's threads would spin after it."""
+
+    def __init__(self, synthesis: Dense, batch: int, unit: float) -> None:
+        import numpy as np
+
+        from gramian.coding.inference import descent_loops
+
+        self.loops: Any = descent_loops
+        self.groups, self.unit = tuple(synthesis.groups), unit
+        m, n = self.groups
+        self.D = np.ascontiguousarray(synthesis.D.detach().numpy())
+        self.atoms = np.ascontiguousarray(self.D.T)
+        self.longest = float(np.sqrt(np.square(self.atoms).sum(axis=1).max()))
+        if not self.longest**2 < np.finfo(self.D.dtype).max:
             raise OptionError(
                 "atoms must be finite, and so must their products; got NaN, infinity, or numbers too large"
             )
-        blocks = self.atoms.unflatten(0, self.groups)
+        blocks = self.atoms.reshape(m, n, -1)
         # The largest sum of a row bounds the largest eigenvalue; for orthonormal groups both are 1.
-        inverse = 1 / (blocks @ blocks.mT).abs().sum(dim=2).amax(dim=1)
-        self.rates = torch.where(inverse.isfinite(), inverse, 0)
-        p = len(self.atoms)
-        worthwhile = p <= _LARGEST_GRAM and len(x) >= _SAMPLES_PER_GRAM * p
-        self.gram = synthesis.gram.detach() if worthwhile else self.D.new_empty((0, 0))
+        bounds = np.abs(blocks @ blocks.transpose(0, 2, 1)).sum(axis=2).max(axis=1)
+        with np.errstate(divide="ignore", over="ignore"):
+            self.rates = np.where(np.isfinite(1 / bounds), 1 / bounds, 0).astype(self.D.dtype)
+        p = m * n
+        worthwhile = p <= _LARGEST_GRAM and batch >= _SAMPLES_PER_GRAM * p
+        self.gram = np.empty((p, p) if worthwhile else (0, 0), self.D.dtype)
+        self._run(len(self.gram), self.D.size, self._multiply)
 
     def solve(
-        self, codes: Codes, prior: GroupLaplace, *, lam: float, max_iter: int, tol: float | None, zeros: bool
+        self,
+        x: Samples,
+        codes: Codes,
+        prior: GroupLaplace,
+        *,
+        lam: float,
+        max_iter: int,
+        tol: float | None,
+        zeros: bool,
     ) -> Inference:
         """Overwrite the codes by better ones, and certify them."""
-        from gramian.coding.inference import descent_loops as loops
-
-        x, p = self.x, len(self.atoms)
+        m, n = self.groups
         if max_iter > 0 and not zeros:
-            codes[:, self.rates == 0] = 0  # groups of zeros have no part in the reconstruction
-        flat = codes.view(len(x), p)
-        weights = x.new_ones(self.groups[0]) if prior.weights is None else prior.weights.detach().to(x)
-        thresholds = (lam * weights).view(-1, self.groups[0])
+            codes[:, torch.from_numpy(self.rates == 0)] = 0  # groups of zeros have no part in the reconstruction
+        weights = x.new_ones(m) if prior.weights is None else prior.weights.detach().to(x)
         results = torch.zeros((len(x), 4), dtype=torch.float64, device="cpu")
-
-        def run(correlations: Tensor, residuals: Tensor, todo: Tensor, gram: Tensor) -> None:
-            problem = loops.Problem(
-                x.numpy(), self.atoms.numpy(), gram.numpy(), thresholds.numpy(), self.rates.numpy(), self.groups[1],
-                prior.nonnegative, tol or 0.0, max_iter, self.longest, self.unit,
-            )  # fmt: skip
-            arrays: list[Any] = [tensor.numpy() for tensor in (correlations, flat, residuals, results, todo)]
-            cold = zeros and len(gram) > 0
-            # Samples differ in their work, so threads draw parts of them one after the other.
-            size = max(_PART, len(todo) // (8 * torch.get_num_threads()))
-            firsts = itertools.count(0, size)
-
-            def loop(*_: int) -> None:
-                while (start := next(firsts)) < len(todo):
-                    loops.descend(problem, *arrays, cold, start, min(start + size, len(todo)))
-
-            threads.run_blocks(loop, -(-len(todo) // size), len(todo) * p * _WORK)
-
-        step = max(1, _CHUNK // p)
-        for first in range(0, len(x), step):
-            part = x[first : first + step]
-            todo = torch.arange(first, first + len(part), device="cpu")
-            if len(self.gram) and max_iter > 0:
-                residuals = torch.empty_like(part)
-                run(part @ self.D, residuals, todo, self.gram)
-            else:
-                residuals = part if zeros else part - flat[first : first + step] @ self.atoms
-            # Rounds with correlations of the residuals themselves, for samples that are not done.
-            while True:
-                remaining = results[todo, 3] == 0
-                todo, residuals = todo[remaining], residuals[remaining]
-                if len(todo) == 0:
-                    break
-                run(residuals @ self.D, residuals, todo, self.gram[:0, :0])
+        problem = self.loops.Problem(
+            x.numpy(), self.D, self.atoms, self.gram if max_iter > 0 else self.gram[:0, :0],
+            (lam * weights).view(-1, m).numpy(), self.rates, n, prior.nonnegative, tol or 0.0, max_iter, self.longest,
+            self.unit,
+        )  # fmt: skip
+        arrays = codes.view(len(x), m * n).numpy(), results.numpy()
+        self._run(len(x), _WORK * m * n, lambda start, stop: self.loops.descend(problem, *arrays, zeros, start, stop))
         if tol is None:
             return Inference(codes, max_iter, x.new_full((len(x),), math.inf), converged=False)
         rounds = int(results[:, 2].max()) if len(x) else 0
-        return Inference(codes, rounds, results[:, 0].to(x), converged=bool((results[:, 3] == loops.DONE).all()))
+        return Inference(codes, rounds, results[:, 0].to(x), converged=bool((results[:, 3] == self.loops.DONE).all()))
+
+    def _multiply(self, start: int, stop: int) -> None:
+        self.loops.multiply(self.atoms, self.D, self.gram, start, stop)
+
+    def _run(self, count: int, work: int, loop: Callable[[int, int], None]) -> None:
+        """Run a loop over samples in threads, which draw parts of them: samples differ in their work."""
+        size = self.loops.SAMPLES * max(1, count // (8 * self.loops.SAMPLES * torch.get_num_threads()))
+        firsts = itertools.count(0, size)
+
+        def draw(*_: int) -> None:
+            while (start := next(firsts)) < count:
+                loop(start, min(start + size, count))
+
+        threads.run_blocks(draw, -(-count // size), count * work)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gramian.kernels.cpu.compiled import compiled, compiled_finite
 
-__all__ = ["DONE", "LAST", "Problem", "descend"]
+__all__ = ["DONE", "LAST", "SAMPLES", "Problem", "descend", "multiply"]
 
 DONE, LAST = 1, 2
 """States of a sample: its gap is small enough, or it had its last round; 0 before."""
@@ -31,6 +31,8 @@ _BLOCK = 32
 _LANES = 32
 """Rows of the working set are filled up to four vectors of eight: remainders would take longer than the rest."""
 _VECTORS = 10
+SAMPLES, _COLUMNS = 32, 512
+"""Samples and atoms of a block of correlations, whose sums stay in the second-level cache."""
 
 
 class Problem(NamedTuple):
@@ -38,8 +40,9 @@ class Problem(NamedTuple):
 
     Attributes:
         samples: x [batch, l].
+        dictionary: D [l, m·n].
         atoms: Dᵀ [m·n, l].
-        gram: DᵀD [m·n, m·n]; [0, 0] if rounds compute the entries they need, and get correlations of residuals.
+        gram: DᵀD [m·n, m·n], or [0, 0] if rounds compute the entries they need.
         thresholds: λw [1 or batch, m].
         rates: 1/L_i, with L_i a bound of the largest eigenvalue of Φ_iᵀΦ_i; 0 for a group of zeros [m].
         size: n.
@@ -51,6 +54,7 @@ class Problem(NamedTuple):
     """
 
     samples: Any
+    dictionary: Any
     atoms: Any
     gram: Any
     thresholds: Any
@@ -64,26 +68,22 @@ class Problem(NamedTuple):
 
 
 @compiled
-def descend(problem, correlations, codes, residuals, results, todo, cold, start, stop):  # noqa: PLR0912, PLR0915, PLR0917
-    """Run rounds for the samples todo[start:stop]: all of them with the Gram matrix, otherwise one.
+def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR0915, PLR0917
+    """Run rounds for samples until their gaps are small enough.
 
-    With the Gram matrix, a sample stops early if only correlations of its residual itself can certify it.
+    With the Gram matrix, correlations follow from the codes. If their rounding errors hide a small gap, further rounds
+    compute the correlations from the residuals.
 
     Args:
         problem: What samples share.
-        correlations: Dᵀx of the samples `todo`; without the Gram matrix those of the residuals, Dᵀr [todo, m·n].
         codes: Codes of all samples; read and overwritten [batch, m·n].
-        residuals: r = x − Da of the samples `todo`, after the last round; without the Gram matrix, also before
-            [todo, l].
-        results: Gap, energy, number of rounds and state of all samples [batch, 4].
-        todo: Indices of samples.
+        results: Gap, energy, number of rounds and state of all samples; overwritten [batch, 4].
         cold: Whether all codes are 0.
-        start: First entry of `todo`.
-        stop: Entry after the last one.
+        start: First sample.
+        stop: Sample after the last one.
     """
     gram, atoms, n, nonnegative = problem.gram, problem.atoms, problem.size, problem.nonnegative
     tol, m, p = problem.tol, len(problem.rates), len(atoms)
-    with_gram = len(gram) > 0
     q, line = np.empty(p, codes.dtype), np.empty(p, codes.dtype)
     ratios, peaks = np.empty(m, codes.dtype), np.empty((m + _BLOCK - 1) // _BLOCK, codes.dtype)
     support, work, working = np.empty(m, np.int64), np.empty(m, np.int64), np.zeros(m, np.bool_)
@@ -95,116 +95,174 @@ def descend(problem, correlations, codes, residuals, results, todo, cold, start,
     entries, spare = np.empty(0, codes.dtype), np.empty(0, codes.dtype)
     vectors, indices = np.empty((_VECTORS, 0), codes.dtype), np.empty((2, 0), np.int64)
     capacity, stride, usual = 0, 0, 0
-    for entry in range(start, stop):
-        i = todo[entry]
-        x, code, c, r = problem.samples[i], codes[i], correlations[entry], residuals[entry]
-        threshold = problem.thresholds[0 if len(problem.thresholds) == 1 else i]
-        if len(problem.thresholds) > 1:
-            for g in range(m):
-                inverse[g] = 1 / threshold[g]
-            steepest = float(inverse.max())
-        power = _dot(x, x)
-        if not np.isfinite(power):
-            code[:] = np.nan
-            results[i, 0], results[i, 1], results[i, 3] = np.inf, np.nan, LAST
-            continue
-        count = 0 if cold else _nonzero(code, support, n)
-        k = 0
-        rounds = results[i, 2]
-        while True:
-            # q = Dᵀr, the terms of the energy, and an estimate of the gap.
-            q[:] = c
-            if with_gram:
-                _subtract_rows(q, gram, code, support, count, n)
-            square, inner, penalty, total, allowed = _terms(c, q, code, threshold, support, count, n, nonnegative)
-            square = max(power - square, 0.0) if with_gram else _dot(r, r)
-            worst = _ratios(q, inverse, ratios, peaks, n, nonnegative)
-            energy = 0.5 * square + penalty
-            gap = energy - _dual(worst, square + inner, square)
-            rounding = _rounding(problem, energy, power, square, total)
-            last = rounds >= problem.last_round
-            if last or not with_gram or (tol > 0 and gap <= 0.9 * tol * energy + rounding):
-                slack = problem.unit * problem.longest * np.sqrt(n * square)
-                if with_gram:
-                    r[:] = x
-                    _subtract_rows(r, atoms, code, support, count, n)
-                    square = _dot(r, r)
-                    # The error of Dᵀx, and that of the Gram matrix and of its product with the codes.
-                    slack = problem.unit * problem.longest * np.sqrt(n)
-                    slack *= np.sqrt(power) + 2 * problem.longest * total
-                energy, product = 0.5 * square + penalty, _dot(x, r)
-                rounding = _rounding(problem, energy, power, square, total)
-                plain = energy - _dual(worst, product, square)
-                gap = max(plain, energy - _dual(worst + slack * steepest, product, square)) + rounding
-                known = allowed and np.isfinite(gap)
-                # A gap of twice its rounding error is small enough for any tolerance.
-                spared = rounding if with_gram else gap - plain
-                small = known and gap <= tol * energy + (2 * spared if tol > 0 else 0.0)
-                results[i, 0], results[i, 1] = max(gap, 0.0) if known else np.inf, energy
-                results[i, 2], results[i, 3] = rounds, DONE if small else 0
-                if last and not with_gram and not small:
-                    results[i, 3] = LAST
-                if small or last or with_gram:
-                    break
-            # The working set: the active groups, and those with the largest correlations.
-            if k > 2 * count + _FIRST:
-                k = _clear(work, working, k)
-            held = k
-            if k == 0:
-                for s in range(count):
-                    working[support[s]] = True
-                    work[s] = support[s]
-                k = count
-            level = _level(ratios, worst, max(_FIRST, int(_GROWTH * count)))
-            k = _enlarge(work, working, k, ratios, peaks, level)
-            width = k * n
-            if width > capacity:
-                capacity = _whole(min(p, max(2 * width, 64)))
-                larger = np.zeros(capacity * capacity, codes.dtype)
-                larger[: held * n * stride] = entries[: held * n * stride]
-                entries, spare = larger, np.zeros(capacity * capacity, codes.dtype)
-                vectors = np.zeros((_VECTORS, capacity), codes.dtype)
-                indices = np.empty((2, capacity), np.int64)
-            if held == 0:
-                stride = max(_whole(width), min(usual, 4 * _whole(width)))
-            elif width > stride:
-                _spread(spare, entries, held * n, _whole(width), stride)
-                entries, spare, stride = spare, entries, _whole(width)
-            G = entries[: stride * stride].reshape(stride, stride)
-            columns, nonzero = indices[0], indices[1]
-            a, b = vectors[0], vectors[1]
-            for s in range(k):
-                g = work[s]
-                limits[s], rates[s] = threshold[g], problem.rates[g]
-                for j in range(n):
-                    columns[s * n + j] = g * n + j
-                    a[s * n + j], b[s * n + j] = code[g * n + j], q[g * n + j]
-            _extend_gram(G, gram, atoms, line, columns, held * n, width)
-            goal = _SHARE * gap
-            if tol > 0:
-                goal = max(goal, 0.45 * tol * energy)
-            _solve(vectors, G, nonzero, limits, rates, k, n, nonnegative, square, goal)
-            changed = False
-            count = 0
-            for s in range(k):
-                g, active = work[s], False
-                for j in range(n):
-                    changed |= code[g * n + j] != a[s * n + j]
-                    code[g * n + j] = a[s * n + j]
-                    active |= a[s * n + j] != 0
-                if active:
-                    support[count] = g
-                    count += 1
-            rounds += 1
-            if not (with_gram or changed):
-                rounds = problem.last_round  # further rounds change nothing
-            results[i, 2] = rounds
-            if not (with_gram and changed):
-                r[:] = x
-                _subtract_rows(r, atoms, code, support, count, n)
-                break
-        usual = stride
-        _clear(work, working, k)
+    correlations = np.empty((SAMPLES, p), codes.dtype)
+    residuals = np.empty((SAMPLES, atoms.shape[1]), codes.dtype)
+    todo = np.empty(SAMPLES, np.int64)
+    for first in range(start, stop, SAMPLES):
+        remaining = min(SAMPLES, stop - first)
+        with_gram = len(gram) > 0
+        for entry in range(remaining):
+            todo[entry] = first + entry
+            residuals[entry] = problem.samples[first + entry]
+            if not (with_gram or cold):
+                count = _nonzero(codes[first + entry], support, n)
+                _subtract_rows(residuals[entry], atoms, codes[first + entry], support, count, n)
+        while remaining > 0:
+            _multiply(residuals, problem.dictionary, correlations, remaining)
+            entries_left = 0
+            for entry in range(remaining):
+                i = todo[entry]
+                x, code, c, r = problem.samples[i], codes[i], correlations[entry], residuals[entry]
+                threshold = problem.thresholds[0 if len(problem.thresholds) == 1 else i]
+                if len(problem.thresholds) > 1:
+                    for g in range(m):
+                        inverse[g] = 1 / threshold[g]
+                    steepest = float(inverse.max())
+                power = _dot(x, x)
+                if not np.isfinite(power):
+                    code[:] = np.nan
+                    results[i, 0], results[i, 1], results[i, 3] = np.inf, np.nan, LAST
+                    continue
+                count = 0 if cold and results[i, 2] == 0 else _nonzero(code, support, n)
+                k = 0
+                rounds = results[i, 2]
+                while True:
+                    # q = Dᵀr, the terms of the energy, and an estimate of the gap.
+                    q[:] = c
+                    if with_gram:
+                        _subtract_rows(q, gram, code, support, count, n)
+                    square, inner, penalty, total, allowed = _terms(
+                        c, q, code, threshold, support, count, n, nonnegative
+                    )
+                    square = max(power - square, 0.0) if with_gram else _dot(r, r)
+                    worst = _ratios(q, inverse, ratios, peaks, n, nonnegative)
+                    energy = 0.5 * square + penalty
+                    gap = energy - _dual(worst, square + inner, square)
+                    rounding = _rounding(problem, energy, power, square, total)
+                    last = rounds >= problem.last_round
+                    if last or not with_gram or (tol > 0 and gap <= 0.9 * tol * energy + rounding):
+                        slack = problem.unit * problem.longest * np.sqrt(n * square)
+                        if with_gram:
+                            r[:] = x
+                            _subtract_rows(r, atoms, code, support, count, n)
+                            square = _dot(r, r)
+                            # The error of Dᵀx, and that of the Gram matrix and of its product with the codes.
+                            slack = problem.unit * problem.longest * np.sqrt(n)
+                            slack *= np.sqrt(power) + 2 * problem.longest * total
+                        energy, product = 0.5 * square + penalty, _dot(x, r)
+                        rounding = _rounding(problem, energy, power, square, total)
+                        plain = energy - _dual(worst, product, square)
+                        gap = max(plain, energy - _dual(worst + slack * steepest, product, square)) + rounding
+                        known = allowed and np.isfinite(gap)
+                        # A gap of twice its rounding error is small enough for any tolerance.
+                        spared = rounding if with_gram else gap - plain
+                        small = known and gap <= tol * energy + (2 * spared if tol > 0 else 0.0)
+                        results[i, 0], results[i, 1] = max(gap, 0.0) if known else np.inf, energy
+                        results[i, 2], results[i, 3] = rounds, DONE if small else 0
+                        if last and not with_gram and not small:
+                            results[i, 3] = LAST
+                        if small or last or with_gram:
+                            break
+                    # The working set: the active groups, and those with the largest correlations.
+                    if k > 2 * count + _FIRST:
+                        k = _clear(work, working, k)
+                    held = k
+                    if k == 0:
+                        for s in range(count):
+                            working[support[s]] = True
+                            work[s] = support[s]
+                        k = count
+                    level = _level(ratios, worst, max(_FIRST, int(_GROWTH * count)))
+                    k = _enlarge(work, working, k, ratios, peaks, level)
+                    width = k * n
+                    if width > capacity:
+                        capacity = _whole(min(p, max(2 * width, 64)))
+                        larger = np.zeros(capacity * capacity, codes.dtype)
+                        larger[: held * n * stride] = entries[: held * n * stride]
+                        entries, spare = larger, np.zeros(capacity * capacity, codes.dtype)
+                        vectors = np.zeros((_VECTORS, capacity), codes.dtype)
+                        indices = np.empty((2, capacity), np.int64)
+                    if held == 0:
+                        stride = max(_whole(width), min(usual, 4 * _whole(width)))
+                    elif width > stride:
+                        _spread(spare, entries, held * n, _whole(width), stride)
+                        entries, spare, stride = spare, entries, _whole(width)
+                    G = entries[: stride * stride].reshape(stride, stride)
+                    columns, nonzero = indices[0], indices[1]
+                    a, b = vectors[0], vectors[1]
+                    for s in range(k):
+                        g = work[s]
+                        limits[s], rates[s] = threshold[g], problem.rates[g]
+                        for j in range(n):
+                            columns[s * n + j] = g * n + j
+                            a[s * n + j], b[s * n + j] = code[g * n + j], q[g * n + j]
+                    _extend_gram(G, gram, atoms, line, columns, held * n, width, with_gram)
+                    goal = _SHARE * gap
+                    if tol > 0:
+                        goal = max(goal, 0.45 * tol * energy)
+                    _solve(vectors, G, nonzero, limits, rates, k, n, nonnegative, square, goal)
+                    changed = False
+                    count = 0
+                    for s in range(k):
+                        g, active = work[s], False
+                        for j in range(n):
+                            changed |= code[g * n + j] != a[s * n + j]
+                            code[g * n + j] = a[s * n + j]
+                            active |= a[s * n + j] != 0
+                        if active:
+                            support[count] = g
+                            count += 1
+                    rounds += 1
+                    if not (with_gram or changed):
+                        rounds = problem.last_round  # further rounds change nothing
+                    results[i, 2] = rounds
+                    if not (with_gram and changed):
+                        r[:] = x
+                        _subtract_rows(r, atoms, code, support, count, n)
+                        break
+                usual = stride
+                _clear(work, working, k)
+                if results[i, 3] == 0:
+                    todo[entries_left] = i
+                    residuals[entries_left] = r
+                    entries_left += 1
+            remaining, with_gram = entries_left, False
+
+
+@compiled
+def multiply(rows, dictionary, out, start, stop):
+    """Write rows @ dictionary for the rows from `start` to `stop`."""
+    block = np.empty((SAMPLES, rows.shape[1]), rows.dtype)
+    for first in range(start, stop, SAMPLES):
+        count = min(SAMPLES, stop - first)
+        for s in range(count):
+            block[s] = rows[first + s]
+        _multiply(block, dictionary, out[first : first + count], count)
+
+
+@compiled
+def _multiply(rows, dictionary, out, count):
+    """Write rows @ dictionary for a block of rows; torch's product would leave threads that spin."""
+    length, p = dictionary.shape
+    whole = length // 4 * 4
+    for left in range(0, p, _COLUMNS):
+        first, last = np.uint64(left), np.uint64(min(p, left + _COLUMNS))
+        for s in range(count):
+            for e in range(first, last):
+                out[s, e] = 0
+        for j in range(0, whole, 4):
+            for s in range(count):
+                w0, w1, w2, w3 = rows[s, j], rows[s, j + 1], rows[s, j + 2], rows[s, j + 3]
+                for e in range(first, last):
+                    out[s, e] += (
+                        w0 * dictionary[j, e] + w1 * dictionary[j + 1, e] + w2 * dictionary[j + 2, e]
+                        + w3 * dictionary[j + 3, e]
+                    )  # fmt: skip
+        for j in range(whole, length):
+            for s in range(count):
+                w = rows[s, j]
+                for e in range(first, last):
+                    out[s, e] += w * dictionary[j, e]
 
 
 @compiled
@@ -390,11 +448,11 @@ def _spread(out, entries, count, stride, before):
 
 
 @compiled
-def _extend_gram(G, gram, atoms, line, columns, held, width):  # noqa: PLR0917
+def _extend_gram(G, gram, atoms, line, columns, held, width, with_gram):  # noqa: PLR0917
     """Extend the Gram matrix of the working set by its coefficients from `held` on."""
     for s in range(held, width):
         row = G[s]
-        if len(gram) > 0:
+        if with_gram:
             whole = gram[columns[s]]
             if 16 * width > len(line):  # most cache lines are needed, and in order they arrive sooner
                 line[:] = whole
