@@ -23,7 +23,7 @@ __all__ = ["coordinate_descent", "fallback_reason"]
 _INSTALLED = importlib.util.find_spec("numba") is not None
 _LARGEST_GRAM = 4096
 """Number of coefficients up to which the Gram matrix of all atoms is formed: 64 MiB in float32."""
-_SAMPLES_PER_GRAM = 0.25
+_SAMPLES_PER_GRAM = 0.125
 """Samples, for each coefficient, from which forming the Gram matrix of all atoms costs less than it saves."""
 _WORK = 32
 """Multiplications for each coefficient of a sample, for the decision how many threads to start."""

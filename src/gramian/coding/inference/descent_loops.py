@@ -88,8 +88,8 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
     ratios, peaks = np.empty(m, codes.dtype), np.empty((m + _BLOCK - 1) // _BLOCK, codes.dtype)
     support, work, working = np.empty(m, np.int64), np.empty(m, np.int64), np.zeros(m, np.bool_)
     limits, rates = np.empty(m, codes.dtype), np.empty(m, codes.dtype)
-    inverse = 1 / problem.thresholds[0]
-    steepest = float(inverse.max())
+    inverse = np.empty(m, codes.dtype)
+    steepest = _invert(problem.thresholds[0], inverse)
     # The Gram matrix of the working set, in rows close together: rows at multiples of 4096 bytes would displace one
     # another in the cache.
     entries, spare = np.empty(0, codes.dtype), np.empty(0, codes.dtype)
@@ -103,24 +103,24 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
         with_gram = len(gram) > 0
         for entry in range(remaining):
             todo[entry] = first + entry
-            residuals[entry] = problem.samples[first + entry]
-            if not (with_gram or cold):
-                count = _nonzero(codes[first + entry], support, n)
-                _subtract_rows(residuals[entry], atoms, codes[first + entry], support, count, n)
         while remaining > 0:
-            _multiply(residuals, problem.dictionary, correlations, remaining)
-            entries_left = 0
+            for entry in range(remaining):
+                i = todo[entry]
+                _copy(residuals[entry], problem.samples[i])
+                if not with_gram:
+                    _subtract_rows(residuals[entry], atoms, codes[i], support, _nonzero(codes[i], support, n), n)
+            _multiply(residuals, 0, problem.dictionary, correlations, 0, remaining)
+            unfinished = 0
             for entry in range(remaining):
                 i = todo[entry]
                 x, code, c, r = problem.samples[i], codes[i], correlations[entry], residuals[entry]
                 threshold = problem.thresholds[0 if len(problem.thresholds) == 1 else i]
                 if len(problem.thresholds) > 1:
-                    for g in range(m):
-                        inverse[g] = 1 / threshold[g]
-                    steepest = float(inverse.max())
+                    steepest = _invert(threshold, inverse)
                 power = _dot(x, x)
                 if not np.isfinite(power):
-                    code[:] = np.nan
+                    for j in range(p):
+                        code[j] = np.nan
                     results[i, 0], results[i, 1], results[i, 3] = np.inf, np.nan, LAST
                     continue
                 count = 0 if cold and results[i, 2] == 0 else _nonzero(code, support, n)
@@ -128,7 +128,7 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
                 rounds = results[i, 2]
                 while True:
                     # q = Dᵀr, the terms of the energy, and an estimate of the gap.
-                    q[:] = c
+                    _copy(q, c)
                     if with_gram:
                         _subtract_rows(q, gram, code, support, count, n)
                     square, inner, penalty, total, allowed = _terms(
@@ -143,7 +143,7 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
                     if last or not with_gram or (tol > 0 and gap <= 0.9 * tol * energy + rounding):
                         slack = problem.unit * problem.longest * np.sqrt(n * square)
                         if with_gram:
-                            r[:] = x
+                            _copy(r, x)
                             _subtract_rows(r, atoms, code, support, count, n)
                             square = _dot(r, r)
                             # The error of Dᵀx, and that of the Gram matrix and of its product with the codes.
@@ -178,7 +178,8 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
                     if width > capacity:
                         capacity = _whole(min(p, max(2 * width, 64)))
                         larger = np.zeros(capacity * capacity, codes.dtype)
-                        larger[: held * n * stride] = entries[: held * n * stride]
+                        for e in range(held * n * stride):
+                            larger[e] = entries[e]
                         entries, spare = larger, np.zeros(capacity * capacity, codes.dtype)
                         vectors = np.zeros((_VECTORS, capacity), codes.dtype)
                         indices = np.empty((2, capacity), np.int64)
@@ -217,52 +218,64 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
                         rounds = problem.last_round  # further rounds change nothing
                     results[i, 2] = rounds
                     if not (with_gram and changed):
-                        r[:] = x
-                        _subtract_rows(r, atoms, code, support, count, n)
                         break
                 usual = stride
                 _clear(work, working, k)
                 if results[i, 3] == 0:
-                    todo[entries_left] = i
-                    residuals[entries_left] = r
-                    entries_left += 1
-            remaining, with_gram = entries_left, False
+                    todo[unfinished] = i
+                    unfinished += 1
+            remaining, with_gram = unfinished, False
 
 
 @compiled
 def multiply(rows, dictionary, out, start, stop):
     """Write rows @ dictionary for the rows from `start` to `stop`."""
-    block = np.empty((SAMPLES, rows.shape[1]), rows.dtype)
     for first in range(start, stop, SAMPLES):
-        count = min(SAMPLES, stop - first)
-        for s in range(count):
-            block[s] = rows[first + s]
-        _multiply(block, dictionary, out[first : first + count], count)
+        _multiply(rows, first, dictionary, out, first, min(SAMPLES, stop - first))
 
 
 @compiled
-def _multiply(rows, dictionary, out, count):
+def _multiply(rows, top, dictionary, out, row, count):  # noqa: PLR0917
     """Write rows @ dictionary for a block of rows; torch's product would leave threads that spin."""
     length, p = dictionary.shape
     whole = length // 4 * 4
     for left in range(0, p, _COLUMNS):
         first, last = np.uint64(left), np.uint64(min(p, left + _COLUMNS))
-        for s in range(count):
+        for s in range(row, row + count):
             for e in range(first, last):
                 out[s, e] = 0
         for j in range(0, whole, 4):
-            for s in range(count):
-                w0, w1, w2, w3 = rows[s, j], rows[s, j + 1], rows[s, j + 2], rows[s, j + 3]
+            for t in range(count):
+                s, r = row + t, top + t
+                w0, w1, w2, w3 = rows[r, j], rows[r, j + 1], rows[r, j + 2], rows[r, j + 3]
                 for e in range(first, last):
                     out[s, e] += (
-                        w0 * dictionary[j, e] + w1 * dictionary[j + 1, e] + w2 * dictionary[j + 2, e]
+                        w0 * dictionary[j, e]
+                        + w1 * dictionary[j + 1, e]
+                        + w2 * dictionary[j + 2, e]
                         + w3 * dictionary[j + 3, e]
-                    )  # fmt: skip
+                    )
         for j in range(whole, length):
-            for s in range(count):
-                w = rows[s, j]
+            for t in range(count):
+                s, w = row + t, rows[top + t, j]
                 for e in range(first, last):
                     out[s, e] += w * dictionary[j, e]
+
+
+@compiled
+def _copy(out, u):
+    for e in range(len(out)):
+        out[e] = u[e]
+
+
+@compiled
+def _invert(threshold, inverse):
+    """Write 1/λw, and return the largest."""
+    largest = 0.0
+    for g in range(len(threshold)):
+        inverse[g] = 1 / threshold[g]
+        largest = max(largest, inverse[g])
+    return largest
 
 
 @compiled
@@ -455,7 +468,7 @@ def _extend_gram(G, gram, atoms, line, columns, held, width, with_gram):  # noqa
         if with_gram:
             whole = gram[columns[s]]
             if 16 * width > len(line):  # most cache lines are needed, and in order they arrive sooner
-                line[:] = whole
+                _copy(line, whole)
                 whole = line
             for t in range(width):
                 row[t] = whole[columns[t]]
