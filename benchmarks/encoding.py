@@ -165,6 +165,7 @@ def compare(x: Tensor, phi: Phi, lam: float) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two small dictionaries, λ = 2; nothing is written")
+    parser.add_argument("--only", help="one dictionary, such as 64x4; nothing is written")
     parser.add_argument("--busy", action="store_true", help="say in the result that other programs were running")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
@@ -173,6 +174,8 @@ def main() -> None:
         "groups", "λ", "active", "method", "samples a second", "time, in that of coordinate_descent", "excess energy",
     ]  # fmt: skip
     dictionaries = ((256, 1, 20), (64, 4, 20)) if options.quick else DICTIONARIES
+    if options.only:
+        dictionaries = [each for each in dictionaries if f"{each[0]}x{each[1]}" == options.only]
     rows: list[list[str]] = []
     for groups, size, steps in dictionaries:
         x, phi = learned(groups, size, steps)
@@ -181,7 +184,7 @@ def main() -> None:
             new = compare(x, phi, lam)
             rows += new
             print(table(header, new), flush=True)
-    if options.quick:
+    if options.quick or options.only:
         return
     busy = " Preliminary: other programs were running.\n" if options.busy else "\n"
     text = (
