@@ -31,7 +31,8 @@ from gramian.typing import Phi
 DICTIONARIES = ((256, 1, 300), (1024, 1, 300), (4096, 1, 60), (64, 4, 300), (256, 4, 100))
 """Groups, their size, and steps of learning."""
 LAMBDAS = (0.5, 2.0, 5.0)
-SAMPLES, THREADS, ROUNDS = 2048, 2, 5
+SAMPLES, THREADS, ROUNDS, SECONDS = 2048, 2, 15, 8.0
+"""At most this number of rounds, fewer for a method that has taken this number of seconds."""
 TOL, EXCESS = 1e-4, 1e-3
 """Our tolerance, and the mean relative excess of energy up to which a method counts as solved."""
 
@@ -145,8 +146,9 @@ def compare(x: Tensor, phi: Phi, lam: float) -> list[list[str]]:
     durations: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():
-            if durations[name] and sum(durations[name]) > 20:
+            if sum(durations[name]) * counts[name] > SECONDS:
                 continue
+            time.sleep(0.05)  # threads of the method before may spin for a while
             start = time.perf_counter()
             work()
             durations[name].append((time.perf_counter() - start) / counts[name])

@@ -154,14 +154,15 @@ class _Solver:
         m, n = self.groups
         self.D = np.ascontiguousarray(synthesis.D.detach().numpy())
         self.atoms = np.ascontiguousarray(self.D.T)
-        self.longest = float(np.sqrt(np.square(self.atoms).sum(axis=1).max()))
+        squares = np.einsum("al,al->a", self.atoms, self.atoms)
+        self.longest = float(np.sqrt(squares.max()))
         if not self.longest**2 < np.finfo(self.D.dtype).max:
             raise OptionError(
                 "atoms must be finite, and so must their products; got NaN, infinity, or numbers too large"
             )
-        blocks = self.atoms.reshape(m, n, -1)
         # The largest sum of a row bounds the largest eigenvalue; for orthonormal groups both are 1.
-        bounds = np.abs(blocks @ blocks.transpose(0, 2, 1)).sum(axis=2).max(axis=1)
+        blocks = self.atoms.reshape(m, n, -1)
+        bounds = squares if n == 1 else np.abs(blocks @ blocks.transpose(0, 2, 1)).sum(axis=2).max(axis=1)
         with np.errstate(divide="ignore", over="ignore"):
             self.rates = np.where(np.isfinite(1 / bounds), 1 / bounds, 0).astype(self.D.dtype)
         p = m * n

@@ -89,8 +89,8 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
     entries, spare = np.empty(0, codes.dtype), np.empty(0, codes.dtype)
     vectors, indices = np.empty((VECTORS, 0), codes.dtype), np.empty((2, 0), np.int64)
     capacity, stride, usual = 0, 0, 0
-    correlations = np.empty((SAMPLES, p), codes.dtype)
-    residuals = np.empty((SAMPLES, atoms.shape[1]), codes.dtype)
+    correlations = np.zeros((SAMPLES, p), codes.dtype)
+    residuals = np.zeros((SAMPLES, atoms.shape[1]), codes.dtype)
     todo = np.empty(SAMPLES, np.int64)
     for first in range(start, stop, SAMPLES):
         remaining = min(SAMPLES, stop - first)
@@ -103,7 +103,7 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
                 copy(residuals[entry], problem.samples[i])
                 if not with_gram:
                     subtract_rows(residuals[entry], atoms, codes[i], support, _nonzero(codes[i], support, n), n)
-            multiply_block(residuals, 0, problem.dictionary, correlations, 0, remaining)
+            multiply_block(residuals, problem.dictionary, correlations, remaining)
             unfinished = 0
             for entry in range(remaining):
                 i = todo[entry]

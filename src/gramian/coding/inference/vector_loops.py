@@ -72,33 +72,45 @@ def _subtract_four(out, u0, u1, u2, u3, w0, w1, w2, w3):  # noqa: PLR0917
 @compiled
 def multiply(rows, dictionary, out, start, stop):
     """Write rows @ dictionary for the rows from `start` to `stop`."""
+    block = np.zeros((SAMPLES, rows.shape[1]), rows.dtype)
+    products = np.zeros((SAMPLES, out.shape[1]), out.dtype)
     for first in range(start, stop, SAMPLES):
-        multiply_block(rows, first, dictionary, out, first, min(SAMPLES, stop - first))
+        count = min(SAMPLES, stop - first)
+        for s in range(count):
+            copy(block[s], rows[first + s])
+        multiply_block(block, dictionary, products, count)
+        for s in range(count):
+            copy(out[first + s], products[s])
 
 
 @compiled
-def multiply_block(rows, top, dictionary, out, row, count):  # noqa: PLR0917
-    """Write rows @ dictionary for a block of rows; torch's product would leave threads that spin."""
+def multiply_block(rows, dictionary, out, count):
+    """Write rows @ dictionary for the first rows of a block, an even number of rows.
+
+    The sums of a row do not depend on the other rows. A product of torch is faster, but leaves threads that spin.
+    """
     length, p = dictionary.shape
     whole = length // 4 * 4
     for left in range(0, p, _COLUMNS):
         first, last = np.uint64(left), np.uint64(min(p, left + _COLUMNS))
-        for s in range(row, row + count):
+        for s in range(0, count, 2):
+            t = s + 1
             for e in range(first, last):
                 out[s, e] = 0
+                out[t, e] = 0
         for j in range(0, whole, 4):
-            for t in range(count):
-                s, r = row + t, top + t
-                w0, w1, w2, w3 = rows[r, j], rows[r, j + 1], rows[r, j + 2], rows[r, j + 3]
+            for s in range(0, count, 2):
+                t = s + 1
+                v0, v1, v2, v3 = rows[s, j], rows[s, j + 1], rows[s, j + 2], rows[s, j + 3]
+                w0, w1, w2, w3 = rows[t, j], rows[t, j + 1], rows[t, j + 2], rows[t, j + 3]
                 for e in range(first, last):
-                    out[s, e] += (
-                        w0 * dictionary[j, e]
-                        + w1 * dictionary[j + 1, e]
-                        + w2 * dictionary[j + 2, e]
-                        + w3 * dictionary[j + 3, e]
-                    )
+                    d0, d1, d2, d3 = dictionary[j, e], dictionary[j + 1, e], dictionary[j + 2, e], dictionary[j + 3, e]
+                    out[s, e] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
+                    out[t, e] += w0 * d0 + w1 * d1 + w2 * d2 + w3 * d3
         for j in range(whole, length):
-            for t in range(count):
-                s, w = row + t, rows[top + t, j]
+            for s in range(0, count, 2):
+                t = s + 1
+                v, w = rows[s, j], rows[t, j]
                 for e in range(first, last):
-                    out[s, e] += w * dictionary[j, e]
+                    out[s, e] += v * dictionary[j, e]
+                    out[t, e] += w * dictionary[j, e]
