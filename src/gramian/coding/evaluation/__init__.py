@@ -1,5 +1,6 @@
 """Evaluation of codes and dictionaries."""
 
+from gramian.coding.evaluation.manifolds import MANIFOLDS, ManifoldSamples, ManifoldSum
 from gramian.coding.evaluation.measures import (
     GroupState,
     debias,
@@ -10,10 +11,16 @@ from gramian.coding.evaluation.measures import (
     within_group_cosines,
 )
 from gramian.coding.evaluation.planes import GroupPlanes, group_planes
+from gramian.coding.evaluation.recovery import Recovery, block_recovery
 
 __all__ = [
+    "MANIFOLDS",
     "GroupPlanes",
     "GroupState",
+    "ManifoldSamples",
+    "ManifoldSum",
+    "Recovery",
+    "block_recovery",
     "debias",
     "group_planes",
     "group_state",
