@@ -37,7 +37,16 @@ with needs_extra("gramian.coding", "coding"):
         initial_dictionary,
     )
     from gramian.coding.model import group_norms, reconstruct
-    from gramian.coding.priors import PRIORS, GroupLaplace, LaplacianScaleMixture, Prior, as_prior, group_soft_threshold
+    from gramian.coding.priors import (
+        PRIORS,
+        GroupL0,
+        GroupLaplace,
+        LaplacianScaleMixture,
+        Prior,
+        SpikeSlab,
+        as_prior,
+        group_soft_threshold,
+    )
     from gramian.coding.synthesis import Convolution, Dense, Overlap, Synthesis, as_synthesis
 
 __all__ = [
@@ -46,6 +55,7 @@ __all__ = [
     "Convolution",
     "Dense",
     "Energy",
+    "GroupL0",
     "GroupLaplace",
     "GroupPlanes",
     "GroupState",
@@ -60,6 +70,7 @@ __all__ = [
     "Overlap",
     "Prior",
     "Recovery",
+    "SpikeSlab",
     "SubspaceSparseCoding",
     "Synthesis",
     "as_method",

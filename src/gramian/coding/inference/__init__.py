@@ -2,7 +2,10 @@
 
 from gramian.coding.inference.base import Inference, InferenceMethod, check_stop, duality_gap
 from gramian.coding.inference.fista import fista
+from gramian.coding.inference.greedy import block_omp
 from gramian.coding.inference.lca import lca
+from gramian.coding.inference.support import refit
+from gramian.coding.inference.thresholding import block_iht
 from gramian.errors import OptionError
 
 __all__ = [
@@ -10,13 +13,16 @@ __all__ = [
     "Inference",
     "InferenceMethod",
     "as_method",
+    "block_iht",
+    "block_omp",
     "check_stop",
     "duality_gap",
     "fista",
     "lca",
+    "refit",
 ]
 
-METHODS: dict[str, InferenceMethod] = {"fista": fista, "lca": lca}
+METHODS: dict[str, InferenceMethod] = {"fista": fista, "lca": lca, "block_omp": block_omp, "block_iht": block_iht}
 """The inference methods by name."""
 
 
