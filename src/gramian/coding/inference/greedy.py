@@ -25,10 +25,10 @@ _ORTHONORMAL = 1e-3
 """Groups whose Gram matrices differ by less from I are scored as orthonormal."""
 _DEPENDENT = 1e-6
 """A direction with less than this share of a group's power counts as linearly dependent."""
-_MEASURED = 2048
+_MEASURED = 1024
 """Number of samples from which the noise is measured."""
 _PATH = 64
-"""Groups in a path from which the noise is measured, at most."""
+"""Groups of a path for which a part of a batch leaves memory."""
 
 
 def block_omp(
@@ -61,7 +61,7 @@ def block_omp(
         fdr: False discovery rate α: keep the groups that noise does not explain, by the rule of Benjamini and
             Hochberg on P(χ² ≥ gain/σ²) with as many degrees of freedom as the group has dimensions.
         noise: Standard deviation σ of the noise in each entry of x, for `fdr`; default measured from the samples of
-            the call, at most 2048 of them.
+            the call, at most 1024 of them.
         prior: 'group_l0' or a `SpikeSlab`: its slab acts on the codes of the selected groups.
         max_groups: Maximal number of groups of a sample; default as many as are linearly independent, l/n.
         max_iter: Not used, like `tol` and `start`; every method takes them.
@@ -115,7 +115,7 @@ def block_omp(
         ridge = slab.ridge or 0.0
         selector = _Selector(synthesis, ridge)
         if rule.fdr is not None and rule.variance is None:
-            rule.measure(x[valid][:_MEASURED], selector, min(limit, _PATH))
+            rule.measure(x[valid][:_MEASURED], selector, min(limit, max(1, len(synthesis.D) // (2 * n))))
         size = max(1, _MEMORY // (m * n + (min(limit, _PATH) * n + 2) * len(synthesis.D)))
         support, steps, ended = [], 0, valid.all()
         for part in x.split(size):
@@ -189,11 +189,10 @@ class _Rule:
 
     def measure(self, x: Samples, selector: "_Selector", limit: int) -> None:
         """Measure the variance of the noise from samples, on paths of up to `limit` groups."""
-        assert self.fdr is not None
         path = selector.path(x, limit, _Rule(None, limit, None, None, None))
         power = x.square().sum(dim=1)
         self.variance = measured_variance(
-            power, 2 * path.gains, path.dimensions, length=x.shape[1], m=selector.m, rate=self.fdr
+            power, 2 * path.gains, path.dimensions, length=x.shape[1], m=selector.m, rate=self.fdr or 0.0
         )
 
     def kept(self, x: Samples, path: _Path, m: int) -> Int[Tensor, " batch"]:
@@ -252,20 +251,20 @@ class _Selector:
             basis, error, gains = self._add(best, basis, error)
             gains = torch.where(gains > noise[rows], gains, 0)
             path = path.append(best, gains, self.dimensions[best])
-            column = _Path(*(x.new_zeros(len(x), dtype=part.dtype) for part in (best, gains, gains)))
-            for part, values in (
-                (column.groups, best),
-                (column.gains, gains),
-                (column.dimensions, self.dimensions[best]),
-            ):
-                part[rows] = values.to(part)
-            whole = whole.append(column.groups, column.gains, column.dimensions)
+            whole = whole.append(*self._at(rows, path, len(x)))
             remaining = (~rule.finished(x[rows], path, self.m)).nonzero()[:, 0]
             if not len(remaining):
                 break
             if 2 * len(remaining) <= len(rows):
                 rows, error, basis, path = rows[remaining], error[remaining], basis[remaining], path.select(remaining)
         return whole
+
+    @staticmethod
+    def _at(rows: Tensor, path: _Path, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the last step of the paths of some samples as that of all samples, with 0 for the others."""
+        last = (path.groups[:, -1], path.gains[:, -1], path.dimensions[:, -1])
+        groups, gains, dimensions = (part.new_zeros(count).index_copy_(0, rows, part) for part in last)
+        return groups, gains, dimensions
 
     def _scores(self, error: Samples) -> Float[Tensor, "batch m"]:
         correlations = (error @ self.D).unflatten(1, (self.m, self.n))

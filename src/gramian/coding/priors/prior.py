@@ -50,8 +50,8 @@ class Prior(ABC):
     The larger λ is, the fewer groups are active. Two kinds of inference are possible:
 
     - If `has_majorizer`, `fista`, `lca` and `coordinate_descent` solve one group lasso, or a sequence of them for a
-      prior that is not log-concave: each round uses the group Laplace prior that `majorizer` returns for the codes of the
-      previous round.
+      prior that is not log-concave: each round uses the group Laplace prior that `majorizer` returns for the codes
+      of the previous round.
     - `block_iht` applies `prox`, which every prior has.
 
     Attributes:
