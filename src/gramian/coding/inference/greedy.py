@@ -11,7 +11,7 @@ from gramian.coding.inference.discoveries import discoveries, measured_variance,
 from gramian.coding.inference.support import GroupAtoms, ridge_codes
 from gramian.coding.inference.thresholding import block_iht, counting_prior
 from gramian.coding.model import Codes, group_norms
-from gramian.coding.priors import Prior
+from gramian.coding.priors import GroupL0, Prior
 from gramian.coding.synthesis import Dense, Samples, Synthesis, as_synthesis
 from gramian.errors import OptionError
 from gramian.options import real_number, whole_number
@@ -113,7 +113,7 @@ def block_omp(
         valid = x.isfinite().all(dim=1)
         x = torch.where(valid[:, None], x, 0)
         ridge = slab.ridge or 0.0
-        selector = _Selector(synthesis, ridge)
+        selector = _Selector(synthesis, slab)
         if rule.fdr is not None and rule.variance is None:
             rule.measure(x[valid][:_MEASURED], selector, min(limit, max(1, len(synthesis.D) // (2 * n))))
         size = max(1, _MEMORY // (m * n + (min(limit, _PATH) * n + 2) * len(synthesis.D)))
@@ -126,7 +126,7 @@ def block_omp(
             steps = max(steps, path.steps)
         codes = ridge_codes(x, synthesis, torch.cat(support) if support else x.new_zeros((0, m)) > 0, ridge)
         if slab.ridge is None and lam is not None:
-            codes = block_iht(x, synthesis, lam=lam, prior=slab, start=codes).codes
+            codes = block_iht(x, synthesis, lam=lam, prior=slab, start=codes, tol=1e-8).codes
         codes[~valid] = torch.nan
         return Inference(codes, steps, x.new_full((len(x),), torch.inf), bool(ended), certified="support")
 
@@ -226,11 +226,12 @@ class _Selector:
     For a ridge ρ, the basis is that of the atoms with √ρ·I below them; it is kept without its part below them.
     """
 
-    def __init__(self, synthesis: Dense, ridge: float) -> None:
+    def __init__(self, synthesis: Dense, slab: GroupL0) -> None:
+        self.slab = slab
         self.D = synthesis.D
         self.m, self.n = synthesis.groups
         self.atoms = GroupAtoms(synthesis.phi)
-        self.ridge = ridge
+        self.ridge = ridge = slab.ridge or 0.0
         gram = (self.atoms.rows[: self.m] @ self.atoms.rows[: self.m].mT).double()
         values, vectors = torch.linalg.eigh(gram)
         floor = _DEPENDENT * values.amax(dim=1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
@@ -289,4 +290,8 @@ class _Selector:
             both = torch.linalg.solve_triangular(factor, torch.cat([outside, correlations], dim=2), upper=False)
             direction, coordinates = both[..., :-1], both[..., -1:]
         error = error - (direction.mT @ coordinates)[..., 0]
-        return torch.cat([basis, direction], dim=1), error, 0.5 * coordinates.square().sum(dim=(1, 2))
+        gains = 0.5 * coordinates.square().sum(dim=(1, 2))
+        if self.slab.ridge is None:
+            # What the group brings with its slab, if it is orthogonal to the groups before it.
+            gains = self.slab.gain(coordinates.mT, 1.0)[:, 0]
+        return torch.cat([basis, direction], dim=1), error, gains

@@ -119,6 +119,10 @@ class _Selection:
         mask = torch.zeros_like(amplitudes, dtype=torch.bool).scatter_(1, groups, value=True)
         return torch.where(mask.view(group_norms(codes).shape).unsqueeze(2), codes, 0)
 
+    def step(self, codes: Codes, gradient: Codes, size: Tensor) -> Codes:
+        """Make a gradient step of a size for each sample, and select groups."""
+        return self.prox(codes + size.view(-1, *[1] * (codes.ndim - 1)) * gradient, size)
+
     def energy(self, error: Samples, codes: Codes, synthesis: Synthesis) -> Tensor:
         square = 0.5 * error.square().flatten(1).sum(dim=1)
         return square if self.active is not None else square + synthesis.total(self.prior.value(codes, self.lam))
@@ -133,6 +137,7 @@ def _iterate(
     rows = torch.arange(len(x), device=x.device)
     error = x - synthesis.synthesise(codes)
     energy = selection.energy(error, codes, synthesis)
+    done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     iterations = 0
     for iterations in range(1, max_iter + 1):
         gradient = synthesis.analyse(error)
@@ -145,32 +150,30 @@ def _iterate(
         curvature = synthesis.synthesise(along).square().flatten(1).sum(dim=1)
         power = synthesis.total(along.square().flatten(1).sum(dim=1))
         step = torch.where(curvature > 0, power / curvature.clamp_min(tiny), 1 / lipschitz).clamp_min(1 / lipschitz)
-        new = _step(codes, gradient, step, selection)
-        new_error = x[rows] - synthesis.synthesise(new)
-        new_energy = selection.energy(new_error, new, synthesis)
+        moved = selection.step(codes, gradient, step)
+        new_error = x[rows] - synthesis.synthesise(moved)
+        new_energy = selection.energy(new_error, moved, synthesis)
         uphill = (new_energy > energy).nonzero()[:, 0]
         if len(uphill):
             safe = x.new_full((len(uphill),), 1 / lipschitz)
-            new[uphill] = _step(codes[uphill], gradient[uphill], safe, selection)
-            new_error[uphill] = x[rows[uphill]] - synthesis.synthesise(new[uphill])
-            new_energy[uphill] = selection.energy(new_error[uphill], new[uphill], synthesis)
-        same = ((group_norms(new) > 0) == (group_norms(codes) > 0)).flatten(1).all(dim=1)
+            moved[uphill] = selection.step(codes[uphill], gradient[uphill], safe)
+            new_error[uphill] = x[rows[uphill]] - synthesis.synthesise(moved[uphill])
+            new_energy[uphill] = selection.energy(new_error[uphill], moved[uphill], synthesis)
+        same = ((group_norms(moved) > 0) == (group_norms(codes) > 0)).flatten(1).all(dim=1)
         # A change that rounding turns uphill ends the iteration, too.
         settled = same & ((energy - new_energy) <= (tol or 0.0) * energy) if tol else torch.zeros_like(same)
         better = (new_energy <= energy).view(-1, *[1] * (codes.ndim - 1))
-        codes = torch.where(better, new, codes)
+        codes = torch.where(better, moved, codes)
         error = torch.where(better.view(-1, *[1] * (error.ndim - 1)), new_error, error)
         energy = torch.minimum(energy, new_energy)
-        if bool(settled.all()):
-            result[rows] = codes
+        new = settled & ~done[rows]
+        result[rows[new]] = codes[new]
+        done[rows] |= settled
+        remaining = (~done[rows]).nonzero()[:, 0]
+        if not len(remaining):
             return result, iterations, True
-        remaining = (~settled).nonzero()[:, 0]
         if 2 * len(remaining) <= len(rows):
-            result[rows] = codes
             rows, codes, error, energy = rows[remaining], codes[remaining], error[remaining], energy[remaining]
-    result[rows] = codes
+    remaining = (~done[rows]).nonzero()[:, 0]
+    result[rows[remaining]] = codes[remaining]
     return result, iterations, not tol and max_iter > 0
-
-
-def _step(codes: Codes, gradient: Codes, step: Tensor, selection: _Selection) -> Codes:
-    return selection.prox(codes + step.view(-1, *[1] * (codes.ndim - 1)) * gradient, step)

@@ -65,7 +65,7 @@ class LaplacianScaleMixture(Prior):
         return codes * (root / lengths.clamp_min(torch.finfo(codes.dtype).tiny)).unsqueeze(2)
 
     def majorizer(self, codes: Codes, lam: float) -> GroupLaplace:
-        amplitudes = group_norms(codes)
+        amplitudes = group_norms(codes).nan_to_num(0.0, 0.0)  # codes of samples that are not finite
         return GroupLaplace((1 + codes.shape[2] / self.shape) / (1 + lam / self.shape * amplitudes))
 
     def log_normalizer(self, m: int, n: int, lam: float) -> float:
