@@ -12,11 +12,11 @@ PENALTIES = ("l1", "huber", "squared_frobenius", "frobenius", "spectral", "coher
 RULES = ("proximal", "polyak", "subgradient")
 WHITENINGS = ("fourier", "zca", "none")
 UPDATES = ("sgd", "online")
-PRIORS = ("group_laplace", "nonnegative", "scale_mixture")
-METHODS = ("fista", "lca")
+PRIORS = ("group_laplace", "nonnegative", "scale_mixture", "group_l0", "spike_slab")
+METHODS = ("auto", "fista", "lca", "block_omp", "block_iht")
 
 DEFAULTS = SimpleNamespace(
     groups=64, size=4, patch=16, whiten="fourier", lam=2.0, beta=0.3, lr=0.5, steps=8000, batch=128, rule="proximal",
-    penalty="l1", update="sgd", prior="group_laplace", infer="fista", device="cpu", spread=1, seed=0,
+    penalty="l1", update="sgd", prior="group_laplace", infer="auto", device="cpu", spread=1, seed=0,
 )  # fmt: skip
 """Defaults of `RunSettings`."""

@@ -1,6 +1,7 @@
 """`gramian encode` and `gramian decode`: convert pictures to files of codes, and back."""
 
 import contextlib
+import math
 import os
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
         save_codes(path, encoded)
         console.print(
             f"{path}: {len(encoded.codes)} patches, {encoded.active:.1f} of {encoded.codes.shape[1]} groups active, "
-            f"gap at most {encoded.gap:.1e}",
+            + (f"gap at most {encoded.gap:.1e}" if math.isfinite(encoded.gap) else "least energy not certified"),
             soft_wrap=True,
         )
 

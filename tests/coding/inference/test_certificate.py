@@ -20,7 +20,7 @@ from gramian.coding.synthesis import Dense, Synthesis
 from gramian.errors import OptionError, ShapeError
 from tests.cases import stiefel
 
-over_methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+over_methods = pytest.mark.parametrize("method", (fista, lca), ids=("fista", "lca"))
 over_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 

@@ -24,7 +24,7 @@ from gramian.errors import OptionError
 from tests.cases import stiefel
 
 LAM = 0.7
-over_methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+over_methods = pytest.mark.parametrize("method", (fista, lca), ids=("fista", "lca"))
 over_priors = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 
 

@@ -3,7 +3,6 @@
 from gramian.coding.evaluation.manifolds import MANIFOLDS, ManifoldSamples, ManifoldSum
 from gramian.coding.evaluation.measures import (
     GroupState,
-    debias,
     group_state,
     smallest_beta,
     snr,
@@ -21,7 +20,6 @@ __all__ = [
     "ManifoldSum",
     "Recovery",
     "block_recovery",
-    "debias",
     "group_planes",
     "group_state",
     "smallest_beta",

@@ -9,7 +9,7 @@ from gramian.coding.inference.base import Inference, check_start, check_stop
 from gramian.coding.inference.support import ridge_codes
 from gramian.coding.model import Codes, group_norms
 from gramian.coding.priors import GroupL0, Prior, as_prior
-from gramian.coding.synthesis import Samples, Synthesis, as_synthesis
+from gramian.coding.synthesis import Samples, ShardedSynthesis, Synthesis, as_synthesis
 from gramian.errors import OptionError
 from gramian.options import real_number, whole_number
 from gramian.typing import Phi
@@ -89,6 +89,8 @@ def block_iht(
     slab = counting_prior(prior, "block_iht")
     zeros = synthesis.zeros(x)
     check_start(start, zeros)
+    if active is not None and isinstance(synthesis, ShardedSynthesis):
+        raise OptionError("active must be given with groups on one process; got groups on several; try lam")
     selection = _Selection(slab, 0.0 if lam is None else real_number(lam, name="lam"), None)
     if active is not None:
         selection = _Selection(GroupL0(), 0.0, whole_number(active, name="active"))

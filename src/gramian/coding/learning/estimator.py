@@ -49,10 +49,10 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         rule: Update rule of the orthogonality step; None for no penalty.
         penalty: Penalty μ.
         update: How a step updates the dictionary, 'sgd' or 'online'.
-        prior: 'group_laplace', 'nonnegative', 'scale_mixture' or a `Prior`.
+        prior: 'group_laplace', 'nonnegative', 'scale_mixture', 'group_l0', 'spike_slab' or a `Prior`.
         target_active: Target for the mean number of active groups, reached by adapting λ; None keeps λ constant.
         patience: Number of steps without activity after which a group is replaced; None never replaces groups.
-        infer: 'fista', 'lca' or an `InferenceMethod`.
+        infer: 'auto', 'fista', 'lca', 'block_omp', 'block_iht' or an `InferenceMethod`.
         iterations: Iterations of inference in a learning step.
         center: If true, subtract c. False sets c = 0, for data with a meaningful zero, as with the non-negative prior;
             s is then the root mean square.
@@ -307,9 +307,13 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
     def _warn_of_zero_codes(self, x: Tensor) -> None:
         """Warn that every code is zero, and suggest a λ for which codes are active."""
         strongest = float(group_norms((x @ self._phi(x).flatten(1)).unflatten(1, self.phi_.shape[1:])).max())
+        if as_prior(self.prior).counts_groups:
+            largest, strongest = "½‖Φ_iᵀx‖²", 0.5 * strongest**2
+        else:
+            largest = "‖Φ_iᵀx‖"
         mean = "" if self.center else ", or center=True if the samples have a mean"
         warnings.warn(
-            f"every code is zero: lam must be less than the largest ‖Φ_iᵀx‖ = {strongest:.3g}; got lam = "
+            f"every code is zero: lam must be less than the largest {largest} = {strongest:.3g}; got lam = "
             f"{self.lam_:.3g}; try lam={strongest / 4:.2g}{mean}",
             UserWarning,
             stacklevel=3,

@@ -45,7 +45,7 @@ class RunOptions(LearningOptions):
     rule: str = "proximal"
     penalty: str = "l1"
     prior: str = "group_laplace"
-    infer: str = "fista"
+    infer: str = "auto"
     groups: int = 64
     size: int = 4
     lr: float = 0.5

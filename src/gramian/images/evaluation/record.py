@@ -12,12 +12,12 @@ from torch import Tensor
 from gramian.coding.evaluation import (
     GroupPlanes,
     GroupState,
-    debias,
     group_planes,
     group_state,
     snr,
     strongest_groups,
 )
+from gramian.coding.inference import refit
 from gramian.coding.model import group_norms, reconstruct
 from gramian.images.evaluation.gabor import GaborFit, fit_gabor
 from gramian.images.evaluation.gabor_agreement import GaborAgreement, group_agreement
@@ -188,7 +188,7 @@ def learning_record(run: LearningRun, progress: Progress | None = None) -> Learn
         patches=len(x),
         active=active,
         snr_active=snr(x, reconstruct(run.phi, strongest_groups(codes, active))),
-        snr_debiased=snr(x, reconstruct(run.phi, debias(x, run.phi, codes, active))),
+        snr_debiased=snr(x, reconstruct(run.phi, refit(x, run.phi, strongest_groups(codes, active)))),
         held_out=picture,
         shift=shift,
         phase=phase,
