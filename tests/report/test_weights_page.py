@@ -38,7 +38,7 @@ def test_the_worst_groups_come_first() -> None:
     phi = torch.eye(4)[:, None, :2].repeat(1, 40000, 1)
     phi[0, 12345, 1] = 0.5
     drawn = portrait(phi)
-    assert drawn.shown == 85**2
+    assert drawn.n_groups == 85**2
     assert drawn.mosaic[0, 1].tolist() != drawn.mosaic[0, 0].tolist()
     assert (drawn.mosaic[3:5, 3:5, :3] == drawn.mosaic[3, 3, :3]).all()
     assert max(drawn.mosaic.shape[:2]) <= 256
