@@ -127,7 +127,7 @@ class TestThePolicy:
         model[4].weight.requires_grad_(False)
         _, skipped = select_parameters(model)
         assert {each.name: each.reason for each in skipped} == {
-            "0.weight": "an embedding, taken if it is selected",
+            "0.weight": "an embedding, skipped unless select names it",
             "1.bias": "a bias",
             "2.weight": "a scale of LayerNorm",
             "2.bias": "a bias",
@@ -149,7 +149,7 @@ class TestThePolicy:
         model = nn.Sequential(embedding, nn.Linear(4, 4), head)
         targets, skipped = select_parameters(model)
         assert [each.name for each in targets] == ["1.weight"]
-        assert {each.name: each.reason for each in skipped}["2.weight"] == "tied to one that is left out"
+        assert {each.name: each.reason for each in skipped}["2.weight"] == "tied to a skipped parameter"
 
     def test_a_parametrised_weight(self) -> None:
         model = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), nn.Linear(4, 4))

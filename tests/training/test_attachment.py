@@ -307,8 +307,8 @@ class TestTheHandle:
         assert lines[2].startswith(
             "0.weight   [4, 3, 3, 3]  27 × 1 × 4  '(g o) i h w -> (i h w) g o; g=1'  filters of Conv2d"
         )
-        assert lines[3] == "left out:"
-        assert "2.weight  an embedding, taken if it is selected" in lines
+        assert lines[3] == "skipped:"
+        assert "2.weight  an embedding, skipped unless select names it" in lines
 
 
 class TestAHardConstraint:

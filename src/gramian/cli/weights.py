@@ -63,7 +63,7 @@ def inspect_files(
         console.print(Text(printable(path), style="italic"))
         _print_table(console, [COLUMNS[place] for place in columns], rows)
         if inspection.skipped:
-            console.print(f"left out: {_counts(inspection.skipped)}\n", style="dim")
+            console.print(f"skipped: {_counts(inspection.skipped)}\n", style="dim")
     if page is not None:
         console.print(f"histograms and Gram pictures are in {printable(str(page))}", soft_wrap=True)
 

@@ -149,7 +149,7 @@ def _requested(candidates: Sequence[Candidate], select: Selector | None, names: 
 def _reason_not_requested(proposal: Proposal, *, by_default: bool) -> str:
     if not by_default:
         return "not selected"
-    return "tied to one that is left out" if proposal.chosen else proposal.reason
+    return "tied to a skipped parameter" if proposal.chosen else proposal.reason
 
 
 def _reason_not_trained(candidate: Candidate, first_names: Mapping[int, str], *, by_user: bool) -> str | None:

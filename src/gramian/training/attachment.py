@@ -103,7 +103,7 @@ class Attachment:
         head = f"β = {self.beta:g}, {self._state()}: {len(self.targets)} parameters"
         width = max((len(parameter.name) for parameter in self.skipped), default=0)
         rest = [f"{parameter.name.ljust(width)}  {parameter.reason}" for parameter in self.skipped]
-        return "\n".join([head, *self._table(self.targets), *(["left out:", *rest] if rest else [])])
+        return "\n".join([head, *self._table(self.targets), *(["skipped:", *rest] if rest else [])])
 
     def __repr__(self) -> str:
         rule = self.rule if isinstance(self.rule, str) else getattr(self.rule, "__name__", type(self.rule).__name__)
@@ -190,7 +190,7 @@ def attach(
         parameter  shape     l × m × n    layout           why
         0.weight   [32, 64]  64 × 1 × 32  'o i -> i () o'  rows of Linear
         2.weight   [10, 32]  32 × 1 × 10  'o i -> i () o'  rows of Linear
-        left out:
+        skipped:
         0.bias  a bias
         2.bias  a bias
         >>> inputs = torch.randn(256, 64)
