@@ -102,9 +102,9 @@ def test_a_stopped_run_keeps_its_state_and_resumes(whole, tmp_path, number) -> N
         stopped = re.search(r"stopped at step (\d+) of 1000", output)
         if stopped:
             break
-    assert stopped, shown
+    assert stopped, output
     assert 100 <= int(stopped[1]) < 1000
-    assert "to continue: gramian learn --resume --out run" in shown
+    assert "to continue: gramian learn --resume --out run" in output
     finish(folder, whole)
 
 

@@ -42,7 +42,7 @@ def same(grid: ProcessGrid, **options) -> None:
             torch.testing.assert_close(
                 torch.tensor(getattr(one, name)), torch.tensor(getattr(two, name)), rtol=1e-6, atol=1e-6
             )
-    for name, tensor in mine.state().items():
+    for name, tensor in local.state().items():
         torch.testing.assert_close(tensor, alone.state()[name], **CLOSE)
 
 

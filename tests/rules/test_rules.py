@@ -92,7 +92,7 @@ class TestPolyak:
         torch.testing.assert_close(taken, step_lengths.clamp_max(cap))
         assert (taken < step_lengths - 1e-6).any()
         torch.testing.assert_close(
-            moved_by(polyak, phi, lr=math.inf, beta=1.0, penalty=L1()), phi - own[:, None] * grad
+            moved_by(polyak, phi, lr=math.inf, beta=1.0, penalty=L1()), phi - step_lengths[:, None] * grad
         )
 
     def test_more_vectors_than_dimensions(self) -> None:

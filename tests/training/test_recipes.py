@@ -230,7 +230,7 @@ def test_adalora_without_its_own_regulariser() -> None:
         return largest(tune(get_peft_model(language_model(), config), ours))
 
     # PEFT wants a weight above zero for its own.
-    assert tuned(own=1e-30, ours=50.0) < 0.1 < tuned(own=0.5, ours=0.0)
+    assert tuned(peft_weight=1e-30, ours=50.0) < 0.1 < tuned(peft_weight=0.5, ours=0.0)
 
 
 class TestRandomChunks:

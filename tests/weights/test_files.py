@@ -93,7 +93,7 @@ def test_only_what_was_chosen_changes(kind, tmp_path) -> None:
             assert torch.equal(rewritten.read(name), held[plain])
     rows = rewritten.read(names["a.weight"])
     torch.testing.assert_close(rows @ rows.T, torch.eye(4))
-    filters = found.read(names["conv"]).flatten(1)
+    filters = rewritten.read(names["conv"]).flatten(1)
     torch.testing.assert_close(filters @ filters.T, torch.eye(6))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(path.name for path in before), target.name])
 
@@ -350,7 +350,7 @@ class TestTheCommands:
             assert "…" not in printed
             if command[0] == "inspect":
                 assert path.name in joined
-                assert said.count("3.0e+00") == 3
+                assert printed.count("3.0e+00") == 3
             else:
                 assert "writtento[out].safetensors" in joined
 
