@@ -97,7 +97,7 @@ def test_pictures_that_differ_in_their_suffix_keep_apart(command, tmp_path) -> N
     assert not (tmp_path / "twice").exists()
 
 
-def test_nothing_is_replaced_unasked(command, tmp_path) -> None:
+def test_files_are_not_replaced_without_force(command, tmp_path) -> None:
     dictionary = saved_dictionary(tmp_path)
     save_pictures(tmp_path / "pictures")
     assert command("encode", dictionary, "pictures", "-o", "codes").code == 0
@@ -160,7 +160,7 @@ class TestBadInput:
         assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".codes.safetensors")]
         assert not (tmp_path / "new").exists()
 
-    def test_what_is_in_the_way_of_codes(self, command, tmp_path) -> None:
+    def test_a_folder_in_the_place_of_a_code_file(self, command, tmp_path) -> None:
         saved_dictionary(tmp_path)
         save_pictures(tmp_path / "pictures")
         (tmp_path / "codes" / "1.png.codes.safetensors").mkdir(parents=True)

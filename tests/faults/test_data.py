@@ -131,7 +131,7 @@ class TestOneRuleForNumbers:
                 with pytest.raises(DataError, match=r"a\.(npy|tif) must hold bytes, or finite numbers .*" + words):
                     load_images(path)
 
-    def test_of_whole_numbers(self, tmp_path) -> None:
+    def test_whole_numbers_have_8_or_16_bits(self, tmp_path) -> None:
         sixteen_bits(GRADIENT.astype(float) * 257).save(tmp_path / "a.png")
         Image.fromarray(GRADIENT.astype(np.int32) * 257).save(tmp_path / "a.tif")
         for name in ("a.png", "a.tif"):
@@ -198,7 +198,7 @@ class TestPlaces:
         with pytest.raises(DataError, match="images must be"):
             load_images(tmp_path / name)
 
-    def test_what_is_no_file(self, tmp_path) -> None:
+    def test_a_pipe_is_refused(self, tmp_path) -> None:
         os.mkfifo(tmp_path / "pipe.npy")
         with pytest.raises(DataError, match=r"pipe\.npy, which is no file"):
             load_images(tmp_path / "pipe.npy")
@@ -235,7 +235,7 @@ def test_mutated_files() -> None:
         assert fuzz_images.run(seconds=1.5, seed=0) > 20
 
 
-def test_the_fuzzer_sees_what_is_wrong(monkeypatch) -> None:
+def test_the_fuzzer_reports_an_unexpected_error(monkeypatch) -> None:
     def careless(path, *, colour) -> None:
         raise KeyError("what a library says")
 

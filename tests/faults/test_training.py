@@ -213,7 +213,7 @@ class TestTheModelChanges:
         assert moved(model, optimizer) == ["0.weight", "2.weight", "4.weight"]
 
     @pytest.mark.parametrize("stale", [torch.zeros, torch.ones])
-    def test_one_that_is_frozen_afterwards_rests_whatever_its_gradient(self, stale) -> None:
+    def test_a_parameter_frozen_later_is_not_updated(self, stale) -> None:
         model = make()
         optimizer = torch.optim.SGD([{"params": model.parameters()}], lr=0.0)
         gramian.attach(optimizer, model, beta=math.inf)
@@ -358,13 +358,13 @@ class TestWhatCannotGoTogether:
         with pytest.raises(NotImplementedError, match="later"):
             gramian.attach(sgd(model), model, beta=1.0, penalty=0.5 * Unfinished())
 
-    def test_what_can_is_not_rehearsed(self, monkeypatch) -> None:
+    def test_built_in_rules_and_penalties_need_no_trial_step(self, monkeypatch) -> None:
         model = make()
         monkeypatch.setattr(training.compatibility, "step_", None)
         gramian.attach(sgd(model), model, beta=1.0, penalty=2 * L1() + SquaredFrobenius())
         gramian.attach(sgd(model), model, beta=1.0, rule="polyak", penalty=Cosine(L1()))
 
-    def test_a_rule_of_yours_sees_the_sizes_of_the_parameter(self) -> None:
+    def test_a_custom_rule_is_tried_on_the_sizes_of_the_parameter(self) -> None:
         model = make()
         halves = gramian.Layout("(m n) i -> i m n", m=2)
         state = torch.get_rng_state()
@@ -398,7 +398,7 @@ class TestTheHardConstraint:
         attachment = gramian.attach(sgd(model), model, beta=math.inf, penalty=penalty)
         assert max(attachment.residuals().values()) < 2e-6
 
-    def test_pairs_that_may_be_anything_are_left_alone(self) -> None:
+    def test_pairs_of_weight_zero_are_not_changed(self) -> None:
         model = make()
         W = torch.ones(3, 3)
         W[0, 1] = W[1, 0] = 0
@@ -652,7 +652,7 @@ class TestWrappers:
         with pytest.warns(AttachmentWarning, match="acts no longer on"):
             gramian.attach(wrapped, model, beta=0.3)
 
-    def test_what_is_no_optimiser(self, unchecked) -> None:
+    def test_objects_that_are_not_optimisers(self, unchecked) -> None:
         model = make()
         schedule = torch.optim.lr_scheduler.ConstantLR(sgd(model))
         with pytest.raises(

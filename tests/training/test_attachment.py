@@ -68,7 +68,7 @@ over_optimizers = pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(),
 
 
 @over_optimizers
-def test_it_is_a_step_by_hand_after_each_of_the_optimiser(make_optimizer) -> None:
+def test_equal_to_a_manual_step_after_every_optimiser_step(make_optimizer) -> None:
     model, twin = make(), make()
     optimizer, other = make_optimizer(model.parameters()), make_optimizer(twin.parameters())
     attachment = gramian.attach(optimizer, model, beta=0.3)
@@ -145,7 +145,7 @@ def test_a_step_that_the_gradient_scaler_skips_is_skipped(fused) -> None:
     assert attachment.steps == 4
 
 
-def test_accumulation_and_clipping_change_nothing_of_it() -> None:
+def test_independent_of_accumulation_and_clipping() -> None:
     model, twin = make(), make()
     optimizer, other = (torch.optim.AdamW(each.parameters(), lr=0.01) for each in (model, twin))
     attachment = gramian.attach(optimizer, model, beta=0.5)
@@ -299,7 +299,7 @@ class TestTheHandle:
         expected = training.loss(attachment.targets, beta=2.0)
         torch.testing.assert_close(attachment.loss, expected.detach())
 
-    def test_what_it_prints(self) -> None:
+    def test_the_printed_table(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Embedding(5, 2))
         attachment = gramian.attach(torch.optim.SGD(model.parameters(), lr=0.1), model, beta=0.5)
         lines = str(attachment).splitlines()
@@ -307,8 +307,8 @@ class TestTheHandle:
         assert lines[2].startswith(
             "0.weight   [4, 3, 3, 3]  27 × 1 × 4  '(g o) i h w -> (i h w) g o; g=1'  filters of Conv2d"
         )
-        assert lines[3] == "left out:"
-        assert "2.weight  an embedding, taken if it is selected" in lines
+        assert lines[3] == "skipped:"
+        assert "2.weight  an embedding, skipped unless select names it" in lines
 
 
 class TestAHardConstraint:

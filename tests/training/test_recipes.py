@@ -223,14 +223,14 @@ def test_lora() -> None:
 def test_adalora_without_its_own_regulariser() -> None:
     from peft import AdaLoraConfig, get_peft_model
 
-    def tuned(own: float, ours: float) -> float:
+    def tuned(peft_weight: float, ours: float) -> float:
         config = AdaLoraConfig(
-            init_r=4, target_r=2, total_step=4 * STEPS, target_modules=["q_proj", "v_proj"], orth_reg_weight=own
+            init_r=4, target_r=2, total_step=4 * STEPS, target_modules=["q_proj", "v_proj"], orth_reg_weight=peft_weight
         )
         return largest(tune(get_peft_model(language_model(), config), ours))
 
     # PEFT wants a weight above zero for its own.
-    assert tuned(own=1e-30, ours=50.0) < 0.1 < tuned(own=0.5, ours=0.0)
+    assert tuned(peft_weight=1e-30, ours=50.0) < 0.1 < tuned(peft_weight=0.5, ours=0.0)
 
 
 class TestRandomChunks:
@@ -253,7 +253,7 @@ class TestRandomChunks:
 
     @pytest.mark.parametrize("layout", ["(m n) i -> i m n", "o i -> i () o", "o i -> i o ()"])
     def test_it_is_a_step_of_the_vectors_that_were_drawn(self, layout) -> None:
-        made = gramian.Layout(layout, n=5) if "(m n)" in layout else gramian.Layout(layout)
+        parsed = gramian.Layout(layout, n=5) if "(m n)" in layout else gramian.Layout(layout)
         weight = torch.randn(20, 7, dtype=torch.float64)
         expected = weight.clone()
         drawn = torch.randperm(20, generator=torch.Generator().manual_seed(3))[:18]
@@ -261,9 +261,9 @@ class TestRandomChunks:
         loss = gramian.step_(phi, lr=0.1, beta=0.5)
         expected[drawn] = phi.reshape(7, 18).mT
         generator = torch.Generator().manual_seed(3)
-        found = training.step_chunks_(weight, 6, lr=0.1, beta=0.5, layout=made, generator=generator)
+        returned = training.step_chunks_(weight, 6, lr=0.1, beta=0.5, layout=parsed, generator=generator)
         assert torch.equal(weight, expected)
-        torch.testing.assert_close(found, loss)
+        torch.testing.assert_close(returned, loss)
 
     def test_one_chunk_of_all_is_a_step(self) -> None:
         phi = torch.randn(9, 2, 3, dtype=torch.float64)

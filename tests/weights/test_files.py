@@ -25,8 +25,8 @@ FIRST = {"a.weight": (4, 12), "conv": (6, 3, 3, 3), "bias": (7,), "embed.weight"
 
 def tensors(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    made = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in FIRST.items()}
-    return made | {"count": torch.arange(5)}
+    by_name = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in FIRST.items()}
+    return by_name | {"count": torch.arange(5)}
 
 
 def sharded(folder: Path) -> Path:
@@ -86,14 +86,14 @@ def test_only_what_was_chosen_changes(kind, tmp_path) -> None:
     assert {each.name for each in done} == {names["a.weight"], names["conv"]}
     assert all(each.converged for each in done)
     assert "embedding" in left[names["embed.weight"]]
-    found = open_weights(target)
-    assert list(found.entries) == list(open_weights(source).entries)
+    rewritten = open_weights(target)
+    assert list(rewritten.entries) == list(open_weights(source).entries)
     for plain, name in names.items():
         if name in left:
-            assert torch.equal(found.read(name), held[plain])
-    rows = found.read(names["a.weight"])
+            assert torch.equal(rewritten.read(name), held[plain])
+    rows = rewritten.read(names["a.weight"])
     torch.testing.assert_close(rows @ rows.T, torch.eye(4))
-    filters = found.read(names["conv"]).flatten(1)
+    filters = rewritten.read(names["conv"]).flatten(1)
     torch.testing.assert_close(filters @ filters.T, torch.eye(6))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(path.name for path in before), target.name])
 
@@ -128,8 +128,8 @@ def test_tied_tensors_of_a_pytorch_file_stay_tied(tmp_path) -> None:
     shared = torch.randn(4, 8)
     torch.save({"one": shared, "two": shared}, tmp_path / "in.pt")
     orthogonalize_file(tmp_path / "in.pt", tmp_path / "out.pt", select="one")
-    found = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert found["one"].data_ptr() == found["two"].data_ptr()
+    rewritten = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert rewritten["one"].data_ptr() == rewritten["two"].data_ptr()
 
 
 def test_a_whole_network_through_a_file(tmp_path) -> None:
@@ -259,10 +259,10 @@ class TestTheCommands:
         assert done.returncode == 0, done.stderr
         assert re.search(r"a\.weight +12 × 1 × 4 +\d+ +\S+e-0[789]", done.stdout), done.stdout
         assert "kept as they are: 4 not selected" in done.stdout
-        shown = self.run(tmp_path, "inspect", "weights.safetensors", "out.safetensors")
-        assert shown.returncode == 0, shown.stderr
-        assert re.search(r"a\.weight +o i -> i \(\) o +12 × 1 × 4", shown.stdout), shown.stdout
-        assert "left out: 3 of 1 axes" in shown.stdout or "of 1 axes" in shown.stdout
+        inspected = self.run(tmp_path, "inspect", "weights.safetensors", "out.safetensors")
+        assert inspected.returncode == 0, inspected.stderr
+        assert re.search(r"a\.weight +o i -> i \(\) o +12 × 1 × 4", inspected.stdout), inspected.stdout
+        assert re.search(r"skipped: .*\d of 1 axes", inspected.stdout), inspected.stdout
         plain = self.run(tmp_path, "inspect", "out.safetensors", "--json", "--layout", "a.*=(m n) i -> i m n; n=2")
         rows = json.loads(plain.stdout)["out.safetensors"]["parameters"]
         row = next(each for each in rows if each["name"] == "a.weight")
@@ -286,9 +286,9 @@ class TestTheCommands:
         with pytest.raises(SystemExit) as stopped:
             main()
         assert stopped.value.code == 2
-        said = capsys.readouterr().err
-        assert message in said
-        assert said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
         assert not (tmp_path / "out.npz").exists()
 
     def main(self, monkeypatch, *arguments: str) -> int:
@@ -318,16 +318,16 @@ class TestTheCommands:
         assert self.main(monkeypatch, "inspect", "weights.npz", "--html", "notes.html", "--force") == 0
         assert "<html" in Path("notes.html").read_text()
 
-    def test_the_exit_status_tells_of_what_did_not_converge(self, tmp_path, monkeypatch, capsys) -> None:
+    def test_the_exit_status_if_a_tensor_does_not_converge(self, tmp_path, monkeypatch, capsys) -> None:
         save_file({"good": torch.eye(3, 5), "[bad]": torch.ones(4, 8)}, tmp_path / "a.safetensors")
         monkeypatch.chdir(tmp_path)
         command = ("orthogonalize", "a.safetensors", "-o", "b.safetensors", "--max-steps", "5")
         assert self.main(monkeypatch, *command) == 1
-        said = capsys.readouterr()
-        assert said.err.startswith("gramian: warning: [bad] in a.safetensors")
-        assert said.err.count("\n") == 1
-        assert "written to b.safetensors" in said.out
-        assert "[bad]" in said.out
+        printed = capsys.readouterr()
+        assert printed.err.startswith("gramian: warning: [bad] in a.safetensors")
+        assert printed.err.count("\n") == 1
+        assert "written to b.safetensors" in printed.out
+        assert "[bad]" in printed.out
         assert set(load_file("b.safetensors")) == {"good", "[bad]"}
         assert self.main(monkeypatch, *command, "--select", "good", "--force") == 0
 
@@ -340,17 +340,17 @@ class TestTheCommands:
         monkeypatch.chdir(tmp_path)
         for command in (("inspect", path.name), ("orthogonalize", path.name, "-o", "[out].safetensors")):
             assert self.main(monkeypatch, *command) == 0
-            said = capsys.readouterr().out
-            joined = re.sub(r"\s", "", said)
+            printed = capsys.readouterr().out
+            joined = re.sub(r"\s", "", printed)
             for name in names[1:]:
                 assert name in joined
             pieces = iter(joined)
             assert all(letter in pieces for letter in names[0])
             assert "5×1×3" in joined
-            assert "…" not in said
+            assert "…" not in printed
             if command[0] == "inspect":
                 assert path.name in joined
-                assert said.count("3.0e+00") == 3
+                assert printed.count("3.0e+00") == 3
             else:
                 assert "writtento[out].safetensors" in joined
 

@@ -166,7 +166,7 @@ class TestAgreement:
         assert learned.quadrature == pytest.approx(90)
         assert learned.resultant == pytest.approx(1)
 
-    def test_what_is_called_orientation_zero_does_not_matter(self) -> None:
+    def test_agreement_does_not_depend_on_the_zero_of_orientation(self) -> None:
         fit = planted(12, 2, seed=3, quadrature=True)
         turned = (fit.orientation - 1e-6).cos() < 0.2
         other = replace(

@@ -265,7 +265,7 @@ def _gabor(run: LearningRun, usage: Float[Tensor, " m"], report: Progress) -> tu
     report("Gabor functions", 0, len(chosen))
     for part in chosen.split(max(1, 64 // n)):
         parts.append(fit_gabor(grey[:, part]))
-        report("Gabor functions", sum(len(each.row) for each in parts), len(chosen))
+        report("Gabor functions", sum(len(fit.row) for fit in parts), len(chosen))
     names = [field.name for field in fields(GaborFit)]
     fitted = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     empty = run.phi.new_full((m, n), torch.nan)
