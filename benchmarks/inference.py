@@ -1,0 +1,208 @@
+"""Measure inference and dictionary learning with priors that have a price for every active group.
+
+    python benchmarks/inference.py [--device cuda] [--seeds 5] [--quick]
+
+Sums of points on manifolds in random subspaces (`gramian.coding.ManifoldSum`): 128 factors in 128 dimensions, 4 active.
+First the support and the codes with the true dictionary; then dictionaries that are learned by a one-pass encoder, by
+learning with group ℓ0 inference in the loop, and by additive factor analysers, each decoded by inference. It writes
+benchmarks/results/inference.md; an otherwise idle machine with 2 cores needs about half an hour for five seeds.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from statistics import mean, stdev
+
+import torch
+from one_pass import encode, learn
+from record import machine, table, write
+from torch import Tensor
+
+from gramian.coding import (
+    AdditiveFactorAnalyzers,
+    Inference,
+    Learner,
+    LearningOptions,
+    ManifoldSamples,
+    ManifoldSum,
+    block_iht,
+    block_omp,
+    block_recovery,
+    cosine_decay,
+    fista,
+    initial_dictionary,
+    reconstruct,
+    refit,
+)
+
+DIMENSIONS = 128
+NOISE = 0.1
+RATES = (0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table of learned dictionaries."""
+
+    name: str
+    groups: int = 256
+    active: int = 4
+    noise: float = 0.0
+
+
+SETTINGS = (
+    Setting("256 groups, 4 active"),
+    Setting("128 groups", groups=128),
+    Setting("64 groups", groups=64),
+    Setting("8 active", active=8),
+    Setting("noise 0.1", noise=NOISE),
+)
+
+
+def spread(values: Iterable[float], digits: int = 3) -> str:
+    """Format the mean of a few values with their standard deviation."""
+    numbers = list(values)
+    return f"{mean(numbers):.{digits}f}" + (f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else "")
+
+
+def quality(data: ManifoldSum, samples: ManifoldSamples, phi: Tensor, codes: Tensor) -> dict[str, float]:
+    """Measure recovery: block R² of all, straight and curved factors, and the unexplained share of variance."""
+    r2 = block_recovery(phi.cpu(), codes.cpu(), data.phi, samples.codes, samples.active).r2
+    straight = torch.tensor([kind == "segment" for kind in data.kinds])
+    x = samples.x.to(codes)
+    error = (x - reconstruct(phi.to(codes), codes)).square().sum() / x.square().sum()
+    return {
+        "r2": float(r2.nanmean()),
+        "segments": float(r2[straight].nanmean()),
+        "curved": float(r2[~straight].nanmean()),
+        "error": float(error),
+    }
+
+
+def support_row(
+    name: str, infer: Callable[[Tensor, Tensor], Inference], noise: float, seeds: int, device: str
+) -> list[str]:
+    """Infer with the true dictionary; report recall, false discoveries and R² over seeds."""
+    recall, false, r2, steps = [], [], [], []
+    for seed in range(seeds):
+        data = ManifoldSum(noise=noise, seed=seed)
+        samples = data.draw(4096, seed=1000 + seed)
+        result = infer(samples.x.to(device), data.phi.float().to(device))
+        support = result.support.cpu()
+        recall.append(float((support & samples.active).sum() / samples.active.sum()))
+        wrong = (support & ~samples.active).sum(dim=1) / support.sum(dim=1).clamp_min(1)
+        false.append(float(wrong.mean()))
+        r2.append(quality(data, samples, data.phi.float(), result.codes)["r2"])
+        steps.append(result.iterations)
+    return [name, f"{noise:g}", spread(recall, 4), spread(false), spread(r2, 4), f"{max(steps)}"]
+
+
+def known_dictionary(seeds: int, device: str) -> str:
+    """Make the table of inference with the true dictionary."""
+    sigma = NOISE / DIMENSIONS**0.5
+    rows = [
+        support_row("block_omp, active=4", partial(block_omp, active=4), 0.0, seeds, device),
+        support_row("block_iht, active=4", partial(block_iht, active=4, max_iter=20), 0.0, seeds, device),
+        support_row("block_omp, fdr=0.1, noise measured", partial(block_omp, fdr=0.1), 0.0, seeds, device),
+        support_row("fista, λ = 0.02", partial(fista, lam=0.02), 0.0, seeds, device),
+        support_row("block_omp, active=4", partial(block_omp, active=4), NOISE, seeds, device),
+        support_row("fista, λ = 0.02", partial(fista, lam=0.02), NOISE, seeds, device),
+    ]
+    for rate in RATES:
+        for name, noise in (("known", sigma), ("measured", None)):
+            method = partial(block_omp, fdr=rate, noise=noise)
+            rows.append(support_row(f"block_omp, fdr={rate}, noise {name}", method, NOISE, seeds, device))
+    return table(("method", "noise", "recall", "false discoveries", "block R²", "iterations"), rows)
+
+
+def one_pass(x: Tensor, setting: Setting, seed: int, epochs: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    phi, encoder = learn(x, setting.groups, 4, active=setting.active, epochs=epochs, seed=seed)
+    return phi, lambda x: encode(x, encoder[:-1], encoder[-1], setting.groups, 4, active=setting.active)
+
+
+def in_the_loop(x: Tensor, setting: Setting, seed: int, steps: int) -> tuple[Tensor, None]:
+    options = LearningOptions(prior="group_l0", lam=4.0, target_active=setting.active, patience=50)
+    learner = Learner(initial_dictionary(DIMENSIONS, setting.groups, 4, seed=seed).to(x), options)
+    generator = torch.Generator(device=x.device).manual_seed(seed)
+    for step in range(steps):
+        rows = torch.randint(len(x), (256,), generator=generator, device=x.device)
+        learner.step(x[rows], lr=cosine_decay(0.5, step, steps))
+    return learner.phi, None
+
+
+def factor_analyzers(x: Tensor, setting: Setting, seed: int, _: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    model = AdditiveFactorAnalyzers(setting.groups, 4, active=setting.active, random_state=seed).fit(x)
+    shape = model.phi_.shape[1:]
+    return model.phi_, lambda x: model.transform(x).unflatten(1, shape)
+
+
+LEARNERS = {
+    "one-pass encoder": (one_pass, 40, 4),
+    "group ℓ0 in the loop": (in_the_loop, 1000, 100),
+    "additive factor analysers": (factor_analyzers, 0, 0),
+}
+
+
+def learned_rows(setting: Setting, seeds: int, device: str, quick: bool) -> list[list[str]]:
+    """Learn a dictionary in every way, and decode it by inference."""
+    rows = []
+    for name, (method, effort, less) in LEARNERS.items():
+        results: dict[str, list[dict[str, float]]] = {}
+        seconds, used = [], []
+        for seed in range(seeds):
+            data = ManifoldSum(active=setting.active, noise=setting.noise, seed=seed)
+            size = DIMENSIONS**0.5
+            train = size * data.draw(20_000 if quick else 100_000, seed=1000 + seed).x.to(device)
+            samples = data.draw(4096, seed=2000 + seed)
+            x = samples.x.to(device)
+            start = time.perf_counter()
+            phi, direct = method(train, setting, seed, less if quick else effort)
+            seconds.append(time.perf_counter() - start)
+            codes = {
+                f"block_omp, active={setting.active}": block_omp(x, phi, active=setting.active).codes,
+                "block_omp, fdr=0.1": block_omp(x, phi, fdr=0.1).codes,
+            }
+            if direct is not None:
+                codes = {"as learned": direct(size * x) / size, **codes}
+            for decoder, decoded in codes.items():
+                results.setdefault(decoder, []).append(quality(data, samples, phi, decoded))
+            used.append(
+                float((refit(x, phi, codes[f"block_omp, active={setting.active}"]) != 0).any(dim=2).any(dim=0).sum())
+            )
+        rows += [
+            [
+                setting.name,
+                f"{name}, {mean(seconds):.0f} s",
+                decoder,
+                *(spread(each[key] for each in found) for key in ("r2", "segments", "curved")),
+                f"{100 * mean(each['error'] for each in found):.2g} %",
+                f"{mean(used):.0f}",
+            ]
+            for decoder, found in results.items()
+        ]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two seeds, one setting, short learning")
+    options = parser.parse_args()
+    seeds = 2 if options.quick else options.seeds
+    settings = SETTINGS[:1] if options.quick else SETTINGS
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
+    rows = [row for setting in settings for row in learned_rows(setting, seeds, options.device, options.quick)]
+    header = ("data", "learned by", "decoded by", "block R²", "segments", "curved", "unexplained", "groups used")
+    write(
+        "inference.md",
+        f"Measured on {machine()}, on {device}; {seeds} seeds, means and standard deviations.\n\n"
+        "## With the true dictionary\n\n"
+        f"{known_dictionary(seeds, options.device)}\n## With a learned dictionary\n\n{table(header, rows)}",
+    )
+
+
+if __name__ == "__main__":
+    main()
