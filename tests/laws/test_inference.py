@@ -91,7 +91,7 @@ def test_codes_do_not_depend_on_the_other_samples(method, case) -> None:
     alone = torch.cat(
         [method(row[None], phi, lam=LAM, prior=case.build(10), max_iter=400, tol=1e-8).codes for row in x]
     )
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 @over_inference
@@ -104,7 +104,7 @@ def test_no_samples_and_samples_that_are_not_finite(method, case) -> None:
     assert not result.converged
     assert result.gap[1:3].isinf().all()
     usual = method(x[[0, 3]], phi, lam=LAM, prior=case.build(10), max_iter=100)
-    torch.testing.assert_close(result.codes[[0, 3]], usual.codes, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.codes[[0, 3]], usual.codes, rtol=0, atol=1e-5)
 
 
 @over_inference

@@ -126,7 +126,7 @@ def block_omp(
             steps = max(steps, path.steps)
         codes = ridge_codes(x, synthesis, torch.cat(support) if support else x.new_zeros((0, m)) > 0, ridge)
         if slab.ridge is None and lam is not None:
-            codes = block_iht(x, synthesis, lam=lam, prior=slab, start=codes, tol=1e-8).codes
+            codes = block_iht(x, synthesis, lam=lam, prior=slab, start=codes, max_iter=50, tol=1e-6).codes
         codes[~valid] = torch.nan
         return Inference(codes, steps, x.new_full((len(x),), torch.inf), bool(ended), certified="support")
 
@@ -238,6 +238,7 @@ class _Selector:
         self.dimensions = (values > floor).sum(dim=1)
         # Group i explains ½cᵀ(Φ_iᵀΦ_i + ρI)⁻¹c by itself, for correlations c: half the squared length of c times this.
         inverse = torch.where(values > floor, (values + ridge).clamp_min(1e-300).rsqrt(), 0)
+        self.rounding = 64 * torch.finfo(self.D.dtype).eps
         self.whitening = (vectors * inverse[:, None]).to(self.D.dtype)
         self.orthonormal = bool(((values + ridge - 1).abs() < _ORTHONORMAL).all())
 
@@ -246,7 +247,7 @@ class _Selector:
         rows = torch.arange(len(x), device=x.device)
         whole = path = _Path(rows[:, None][:, :0], x[:, :0], x[:, :0])
         error, basis = x, x.new_zeros((len(x), 0, x.shape[1]))
-        noise = 8 * torch.finfo(x.dtype).eps ** 2 * x.square().sum(dim=1)
+        noise = torch.finfo(x.dtype).eps * x.square().sum(dim=1)
         for _ in range(limit if len(x) else 0):
             best = self._scores(error).scatter_(1, path.groups, -1.0).argmax(dim=1)
             basis, error, gains = self._add(best, basis, error)
@@ -277,18 +278,23 @@ class _Selector:
         """Extend the basis by one group of each sample; return it, the new x − Φa, and the gain."""
         atoms = self.atoms.gather(groups[:, None])
         inside = atoms @ basis.mT
-        gram = atoms @ atoms.mT - inside @ inside.mT
+        gram = atoms @ atoms.mT
         diagonal = gram.diagonal(dim1=1, dim2=2)
-        diagonal += self.ridge + _DEPENDENT * diagonal.amax(dim=1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
-        outside = torch.baddbmm(atoms, inside, basis, alpha=-1)
-        correlations = atoms @ error[..., None]
-        if self.n == 1:
-            length = diagonal.clamp_min(torch.finfo(gram.dtype).tiny).sqrt()[..., None]
-            direction, coordinates = outside / length, correlations / length
-        else:
-            factor = torch.linalg.cholesky_ex(gram).L
-            both = torch.linalg.solve_triangular(factor, torch.cat([outside, correlations], dim=2), upper=False)
-            direction, coordinates = both[..., :-1], both[..., -1:]
+        diagonal += self.ridge
+        floor = self.rounding * diagonal
+        gram = gram - inside @ inside.mT
+        # Cholesky factorisation of the Gram matrix outside the basis, with forward substitution of the atoms and of
+        # their correlations with the error; a direction that lies in the basis is left out.
+        new = torch.cat([torch.baddbmm(atoms, inside, basis, alpha=-1), atoms @ error[..., None]], dim=2)
+        for k in range(self.n):
+            pivot = gram[:, k, k]
+            inverse = torch.where(pivot > floor[:, k], pivot.clamp_min(torch.finfo(gram.dtype).tiny).rsqrt(), 0)
+            new[:, k] *= inverse[:, None]
+            if k + 1 < self.n:
+                column = gram[:, k + 1 :, k] * inverse[:, None]
+                gram[:, k + 1 :, k + 1 :] -= column[:, :, None] * column[:, None]
+                new[:, k + 1 :] -= column[:, :, None] * new[:, k : k + 1]
+        direction, coordinates = new[..., :-1], new[..., -1:]
         error = error - (direction.mT @ coordinates)[..., 0]
         gains = 0.5 * coordinates.square().sum(dim=(1, 2))
         if self.slab.ridge is None:

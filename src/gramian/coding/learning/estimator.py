@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gramian.coding.energy import energy
 from gramian.coding.inference import InferenceMethod, as_method
+from gramian.coding.learning.calibration import calibrated_lam
 from gramian.coding.learning.dictionary import cosine_decay, initial_dictionary
 from gramian.coding.learning.learner import Learner
 from gramian.coding.learning.options import LearningOptions
@@ -50,7 +51,8 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         penalty: Penalty μ.
         update: How a step updates the dictionary, 'sgd' or 'online'.
         prior: 'group_laplace', 'nonnegative', 'scale_mixture', 'group_l0', 'spike_slab' or a `Prior`.
-        target_active: Target for the mean number of active groups, reached by adapting λ; None keeps λ constant.
+        target_active: Target for the mean number of active groups, reached by adapting λ; `fit` ends with the λ for
+            which the codes of `transform` reach it on the training samples. None keeps λ constant.
         patience: Number of steps without activity after which a group is replaced; None never replaces groups.
         infer: 'auto', 'fista', 'lca', 'block_omp', 'block_iht' or an `InferenceMethod`.
         iterations: Iterations of inference in a learning step.
@@ -155,6 +157,18 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
             active += self._learner.step(batch, lr=cosine_decay(self.lr, step, self.steps)).active_groups
         if active == 0:
             self._warn_of_zero_codes(self._standardised(samples))
+        elif self.target_active is not None:
+            indices = torch.randperm(len(samples), generator=generator, device="cpu")[:1024]
+            self._learner.lam = calibrated_lam(
+                self._standardised(samples[indices.to(samples.device)]),
+                self._learner.phi,
+                lam=self._learner.lam,
+                prior=as_prior(self.prior),
+                infer=as_method(self.infer),
+                target=self.target_active,
+                max_iter=self.max_iter,
+                tol=self.tol,
+            )
         return self._update_attributes()
 
     def partial_fit(self, X: Any, y: Any = None) -> "SubspaceSparseCoding":  # noqa: ARG002
