@@ -31,7 +31,7 @@ from gramian.coding import (
     within_group_cosines,
 )
 from gramian.coding.inference import fista
-from gramian.images import Control, phase_response, shift_control
+from gramian.images.evaluation import Control, phase_response, shift_control
 from gramian.images.samples import FourierWhitening, PatchSampler, image_to_patches, shipped_images, split_held_out
 from gramian.kernels import reference
 from gramian.penalties import Penalty

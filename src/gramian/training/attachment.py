@@ -208,6 +208,7 @@ def attach(
     hard = strength == math.inf
     update, mu, selector = as_rule(rule), as_penalty(penalty), as_selector(select)
     if hard:
+        # check_fit repeats this for every size, with the name of a parameter; this error needs none, and comes first.
         check_hard(update, mu)
     targets, skipped = select_parameters(model, selector, layouts)
     in_optimizer = {id(parameter) for group in stepper.param_groups for parameter in group["params"]}

@@ -7,7 +7,7 @@ import torch
 
 from gramian.coding import group_norms, group_state, reconstruct, refit, snr, strongest_groups, within_group_cosines
 from gramian.errors import OptionError
-from gramian.images import gratings, phase_response, random_groups, shift_control
+from gramian.images.evaluation import gratings, phase_response, random_groups, shift_control
 from tests.cases import stiefel
 
 

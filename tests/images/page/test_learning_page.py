@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from gramian.coding import GroupPlanes, Inference
-from gramian.images import GaborAgreement, GaborFit, GaborSpread, phase_response
+from gramian.images.evaluation import GaborAgreement, GaborFit, GaborSpread, phase_response
 from gramian.images.evaluation.record import LearningRecord, learning_record
 from gramian.images.page import render_report
 from gramian.images.page.sample_code import sample_code
