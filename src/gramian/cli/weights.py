@@ -143,8 +143,10 @@ def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequenc
 
 def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
     errors = Console(stderr=True)
+    if not errors.is_terminal:
+        return lambda names: names
     description = escape(printable(what))
-    return lambda names: track(list(names), description, console=errors, transient=True, disable=not errors.is_terminal)
+    return lambda names: track(list(names), description, console=errors, transient=True)
 
 
 def _layouts(texts: list[str]) -> Layouts | None:
