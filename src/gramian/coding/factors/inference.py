@@ -38,6 +38,32 @@ class Candidates:
         """The posterior means of s_i a_i."""
         return self.inclusion[..., None] * self.means
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors."""
+        return self.groups, self.inclusion, self.correlations, self.means
+
+    def rotate(self, rotations: Float[Tensor, "m n n"]) -> "Candidates":
+        """Express the coefficients in the axes that are the columns of a rotation of each group."""
+        r = rotations.to(self.means)[self.groups]
+        correlations, means = ((each[..., None, :] @ r)[..., 0, :] for each in (self.correlations, self.means))
+        return Candidates(self.groups, self.inclusion, correlations, means)
+
+    def pad(self, k: int, m: int) -> "Candidates":
+        """Add candidates of probability 0 until there are k."""
+        batch, width = self.groups.shape
+        if width >= k:
+            return self
+        taken = torch.zeros(batch, m, device=self.groups.device).scatter_(1, self.groups, 1.0)
+        groups = torch.cat([self.groups, taken.topk(k - width, dim=1, largest=False).indices], dim=1)
+        zeros = self.means.new_zeros(batch, k - width, self.means.shape[2])
+        return Candidates(
+            groups,
+            torch.cat([self.inclusion, zeros[..., 0]], dim=1),
+            torch.cat([self.correlations, zeros], dim=1),
+            torch.cat([self.means, zeros], dim=1),
+        )
+
 
 def reconstruction(parameters: FactorParameters, candidates: Candidates) -> Samples:
     """Compute E[Σ_i s_i Φ_i a_i] for every sample."""

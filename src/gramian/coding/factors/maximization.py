@@ -12,6 +12,8 @@ __all__ = ["maximize", "update_frames"]
 _ANCHOR = 1e-6
 """Weight of the previous frame in its update, relative to the largest; it fixes directions without use."""
 
+_LEAST_PI = 1e-7
+
 
 def polar(matrix: Tensor) -> Tensor:
     """Compute the polar factor of [l, n] from its singular value decomposition."""
@@ -42,7 +44,7 @@ def update_frames(phi: Phi, moments: Moments, *, sweeps: int = 1) -> Phi:
 
 
 def maximize(
-    parameters: FactorParameters, moments: Moments, *, collapsed: bool, floor: float, least_on: float = 1e-8
+    parameters: FactorParameters, moments: Moments, *, collapsed: bool, floor: float, frames: bool = True
 ) -> tuple[FactorParameters, Tensor]:
     r"""Maximise the bound over Φ, π, v and σ² for given moments.
 
@@ -52,13 +54,17 @@ def maximize(
         collapsed: Whether v is maximised together with q(a_i | s_i), v_j = (E[c_j² | s_i = 1] − σ²)₊, which switches
             directions off; otherwise by v_j = E[a_j² | s_i = 1].
         floor: The least σ².
-        least_on: The least π.
+        frames: Whether Φ is updated.
+
+    Returns:
+        The parameters, and the rotations [m, n, n] from the former axes to the new ones; the moments are rotated in
+        place.
     """
     l, m, n = parameters.phi.shape  # noqa: E741
     on = moments.on.double().clamp_min(1e-30)
     noise = max(moments.error / (moments.count * l), floor)
-    pi = (on / moments.count).clamp(least_on, 1 - 1e-6)
-    used = moments.on > 1e-6 * moments.count / m if False else moments.on > 0
+    pi = (on / moments.count).clamp(_LEAST_PI, 1 - 1e-6)
+    used = moments.on > 0
     if collapsed:
         spread = moments.cc.double() / on[:, None, None] - parameters.noise * torch.eye(n).to(on)
     else:
@@ -67,7 +73,7 @@ def maximize(
     values, vectors = values.flip(1).clamp_min(0), vectors.flip(2)
     variances = torch.where(used[:, None], values, parameters.variances.double())
     vectors = torch.where(used[:, None, None], vectors, torch.eye(n).to(vectors))
-    phi = update_frames(parameters.phi, moments)
+    phi = update_frames(parameters.phi, moments) if frames else parameters.phi
     moments.rotate_(vectors)
     phi = torch.einsum("lmi,mij->lmj", phi.double(), vectors)
     return FactorParameters(phi.to(parameters.phi), pi.to(parameters.pi), variances.to(parameters.pi), noise), vectors
