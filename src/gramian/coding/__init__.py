@@ -19,6 +19,7 @@ with needs_extra("gramian.coding", "coding"):
         strongest_groups,
         within_group_cosines,
     )
+    from gramian.coding.factors import AdditiveFactorAnalyzers, FactorPosterior
     from gramian.coding.inference import (
         METHODS,
         Inference,
@@ -43,9 +44,11 @@ with needs_extra("gramian.coding", "coding"):
 __all__ = [
     "METHODS",
     "PRIORS",
+    "AdditiveFactorAnalyzers",
     "Convolution",
     "Dense",
     "Energy",
+    "FactorPosterior",
     "GroupLaplace",
     "GroupPlanes",
     "GroupState",

@@ -16,6 +16,9 @@ Samples = Float[Tensor, "batch l"]
 _LEAST_DETERMINANT = 1e-2
 """The least det(I + σ²/v − projection) of a group that the search adds to those that are on."""
 
+_LEAST_GAIN = -7.0
+"""The least log-odds of a group that is off and still a candidate: a probability of about 1/1000."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -213,7 +216,30 @@ def search(x: Samples, parameters: FactorParameters, k: int) -> Candidates:
     for _ in range(k):
         if not support.drop_():
             break
-    return support.candidates()
+    chosen = support.candidates()
+    return _with_likely(x, parameters, chosen, k)
+
+
+def _with_likely(x: Samples, parameters: FactorParameters, chosen: Candidates, k: int) -> Candidates:
+    """Add groups that are off but not improbable as candidates, up to k."""
+    width = chosen.groups.shape[1]
+    if width == k:
+        return chosen
+    _, m, n = parameters.phi.shape
+    c = ((x - reconstruction(parameters, chosen)) @ parameters.atoms.mT).unflatten(1, (m, n))
+    gain = parameters.gain(c).scatter_(1, chosen.groups, -torch.inf)
+    likely = gain.topk(k - width, dim=1)
+    more = int((likely.values > _LEAST_GAIN).sum(dim=1).max())
+    if not more:
+        return chosen
+    new = likely.indices[:, :more]
+    here = c.gather(1, new[..., None].expand(-1, -1, n))
+    return Candidates(
+        torch.cat([chosen.groups, new], dim=1),
+        torch.cat([chosen.inclusion, chosen.inclusion.new_zeros(new.shape)], dim=1),
+        torch.cat([chosen.correlations, here], dim=1),
+        torch.cat([chosen.means, parameters.shrinkage[new] * here], dim=1),
+    )
 
 
 def sweep(x: Samples, parameters: FactorParameters, candidates: Candidates, sweeps: int) -> Candidates:

@@ -85,7 +85,9 @@ def move(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> tup
     x = x[: 4 * _CHUNK]
     candidates = infer(x, parameters, k, sweeps)
     for propose in (merges, lambda p, c: splits(p, c, options.n_groups - len(p.pi))):
-        parameters, accepted = accept_moves(x, parameters, candidates, propose(parameters, candidates), k=k, sweeps=sweeps)
+        parameters, accepted = accept_moves(
+            x, parameters, candidates, propose(parameters, candidates), k=k, sweeps=sweeps
+        )
         if accepted:
             candidates = infer(x, parameters, k, sweeps)
             count += len(accepted)
@@ -120,9 +122,7 @@ def anneal(
     return parameters
 
 
-def improve(
-    x: Tensor, parameters: FactorParameters, options: FactorOptions
-) -> tuple[FactorParameters, list[float]]:
+def improve(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> tuple[FactorParameters, list[float]]:
     """Run EM on all samples; the posterior of each sample is the better one of a fresh search and the last.
 
     Returns:

@@ -95,7 +95,7 @@ def _components(linked: Tensor, axes: list[int]) -> list[list[int]]:
 
 def splits(parameters: FactorParameters, candidates: Candidates, room: int) -> list[Move]:
     """Propose to split groups some directions of which do not fire together, at most into `room` more groups."""
-    l, _, n = parameters.phi.shape  # noqa: E741
+    n = parameters.phi.shape[2]
     rotation, together = separate(fourth_moments(parameters, candidates))
     moves: list[Move] = []
     live = parameters.variances > 0
@@ -123,7 +123,6 @@ def splits(parameters: FactorParameters, candidates: Candidates, room: int) -> l
         moves.append(
             Move((i,), torch.stack(phi, dim=1).to(frame).to(parameters.phi), pi, torch.stack(variances).to(pi))
         )
-    del l
     return moves
 
 

@@ -29,7 +29,7 @@ def autoencoder_frames(
     Returns:
         The frames Φ[l, m, n], and the share of samples in which each group is kept, [m].
     """
-    l, m, n = phi.shape  # noqa: E741
+    _, m, n = phi.shape
     atoms = phi.flatten(1).mT.to(x).clone().requires_grad_()
     weights = atoms.detach().mT.clone().requires_grad_()
     bias = x.new_zeros(m * n).requires_grad_()
