@@ -197,7 +197,9 @@ def test_a_group_of_two_factors_is_split_and_parts_are_merged() -> None:
     # The circle in two groups of one direction is merged, and so are two groups of one subspace.
     axis = torch.zeros(l, n)
     halves = torch.stack([frames[:, 1], frames[:, 1].roll(-1, dims=1), frames[:, 0]], dim=1)
-    p = FactorParameters(halves, torch.tensor([0.2, 0.2, 0.36]), torch.tensor([[1.0, 0, 0, 0], [1, 0, 0, 0], [1] * 4]), 0.0025)
+    p = FactorParameters(
+        halves, torch.tensor([0.2, 0.2, 0.36]), torch.tensor([[1.0, 0, 0, 0], [1, 0, 0, 0], [1] * 4]), 0.0025
+    )
     candidates = infer(x, p, 4, 2)
     merged, accepted = accept_moves(x, p, candidates, merges(p, candidates), k=4, sweeps=2)
     assert [move.old for move in accepted] == [(0, 1)]
@@ -212,7 +214,9 @@ def test_factors_are_recovered_with_their_dimensions() -> None:
     x = 24**0.5 * samples.x
     generator = torch.Generator().manual_seed(0)
     p = anneal(x, begin(x, OPTIONS, generator), OPTIONS, generator)
-    overlap = torch.einsum("lmi,mi,lfd->mf", p.phi.double().abs() * 0 + p.phi.double(), (p.variances > 0).double(), data.phi)
+    overlap = torch.einsum(
+        "lmi,mi,lfd->mf", p.phi.double().abs() * 0 + p.phi.double(), (p.variances > 0).double(), data.phi
+    )
     assert overlap.shape == (len(p.pi), 8)
     live = (p.variances > p.noise).double()
     inside = torch.einsum("lmi,lfd->mfid", p.phi.double(), data.phi).square()

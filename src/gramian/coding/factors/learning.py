@@ -73,7 +73,7 @@ def begin(x: Tensor, options: FactorOptions, generator: torch.Generator) -> Fact
             lr=3e-3,
             generator=generator,
         )
-    keep = share >= _RARE * min(options.active, m) / m
+    keep = (share >= _RARE * min(options.active, m) / m) | (share == share.max())
     share = share[keep].clamp(1e-4, 0.9)
     variances = x.new_full((len(share), n), 2 * l / (options.active * n))
     return FactorParameters(phi[:, keep].contiguous(), share, variances, _FIRST_NOISE)
@@ -112,14 +112,25 @@ def anneal(
         floor = max(_FIRST_NOISE * rate**step, options.min_noise)
         totals = _expectation(batch, parameters, options)
         parameters, _ = maximize(parameters, totals, collapsed=True, floor=floor, frames=step > 0)
-        moved = 0
-        if step % 2 and step <= _MOVES_END * steps:
+        parameters = _without_idle(parameters, totals)
+        moved, settled = 0, floor < 0.05 * parameters.noise
+        if step % 2 and (settled or step <= _MOVES_END * steps):
             parameters, moved = move(batch, parameters, options)
         if report:
             report(step, parameters, moved)
-        if floor < 0.05 * parameters.noise and not moved:
+        if settled and step % 2 and not moved:
             break
     return parameters
+
+
+def _without_idle(parameters: FactorParameters, totals: Moments) -> FactorParameters:
+    """Leave out groups that are on in fewer samples than they have directions, and groups without directions."""
+    n = parameters.phi.shape[2]
+    keep = (totals.on >= n) & (parameters.variances > 0).any(dim=1)
+    keep |= totals.on == totals.on.max()
+    if bool(keep.all()):
+        return parameters
+    return FactorParameters(parameters.phi[:, keep], parameters.pi[keep], parameters.variances[keep], parameters.noise)
 
 
 def improve(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> tuple[FactorParameters, list[float]]:

@@ -52,4 +52,5 @@ def autoencoder_frames(
                 frames = atoms.unflatten(0, (m, n)).mT
                 atoms.copy_(polar(frames).mT.flatten(0, 1))
         share = 0.98 * share + 0.02 * mask.mean(dim=0)
+    share /= max(1 - 0.98**steps, 1e-12)
     return atoms.detach().mT.unflatten(1, (m, n)).contiguous(), share
