@@ -105,12 +105,12 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         start: str = "autoencoder",
         start_steps: int = 2000,
         anneal_steps: int = 24,
-        batch_size: int = 16384,
+        batch_size: int = 8192,
         max_iter: int = 4,
         tol: float = 1e-3,
         candidates: int = 8,
         sweeps: int = 2,
-        min_noise: float = 1e-6,
+        min_noise: float = 1e-5,
         n_init: int = 1,
         memory: int = 100_000,
         center: bool = True,
@@ -361,8 +361,8 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         for name in ("start_steps", "anneal_steps", "max_iter"):
             whole_number(getattr(self, name), name=name, least=0)
         real_number(self.tol, name="tol", zero=True, attempt="1e-3")
-        if not 0 < real_number(self.min_noise, name="min_noise", attempt="1e-6") < 1:
-            raise OptionError(f"min_noise must be less than 1; got {self.min_noise!r}; try min_noise=1e-6")
+        if not 0 < real_number(self.min_noise, name="min_noise", attempt="1e-5") < 1:
+            raise OptionError(f"min_noise must be less than 1; got {self.min_noise!r}; try min_noise=1e-5")
         if self.start not in _STARTS:
             raise OptionError(f"start must be one of {', '.join(map(repr, _STARTS))}; got {self.start!r}")
         if not isinstance(self.center, bool | np.bool_):  # pyright: ignore[reportUnnecessaryIsInstance]
