@@ -18,6 +18,7 @@ with needs_extra("gramian.coding", "coding"):
         strongest_groups,
         within_group_cosines,
     )
+    from gramian.coding.factors import AdditiveFactorAnalyzers, FactorPosterior
     from gramian.coding.inference import (
         METHODS,
         Inference,
@@ -54,9 +55,11 @@ with needs_extra("gramian.coding", "coding"):
 __all__ = [
     "METHODS",
     "PRIORS",
+    "AdditiveFactorAnalyzers",
     "Convolution",
     "Dense",
     "Energy",
+    "FactorPosterior",
     "GroupL0",
     "GroupLaplace",
     "GroupPlanes",
