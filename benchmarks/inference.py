@@ -10,9 +10,11 @@ benchmarks/results/inference.md; an otherwise idle machine with 2 cores needs ab
 
 import argparse
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from statistics import mean, stdev
 
 import torch
@@ -34,7 +36,6 @@ from gramian.coding import (
     fista,
     initial_dictionary,
     reconstruct,
-    refit,
 )
 
 DIMENSIONS = 128
@@ -145,62 +146,99 @@ LEARNERS = {
 }
 
 
-def learned_rows(setting: Setting, seeds: int, device: str, quick: bool) -> list[list[str]]:
-    """Learn a dictionary in every way, and decode it by inference."""
+@dataclass(frozen=True)
+class Task:
+    """One dictionary to learn and to decode."""
+
+    setting: Setting
+    learner: str
+    seed: int
+    device: str
+    quick: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured: by decoder, the qualities; the time of learning; the number of groups in use."""
+
+    qualities: dict[str, dict[str, float]]
+    seconds: float
+    used: int
+
+
+def measure(task: Task) -> Outcome:
+    """Learn a dictionary, and decode it by inference."""
+    setting, (method, effort, less) = task.setting, LEARNERS[task.learner]
+    data = ManifoldSum(active=setting.active, noise=setting.noise, seed=task.seed)
+    size = DIMENSIONS**0.5
+    train = size * data.draw(20_000 if task.quick else 100_000, seed=1000 + task.seed).x.to(task.device)
+    samples = data.draw(4096, seed=2000 + task.seed)
+    x = samples.x.to(task.device)
+    start = time.perf_counter()
+    phi, direct = method(train, setting, task.seed, less if task.quick else effort)
+    seconds = time.perf_counter() - start
+    greedy = block_omp(x, phi, active=setting.active)
+    codes = {
+        f"block_omp, active={setting.active}": greedy.codes,
+        "block_omp, fdr=0.1": block_omp(x, phi, fdr=0.1).codes,
+    }
+    if direct is not None:
+        codes = {"as learned": direct(size * x) / size, **codes}
+    qualities = {decoder: quality(data, samples, phi, decoded) for decoder, decoded in codes.items()}
+    return Outcome(qualities, seconds, int(greedy.support.any(dim=0).sum()))
+
+
+def learned_dictionaries(tasks: Sequence[Task], workers: int) -> str:
+    """Make the table of learned dictionaries; times are those of one process on the whole machine."""
+    if workers == 1:
+        outcomes = [measure(task) for task in tasks]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            outcomes = list(pool.map(measure, tasks))
     rows = []
-    for name, (method, effort, less) in LEARNERS.items():
-        results: dict[str, list[dict[str, float]]] = {}
-        seconds, used = [], []
-        for seed in range(seeds):
-            data = ManifoldSum(active=setting.active, noise=setting.noise, seed=seed)
-            size = DIMENSIONS**0.5
-            train = size * data.draw(20_000 if quick else 100_000, seed=1000 + seed).x.to(device)
-            samples = data.draw(4096, seed=2000 + seed)
-            x = samples.x.to(device)
-            start = time.perf_counter()
-            phi, direct = method(train, setting, seed, less if quick else effort)
-            seconds.append(time.perf_counter() - start)
-            codes = {
-                f"block_omp, active={setting.active}": block_omp(x, phi, active=setting.active).codes,
-                "block_omp, fdr=0.1": block_omp(x, phi, fdr=0.1).codes,
-            }
-            if direct is not None:
-                codes = {"as learned": direct(size * x) / size, **codes}
-            for decoder, decoded in codes.items():
-                results.setdefault(decoder, []).append(quality(data, samples, phi, decoded))
-            used.append(
-                float((refit(x, phi, codes[f"block_omp, active={setting.active}"]) != 0).any(dim=2).any(dim=0).sum())
-            )
+    for setting, learner in dict.fromkeys((task.setting, task.learner) for task in tasks):
+        found = [
+            outcome
+            for task, outcome in zip(tasks, outcomes, strict=True)
+            if (task.setting, task.learner) == (setting, learner)
+        ]
+        duration = f", {mean(outcome.seconds for outcome in found):.0f} s" if workers == 1 else ""
         rows += [
             [
                 setting.name,
-                f"{name}, {mean(seconds):.0f} s",
+                learner + duration,
                 decoder,
-                *(spread(each[key] for each in found) for key in ("r2", "segments", "curved")),
-                f"{100 * mean(each['error'] for each in found):.2g} %",
-                f"{mean(used):.0f}",
+                *(spread(outcome.qualities[decoder][key] for outcome in found) for key in ("r2", "segments", "curved")),
+                f"{100 * mean(outcome.qualities[decoder]['error'] for outcome in found):.2g} %",
+                f"{mean(outcome.used for outcome in found):.0f}",
             ]
-            for decoder, found in results.items()
+            for decoder in found[0].qualities
         ]
-    return rows
+    header = ("data", "learned by", "decoded by", "block R²", "segments", "curved", "unexplained", "groups used")
+    return table(header, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1, help="processes; with more than one, times are left out")
     parser.add_argument("--quick", action="store_true", help="two seeds, one setting, short learning")
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
-    settings = SETTINGS[:1] if options.quick else SETTINGS
     device = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
-    rows = [row for setting in settings for row in learned_rows(setting, seeds, options.device, options.quick)]
-    header = ("data", "learned by", "decoded by", "block R²", "segments", "curved", "unexplained", "groups used")
+    tasks = [
+        Task(setting, learner, seed, options.device, options.quick)
+        for setting in (SETTINGS[:1] if options.quick else SETTINGS)
+        for learner in LEARNERS
+        for seed in range(seeds)
+    ]
     write(
         "inference.md",
         f"Measured on {machine()}, on {device}; {seeds} seeds, means and standard deviations.\n\n"
         "## With the true dictionary\n\n"
-        f"{known_dictionary(seeds, options.device)}\n## With a learned dictionary\n\n{table(header, rows)}",
+        f"{known_dictionary(seeds, options.device)}\n## With a learned dictionary\n\n"
+        f"{learned_dictionaries(tasks, options.workers)}",
     )
 
 
