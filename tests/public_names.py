@@ -3,9 +3,17 @@
 import importlib
 
 PUBLIC = (
-    *("gramian", "gramian.calculus", "gramian.coding", "gramian.distributed", "gramian.errors", "gramian.foreach"),
-    *("gramian.images", "gramian.inspection", "gramian.kernels", "gramian.layout", "gramian.penalties"),
-    *("gramian.report", "gramian.rules", "gramian.selection", "gramian.training", "gramian.weights"),
+    *("gramian", "gramian.calculus", "gramian.coding", "gramian.distributed", "gramian.distributions"),
+    *("gramian.errors", "gramian.foreach", "gramian.images", "gramian.inspection", "gramian.kernels"),
+    *(
+        "gramian.layout",
+        "gramian.penalties",
+        "gramian.report",
+        "gramian.rules",
+        "gramian.selection",
+        "gramian.training",
+        "gramian.weights",
+    ),
 )
 """The modules whose `__all__` is public."""
 

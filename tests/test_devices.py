@@ -6,6 +6,8 @@ import torch
 import gramian
 from gramian.coding import Learner, LearningOptions, initial_dictionary
 from gramian.coding.inference import fista, lca
+from gramian.coding.priors.spike_slab import SLABS
+from gramian.distributions import GroupLaplace, SpikeSlab, UniformFrames
 from tests.cases import over_dtypes, over_penalties, over_rules, plain_loss, stiefel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -58,3 +60,17 @@ def test_learning_and_inference() -> None:
     there = Learner(initial_dictionary(64, 12, 4, seed=0).cuda(), LearningOptions(lam=1.0)).step(x, lr=0.1).phi
     here = Learner(initial_dictionary(64, 12, 4, seed=0), LearningOptions(lam=1.0)).step(x.cpu(), lr=0.1).phi
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distributions(dtype) -> None:
+    rate = torch.tensor([0.5, 2.0], dtype=dtype)
+    for build in (lambda rate: GroupLaplace(rate, 3), *(lambda rate, s=s: SpikeSlab(0.3, rate, 3, s) for s in SLABS)):
+        codes = build(rate.cuda()).sample((50,))
+        assert (codes.is_cuda, codes.dtype) == (True, dtype)
+        there = build(rate.cuda()).log_prob(codes)
+        torch.testing.assert_close(there.cpu(), build(rate).log_prob(codes.cpu()), rtol=1e-5, atol=1e-5)
+    frames = UniformFrames(16, 4, dtype=dtype, device="cuda")
+    phi = frames.sample((50,))
+    assert (phi.is_cuda, phi.dtype) == (True, dtype)
+    assert frames.log_prob(phi).is_cuda

@@ -187,7 +187,8 @@ class TestShapes:
 
     def test_the_device_is_that_of_the_rate(self) -> None:
         density = GroupLaplace(torch.ones(3, device="meta"), 2, validate_args=False)
-        for tensor in (density.sample((4,)), density.mean, density.variance, density.entropy()):
+        value = torch.ones(4, 3, 2, device="meta")
+        for tensor in (density.log_prob(value), density.mean, density.variance, density.entropy()):
             assert tensor.device.type == "meta"
 
 

@@ -161,7 +161,8 @@ class TestShapes:
     @over_slabs
     def test_the_device_is_that_of_the_parameters(self, slab) -> None:
         density = SpikeSlab(torch.ones(3, device="meta"), 1.0, 2, slab, validate_args=False)
-        for tensor in (density.sample((4,)), density.mean, density.variance):
+        value = torch.ones(4, 3, 2, device="meta")
+        for tensor in (density.log_prob(value), density.mean, density.variance):
             assert tensor.device.type == "meta"
 
 
