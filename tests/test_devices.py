@@ -15,6 +15,8 @@ from gramian.coding import (
     refit,
 )
 from gramian.coding.inference import fista, lca
+from gramian.coding.priors.spike_slab import SLABS
+from gramian.distributions import GroupLaplace, SpikeSlab, UniformFrames
 from tests.cases import over_dtypes, over_penalties, over_rules, plain_loss, stiefel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -102,3 +104,17 @@ def test_additive_factor_analysers() -> None:
     assert model.phi_.is_cuda
     assert model.inverse_transform(codes).is_cuda
     assert model.score(x) == pytest.approx(model.score(x.cpu()), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distributions(dtype) -> None:
+    rate = torch.tensor([0.5, 2.0], dtype=dtype)
+    for build in (lambda rate: GroupLaplace(rate, 3), *(lambda rate, s=s: SpikeSlab(0.3, rate, 3, s) for s in SLABS)):
+        codes = build(rate.cuda()).sample((50,))
+        assert (codes.is_cuda, codes.dtype) == (True, dtype)
+        there = build(rate.cuda()).log_prob(codes)
+        torch.testing.assert_close(there.cpu(), build(rate).log_prob(codes.cpu()), rtol=1e-5, atol=1e-5)
+    frames = UniformFrames(16, 4, dtype=dtype, device="cuda")
+    phi = frames.sample((50,))
+    assert (phi.is_cuda, phi.dtype) == (True, dtype)
+    assert frames.log_prob(phi).is_cuda

@@ -136,7 +136,9 @@ class SpikeSlab(GroupL0):
 
     def rate(self, lam: float, n: int) -> float:
         """Compute the probability π that a group is active, from its price λ."""
-        return 0.5 * (1 + math.tanh(0.5 * (self.log_mass(n) - lam)))
+        excess = lam - self.log_mass(n)
+        odds = math.exp(-abs(excess))  # no overflow, and no cancellation for a small π
+        return (odds if excess > 0 else 1.0) / (1 + odds)
 
     def price(self, rate: float, n: int) -> float:
         """Compute the price λ of an active group, from the probability π that it is active.
