@@ -84,6 +84,8 @@ class MixtureOfFactorAnalyzers:
 
 
 class Result(NamedTuple):
+    """The figures of one seed."""
+
     seconds: float
     r2: float
     least_r2: float

@@ -144,20 +144,23 @@ def test_sweeps_never_lower_the_bound_of_a_sample() -> None:
 def test_each_maximisation_raises_the_bound() -> None:
     truth = small_model(0.05)
     x, _ = draw(truth, 2000)
+    x += 1
     phi = random_frames(12, 8, 2, torch.Generator().manual_seed(5))
     p = FactorParameters(phi, torch.full((8,), 0.2).double(), torch.ones(8, 2).double(), 0.5)
     candidates = infer(x, p, 5, 3)
     values = [float(bound(x, p, candidates).mean())]
     for _ in range(12):
-        p, rotations = maximize(p, moments(x, p, candidates), collapsed=False, floor=1e-6)
+        p, rotations = maximize(p, moments(p.centred(x), p, candidates), collapsed=False, floor=1e-6, center=True)
         candidates = candidates.rotate(rotations)
-        values.append(float(bound(x, p, candidates).mean()))
-        candidates = sweep(x, p, candidates, 2)
-        values.append(float(bound(x, p, candidates).mean()))
+        values.append(float(bound(p.centred(x), p, candidates).mean()))
+        candidates = sweep(p.centred(x), p, candidates, 2)
+        values.append(float(bound(p.centred(x), p, candidates).mean()))
         eye = torch.eye(2, dtype=torch.float64).expand(8, 2, 2)
         torch.testing.assert_close(torch.einsum("lmi,lmj->mij", p.phi, p.phi), eye)
     assert all(b >= a - 1e-9 for a, b in itertools.pairwise(values))
     assert values[-1] > values[0] + 1
+    assert p.mean is not None
+    torch.testing.assert_close(p.mean, torch.ones(12).double(), atol=0.1, rtol=0)
 
 
 def test_the_bound_never_falls_on_full_batches() -> None:

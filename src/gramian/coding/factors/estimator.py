@@ -1,6 +1,7 @@
 """Additive factor analysers as an estimator with the interface of scikit-learn."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         min_noise: Least σ², relative to the variance of the samples; data without noise end there.
         n_init: Number of starts, of which the one with the best bound is kept.
         memory: Number of recent samples that `partial_fit` weights; older ones fade.
-        center: If true, subtract the mean c. False sets c = 0.
+        center: If true, the mean c is learned. False sets c = 0.
         random_state: Seed of the start and the batches.
 
     Attributes:
@@ -71,8 +72,8 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         pi_: Probabilities π that a group is on, an array [m]; 0 for groups that are not used.
         variances_: Variances v, an array [m, n]; 0 for directions that are not used.
         noise_: Variance σ² of the noise.
-        mean_: The mean c of the training samples, an array [l].
-        scale_: Their standard deviation about it over all features.
+        mean_: The mean c of samples without groups, an array [l]; it starts from the mean of the training samples.
+        scale_: The standard deviation of the training samples about their mean, over all features.
         dimension_: Number of directions of each group whose variance is above that of the noise, an array [m].
         n_groups_: Number of groups that are used.
         bound_: Mean bound of the training samples at each EM step on all samples; it never falls.
@@ -173,8 +174,8 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
     def partial_fit(self, X: Any, y: Any = None) -> "AdditiveFactorAnalyzers":  # noqa: ARG002
         """Make one EM step with these samples and the fading moments of earlier ones; the first call is `fit`.
 
-        Memory does not grow with the number of samples. `mean_` and `scale_` stay those of the first samples, so the
-        first call needs enough of them, some thousands.
+        Memory does not grow with the number of samples. `scale_` stays that of the first samples, and the first
+        call needs some thousands of them.
 
         Args:
             X: Samples [samples, l], an array or tensor.
@@ -187,13 +188,13 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
             OptionError: If an option is out of range.
             DataError: If the samples of the first call are all equal.
         """
-        if not hasattr(self, "_parameters"):
+        if not hasattr(self, "_factors"):
             return self.fit(X)
         samples = self._samples(X)
         options = self._options(samples)
         x = self._standardised(samples).to(self.phi_)
         keep = max(0.0, 1 - len(x) / self.memory)
-        parameters, moved = move(x, self._parameters, options)
+        parameters, moved = move(x, self._factors, options)
         state = None if moved else self._state
         parameters, self._state = online_step(x, parameters, state, options, keep=keep)
         self.n_samples_seen_ += len(x)
@@ -373,7 +374,7 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
                 f"{samples.shape[1]}; try group_size={samples.shape[1]}"
             )
         names = ("n_groups", "group_size", "active", "start", "start_steps", "anneal_steps", "batch_size", "max_iter")
-        values = {name: getattr(self, name) for name in (*names, "tol", "candidates", "sweeps", "min_noise")}
+        values = {name: getattr(self, name) for name in (*names, "tol", "candidates", "sweeps", "min_noise", "center")}
         return FactorOptions(**values)
 
     def _set_moments(self, samples: Tensor) -> None:
@@ -402,7 +403,7 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
 
     def _on(self, samples: Tensor) -> FactorParameters:
         """Return the parameters on the device and in the data type of samples."""
-        p = self._parameters
+        p = self._factors
         return FactorParameters(p.phi.to(samples), p.pi.to(samples), p.variances.to(samples), p.noise)
 
     def _inferred(self, samples: Tensor, parameters: FactorParameters, chunk: int) -> Any:
@@ -425,13 +426,16 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
     def _update_attributes(self, parameters: FactorParameters, *, sort: bool = True) -> "AdditiveFactorAnalyzers":
         if sort:
             order = (parameters.pi * parameters.variances.sum(dim=1)).argsort(descending=True)
-            parameters = FactorParameters(
-                parameters.phi[:, order].contiguous(),
-                parameters.pi[order],
-                parameters.variances[order],
-                parameters.noise,
+            parameters = replace(
+                parameters,
+                phi=parameters.phi[:, order].contiguous(),
+                pi=parameters.pi[order],
+                variances=parameters.variances[order],
             )
-        self._parameters = parameters
+        if parameters.mean is not None:
+            self.mean_ = self.mean_ + self.scale_ * parameters.mean.double().cpu().numpy()
+            parameters = replace(parameters, mean=None)
+        self._factors = parameters
         length, used, n = parameters.phi.shape
         spare = random_frames(length, self.n_groups - used, n, torch.Generator().manual_seed(0)).to(parameters.phi)
         self.phi_ = torch.cat([parameters.phi, spare], dim=1)

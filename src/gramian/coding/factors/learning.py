@@ -1,7 +1,7 @@
 """Learning by variational EM: start, annealing of the noise with moves, and full batches whose bound never falls."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,11 +44,12 @@ class FactorOptions:
     candidates: int
     sweeps: int
     min_noise: float
+    center: bool = True
 
 
 def _expectation(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> Moments:
     total: Moments | None = None
-    for part in x.split(_CHUNK):
+    for part in parameters.centred(x).split(_CHUNK):
         here = moments(part, parameters, infer(part, parameters, options.candidates, options.sweeps))
         if total is None:
             total = here
@@ -82,7 +83,7 @@ def begin(x: Tensor, options: FactorOptions, generator: torch.Generator) -> Fact
 def move(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> tuple[FactorParameters, int]:
     """Propose merges and then splits, and apply those that raise the bound; return also their number."""
     k, sweeps, count = options.candidates, options.sweeps, 0
-    x = x[: 4 * _CHUNK]
+    x = parameters.centred(x[: 4 * _CHUNK])
     candidates = infer(x, parameters, k, sweeps)
     for propose in (merges, lambda p, c: splits(p, c, options.n_groups - len(p.pi))):
         parameters, accepted = accept_moves(
@@ -111,7 +112,9 @@ def anneal(
         batch, order = x[order[:size].to(x.device)], order[size:]
         floor = max(_FIRST_NOISE * rate**step, options.min_noise)
         totals = _expectation(batch, parameters, options)
-        parameters, _ = maximize(parameters, totals, collapsed=True, floor=floor, frames=step > 0)
+        parameters, _ = maximize(
+            parameters, totals, collapsed=True, floor=floor, frames=step > 0, center=options.center
+        )
         parameters = _without_idle(parameters, totals)
         moved, settled = 0, floor < 0.05 * parameters.noise
         if step % 2 and (settled or step <= _MOVES_END * steps):
@@ -130,7 +133,9 @@ def _without_idle(parameters: FactorParameters, totals: Moments) -> FactorParame
     keep |= totals.on == totals.on.max()
     if bool(keep.all()):
         return parameters
-    return FactorParameters(parameters.phi[:, keep], parameters.pi[keep], parameters.variances[keep], parameters.noise)
+    return replace(
+        parameters, phi=parameters.phi[:, keep], pi=parameters.pi[keep], variances=parameters.variances[keep]
+    )
 
 
 def improve(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> tuple[FactorParameters, list[float]]:
@@ -145,7 +150,8 @@ def improve(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> 
     for iteration in range(options.max_iter + 1):
         last = iteration == options.max_iter
         total, value = None, 0.0
-        for index, part in enumerate(parts):
+        for index, raw in enumerate(parts):
+            part = parameters.centred(raw)
             candidates = infer(part, parameters, options.candidates, options.sweeps)
             here = bound(part, parameters, candidates)
             before = kept[index]
@@ -165,7 +171,9 @@ def improve(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> 
         history.append(value / len(x))
         if total is None or (len(history) > 1 and history[-1] - history[-2] < options.tol):
             break
-        parameters, rotations = maximize(parameters, total, collapsed=False, floor=options.min_noise)
+        parameters, rotations = maximize(
+            parameters, total, collapsed=False, floor=options.min_noise, center=options.center
+        )
         kept = [candidates and candidates.rotate(rotations) for candidates in kept]
     return parameters, history
 
@@ -178,7 +186,7 @@ def online_step(
     if state is not None:
         state.add_(totals, keep=keep)
         totals = state
-    parameters, _ = maximize(parameters, totals, collapsed=True, floor=options.min_noise)
+    parameters, _ = maximize(parameters, totals, collapsed=True, floor=options.min_noise, center=options.center)
     return parameters, totals
 
 

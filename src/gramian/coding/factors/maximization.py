@@ -44,9 +44,15 @@ def update_frames(phi: Phi, moments: Moments, *, sweeps: int = 1) -> Phi:
 
 
 def maximize(
-    parameters: FactorParameters, moments: Moments, *, collapsed: bool, floor: float, frames: bool = True
+    parameters: FactorParameters,
+    moments: Moments,
+    *,
+    collapsed: bool,
+    floor: float,
+    frames: bool = True,
+    center: bool = False,
 ) -> tuple[FactorParameters, Tensor]:
-    r"""Maximise the bound over Φ, π, v and σ² for given moments.
+    r"""Maximise the bound over Φ, π, v, σ² and the mean for given moments.
 
     Args:
         parameters: The parameters of the moments.
@@ -55,6 +61,7 @@ def maximize(
             directions off; otherwise by v_j = E[a_j² | s_i = 1].
         floor: The least σ².
         frames: Whether Φ is updated.
+        center: Whether the mean is updated.
 
     Returns:
         The parameters, and the rotations [m, n, n] from the former axes to the new ones; the moments are rotated in
@@ -76,4 +83,9 @@ def maximize(
     phi = update_frames(parameters.phi, moments) if frames else parameters.phi
     moments.rotate_(vectors)
     phi = torch.einsum("lmi,mij->lmj", phi.double(), vectors)
-    return FactorParameters(phi.to(parameters.phi), pi.to(parameters.pi), variances.to(parameters.pi), noise), vectors
+    mean = parameters.mean
+    if center:
+        offset = (moments.x.double() - torch.einsum("lmi,mi->l", phi, moments.a.double())) / moments.count
+        mean = offset.to(parameters.phi) + (0 if mean is None else mean)
+    new = FactorParameters(phi.to(parameters.phi), pi.to(parameters.pi), variances.to(parameters.pi), noise, mean)
+    return new, vectors

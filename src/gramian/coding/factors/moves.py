@@ -1,6 +1,6 @@
 """Moves between numbers of groups: a group that holds several factors is split, groups that hold one are merged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
@@ -166,11 +166,11 @@ def apply_moves(parameters: FactorParameters, moves: list[Move]) -> FactorParame
     keep = torch.ones(len(parameters.pi), dtype=torch.bool, device=parameters.pi.device)
     for move in moves:
         keep[list(move.old)] = False
-    return FactorParameters(
-        torch.cat([parameters.phi[:, keep], *(move.phi for move in moves)], dim=1),
-        torch.cat([parameters.pi[keep], *(move.pi for move in moves)]),
-        torch.cat([parameters.variances[keep], *(move.variances for move in moves)]),
-        parameters.noise,
+    return replace(
+        parameters,
+        phi=torch.cat([parameters.phi[:, keep], *(move.phi for move in moves)], dim=1),
+        pi=torch.cat([parameters.pi[keep], *(move.pi for move in moves)]),
+        variances=torch.cat([parameters.variances[keep], *(move.variances for move in moves)]),
     )
 
 

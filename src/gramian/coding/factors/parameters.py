@@ -25,12 +25,18 @@ class FactorParameters:
         pi: Probabilities π that a group is on, [m].
         variances: Variances v of the coefficients, [m, n]; 0 for a direction that is not used.
         noise: Variance σ² of the noise.
+        mean: Mean of x with all groups off, [l]; None for 0.
     """
 
     phi: Phi
     pi: Float[Tensor, " m"]
     variances: Float[Tensor, "m n"]
     noise: float
+    mean: Float[Tensor, " l"] | None = None
+
+    def centred(self, x: Float[Tensor, "batch l"]) -> Float[Tensor, "batch l"]:
+        """Subtract the mean."""
+        return x if self.mean is None else x - self.mean
 
     @cached_property
     def atoms(self) -> Float[Tensor, "atoms l"]:
