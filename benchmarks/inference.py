@@ -18,7 +18,6 @@ from multiprocessing import get_context
 from statistics import mean, stdev
 
 import torch
-from one_pass import encode, learn
 from record import machine, table, write
 from torch import Tensor
 
@@ -37,6 +36,7 @@ from gramian.coding import (
     initial_dictionary,
     reconstruct,
 )
+from gramian.coding.factors.start import autoencoder_frames, random_frames
 
 DIMENSIONS = 128
 NOISE = 0.1
@@ -118,9 +118,13 @@ def known_dictionary(seeds: int, device: str) -> str:
     return table(("method", "noise", "recall", "false discoveries", "block R²", "iterations"), rows)
 
 
-def one_pass(x: Tensor, setting: Setting, seed: int, epochs: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    phi, encoder = learn(x, setting.groups, 4, active=setting.active, epochs=epochs, seed=seed)
-    return phi, lambda x: encode(x, encoder[:-1], encoder[-1], setting.groups, 4, active=setting.active)
+def one_pass(x: Tensor, setting: Setting, seed: int, steps: int) -> tuple[Tensor, None]:
+    generator = torch.Generator().manual_seed(seed)
+    start = random_frames(DIMENSIONS, setting.groups, 4, generator).to(x)
+    phi, _ = autoencoder_frames(
+        x, start, active=setting.active, steps=steps, batch_size=512, lr=3e-3, generator=generator
+    )
+    return phi, None
 
 
 def in_the_loop(x: Tensor, setting: Setting, seed: int, steps: int) -> tuple[Tensor, None]:
@@ -140,7 +144,7 @@ def factor_analyzers(x: Tensor, setting: Setting, seed: int, _: int) -> tuple[Te
 
 
 LEARNERS = {
-    "one-pass encoder": (one_pass, 40, 4),
+    "one-pass encoder": (one_pass, 8000, 500),
     "group ℓ0 in the loop": (in_the_loop, 1000, 100),
     "additive factor analysers": (factor_analyzers, 0, 0),
 }
