@@ -9,10 +9,11 @@ import torch
 from gramian.coding import ManifoldSum
 from gramian.coding.factors.ais import annealed_log_likelihood
 from gramian.coding.factors.inference import Candidates, bound, infer, search, sweep
-from gramian.coding.factors.learning import FactorOptions, anneal, begin, improve
+from gramian.coding.factors.learning import anneal, begin, improve
 from gramian.coding.factors.maximization import maximize
 from gramian.coding.factors.moments import moments
 from gramian.coding.factors.moves import accept_moves, merges, splits
+from gramian.coding.factors.options import FactorOptions
 from gramian.coding.factors.parameters import FactorParameters
 from gramian.coding.factors.posterior import dense
 from gramian.coding.factors.start import random_frames

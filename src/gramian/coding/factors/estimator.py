@@ -1,7 +1,7 @@
 """Additive factor analysers as an estimator with the interface of scikit-learn."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,21 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from gramian.coding.factors.ais import annealed_log_likelihood
-from gramian.coding.factors.arrays import as_tensor, like, seed_of
-from gramian.coding.factors.file import FactorModel, load_factors, save_factors
+from gramian.coding.factors.arrays import as_tensor, like, mean_and_scale, seed_of
+from gramian.coding.factors.file import factor_model, load_factors, save_factors
 from gramian.coding.factors.inference import bound, infer
-from gramian.coding.factors.learning import FactorOptions, anneal, begin, improve, move, online_step
+from gramian.coding.factors.learning import anneal, begin, improve, move, online_step
+from gramian.coding.factors.options import FactorOptions, checked_options
 from gramian.coding.factors.parameters import FactorParameters
-from gramian.coding.factors.posterior import FactorPosterior, dense
+from gramian.coding.factors.posterior import FactorPosterior, dense, draw_codes
 from gramian.coding.factors.start import random_frames
-from gramian.coding.model import Codes, reconstruct
-from gramian.errors import DataError, OptionError, ShapeError
-from gramian.options import real_number, whole_number
+from gramian.coding.model import reconstruct
+from gramian.errors import OptionError, ShapeError
+from gramian.options import whole_number
 
 __all__ = ["AdditiveFactorAnalyzers"]
 
 _CHUNK = 2048
-_STARTS = ("autoencoder", "random")
 _METHODS = ("bound", "ais")
 _RELEVANT = 1e-3
 """Directions of less than this share of the largest variance of their group do not count as its dimension."""
@@ -153,18 +153,13 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         """
         samples = self._samples(X, reset=True)
         options = self._options(samples)
-        self._set_moments(samples)
+        self.mean_, self.scale_ = mean_and_scale(samples, center=self.center)
         x = self._standardised(samples)
-        best: tuple[FactorParameters, list[float]] | None = None
-        seed = seed_of(self.random_state)
+        runs: list[tuple[FactorParameters, list[float]]] = []
         for number in range(self.n_init):
-            generator = torch.Generator().manual_seed((seed + 7919 * number) % 2**63)
-            parameters = anneal(x, begin(x, options, generator), options, generator)
-            found = improve(x, parameters, options)
-            if best is None or found[1][-1] > best[1][-1]:
-                best = found
-        assert best is not None  # noqa: S101 (n_init is at least 1)
-        parameters, history = best
+            generator = torch.Generator().manual_seed((seed_of(self.random_state) + 7919 * number) % 2**63)
+            runs.append(improve(x, anneal(x, begin(x, options, generator), options, generator), options))
+        parameters, history = max(runs, key=lambda run: run[1][-1])
         self._state = None
         self.n_samples_seen_ = len(samples)
         self.n_iter_ = len(history) - 1
@@ -261,19 +256,17 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         samples = self._samples(X)
         parameters = self._on(samples)
         generator = torch.Generator().manual_seed(seed_of(random_state))
-        values = samples.new_empty(len(samples))
-        chunk = _CHUNK if method == "bound" else max(1, _CHUNK // chains)
-        start = 0
-        for x, candidates in self._inferred(samples, parameters, chunk):
-            if method == "bound":
-                here = bound(x, parameters, candidates)
-            else:
-                here = annealed_log_likelihood(
+        values: list[Tensor] = []
+        for x in self._standardised(samples).split(_CHUNK if method == "bound" else max(1, _CHUNK // chains)):
+            candidates = infer(x, parameters, self.candidates, self.sweeps)
+            values.append(
+                bound(x, parameters, candidates)
+                if method == "bound"
+                else annealed_log_likelihood(
                     x, parameters, candidates, chains=chains, steps=steps, generator=generator
-                )
-            values[start : start + len(x)] = here
-            start += len(x)
-        return like(values - samples.shape[1] * math.log(self.scale_), X)
+                ).to(x)
+            )
+        return like(torch.cat(values) - samples.shape[1] * math.log(self.scale_), X)
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: ARG002
         """Compute the mean over samples of the variational lower bound of the log-likelihood."""
@@ -292,14 +285,8 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         n_samples = whole_number(n_samples, name="n_samples")
         generator = torch.Generator().manual_seed(seed_of(random_state))
-        length, m, n = self.phi_.shape
-        on = (
-            torch.rand(n_samples, m, 1, generator=generator, dtype=torch.float64, device="cpu")
-            < (torch.as_tensor(self.pi_).double()[:, None])
-        )
-        normal = torch.randn(n_samples, m, n, generator=generator, dtype=torch.float64, device="cpu")
-        codes: Codes = on * normal * torch.as_tensor(self.variances_).double().sqrt()
-        noise = torch.randn(n_samples, length, generator=generator, dtype=torch.float64, device="cpu")
+        codes = draw_codes(n_samples, torch.as_tensor(self.pi_), torch.as_tensor(self.variances_), generator)
+        noise = torch.randn(n_samples, len(self.mean_), generator=generator, dtype=torch.float64, device="cpu")
         x = reconstruct(self.phi_.cpu().double(), codes) + self.noise_**0.5 * noise + torch.as_tensor(self.mean_)
         return x.to(self.phi_.dtype).numpy(), codes.flatten(1).to(self.phi_.dtype).numpy()
 
@@ -314,18 +301,9 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         options = {name: value for name, value in self.get_params().items() if name != "random_state"}
-        used = self.n_groups_
-        model = FactorModel(
-            phi=self.phi_[:, :used].cpu(),
-            pi=torch.as_tensor(self.pi_[:used]),
-            variances=torch.as_tensor(self.variances_[:used]),
-            mean=torch.as_tensor(self.mean_),
-            noise=self.noise_,
-            scale=self.scale_,
-            samples=self.n_samples_seen_,
-            steps=self.n_iter_,
-            options=options,
-        )
+        tensors = {name: torch.as_tensor(getattr(self, f"{name}_")) for name in ("phi", "pi", "variances", "mean")}
+        numbers = (self.noise_, self.scale_, self.n_samples_seen_, self.n_iter_)
+        model = factor_model(tensors, numbers, used=self.n_groups_, options=options)
         save_factors(Path(path), model)
 
     @classmethod
@@ -340,10 +318,7 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         self.n_features_in_ = len(model.mean)  # pyright: ignore[reportAttributeAccessIssue]
         self.mean_, self.scale_ = model.mean.numpy(), model.scale
         self.n_samples_seen_, self.n_iter_, self.bound_, self._state = model.samples, model.steps, [], None
-        parameters = FactorParameters(
-            model.phi, model.pi, model.variances / model.scale**2, model.noise / model.scale**2
-        )
-        return self._update_attributes(parameters, sort=False)
+        return self._update_attributes(model.parameters, sort=False)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
         """Return the names of the coefficients: `group{i}_{j}` for coefficient j of group i."""
@@ -357,37 +332,11 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         return tags
 
     def _options(self, samples: Tensor) -> FactorOptions:
-        for name in ("n_groups", "group_size", "active", "batch_size", "candidates", "sweeps", "n_init", "memory"):
+        for name in ("n_init", "memory"):
             whole_number(getattr(self, name), name=name)
-        for name in ("start_steps", "anneal_steps", "max_iter"):
-            whole_number(getattr(self, name), name=name, least=0)
-        real_number(self.tol, name="tol", zero=True, attempt="1e-3")
-        if not 0 < real_number(self.min_noise, name="min_noise", attempt="1e-5") < 1:
-            raise OptionError(f"min_noise must be less than 1; got {self.min_noise!r}; try min_noise=1e-5")
-        if self.start not in _STARTS:
-            raise OptionError(f"start must be one of {', '.join(map(repr, _STARTS))}; got {self.start!r}")
-        if not isinstance(self.center, bool | np.bool_):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise OptionError(f"center must be True or False; got {self.center!r}")
-        if self.group_size > samples.shape[1]:
-            raise OptionError(
-                f"group_size must be at most the number of features; got group_size = {self.group_size}, n_features = "
-                f"{samples.shape[1]}; try group_size={samples.shape[1]}"
-            )
-        names = ("n_groups", "group_size", "active", "start", "start_steps", "anneal_steps", "batch_size", "max_iter")
-        values = {name: getattr(self, name) for name in (*names, "tol", "candidates", "sweeps", "min_noise", "center")}
-        return FactorOptions(**values)
-
-    def _set_moments(self, samples: Tensor) -> None:
-        exact = samples.double()
-        mean = exact.mean(dim=0) if self.center else torch.zeros_like(exact[0])
-        variance = float((exact - mean).square().mean())
-        # For equal numbers, the computed variance is the rounding error of their mean.
-        if not variance**0.5 > 4 * torch.finfo(torch.float64).eps * float(exact.abs().max()):
-            problem = (
-                "must differ; got one value in every feature" if self.center else "must not all be zero; got zeros"
-            )
-            raise DataError(f"samples {problem}, n_samples = {len(samples)}; try other samples, or more of them")
-        self.mean_, self.scale_ = mean.cpu().numpy(), variance**0.5
+        return checked_options(
+            {each.name: getattr(self, each.name) for each in fields(FactorOptions)}, n_features=samples.shape[1]
+        )
 
     def _standardised(self, samples: Tensor) -> Tensor:
         return (samples - torch.as_tensor(self.mean_).to(samples)) / self.scale_
@@ -406,16 +355,13 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         p = self._factors
         return FactorParameters(p.phi.to(samples), p.pi.to(samples), p.variances.to(samples), p.noise)
 
-    def _inferred(self, samples: Tensor, parameters: FactorParameters, chunk: int) -> Any:
-        for part in self._standardised(samples).split(chunk):
-            yield part, infer(part, parameters, self.candidates, self.sweeps)
-
     def _posterior(self, samples: Tensor) -> FactorPosterior:
         parameters = self._on(samples)
         m, n = self.phi_.shape[1:]
         inclusion, means = samples.new_zeros(len(samples), m), samples.new_zeros(len(samples), m, n)
         start, used = 0, self.n_groups_
-        for _, candidates in self._inferred(samples, parameters, _CHUNK):
+        for x in self._standardised(samples).split(_CHUNK):
+            candidates = infer(x, parameters, self.candidates, self.sweeps)
             rows = slice(start, start + len(candidates.groups))
             inclusion[rows, :used], means[rows, :used] = dense(parameters, candidates)
             start = rows.stop

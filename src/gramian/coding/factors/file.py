@@ -8,12 +8,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from gramian.coding.factors.parameters import FactorParameters
 from gramian.coding.files.checksum import read_checked, write_checked
 from gramian.coding.files.dictionary import LAYOUT, StoredParts
 from gramian.errors import RunError
 from gramian.typing import Phi
 
-__all__ = ["FactorModel", "load_factors", "save_factors"]
+__all__ = ["FactorModel", "factor_model", "load_factors", "save_factors"]
 
 _FORMAT = "gramian-factors-1"
 _VALUES = ("noise", "scale", "samples", "steps", "options")
@@ -33,6 +34,29 @@ class FactorModel:
     samples: int
     steps: int
     options: dict[str, Any]
+
+    @property
+    def parameters(self) -> FactorParameters:
+        """The parameters of standardised samples."""
+        return FactorParameters(self.phi, self.pi, self.variances / self.scale**2, self.noise / self.scale**2)
+
+
+def factor_model(
+    tensors: dict[str, Tensor], numbers: tuple[float, float, int, int], *, used: int, options: dict[str, Any]
+) -> FactorModel:
+    """Collect the first `used` groups of `phi`, `pi` and `variances`, the `mean`, noise, scale, samples and steps."""
+    noise, scale, samples, steps = numbers
+    return FactorModel(
+        phi=tensors["phi"][:, :used].cpu(),
+        pi=tensors["pi"][:used],
+        variances=tensors["variances"][:used],
+        mean=tensors["mean"],
+        noise=noise,
+        scale=scale,
+        samples=samples,
+        steps=steps,
+        options=options,
+    )
 
 
 def save_factors(path: Path, model: FactorModel) -> None:

@@ -1,7 +1,7 @@
 """Learning by variational EM: start, annealing of the noise with moves, and full batches whose bound never falls."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from gramian.coding.factors.inference import Candidates, bound, infer, sweep
 from gramian.coding.factors.maximization import maximize
 from gramian.coding.factors.moments import Moments, moments
 from gramian.coding.factors.moves import accept_moves, merges, splits
+from gramian.coding.factors.options import FactorOptions
 from gramian.coding.factors.parameters import FactorParameters
 from gramian.coding.factors.start import autoencoder_frames, random_frames
 
-__all__ = ["FactorOptions", "anneal", "begin", "improve", "move", "online_step"]
+__all__ = ["anneal", "begin", "improve", "move", "online_step"]
 
 _CHUNK = 2048
 """Samples of one step of inference; memory does not grow beyond what these need."""
@@ -26,25 +27,6 @@ _RARE = 0.2
 
 _MOVES_END = 0.7
 """The share of the iterations of annealing after which no more moves are proposed."""
-
-
-@dataclass(frozen=True)
-class FactorOptions:
-    """Options of learning, in units of standardised samples."""
-
-    n_groups: int
-    group_size: int
-    active: int
-    start: str
-    start_steps: int
-    anneal_steps: int
-    batch_size: int
-    max_iter: int
-    tol: float
-    candidates: int
-    sweeps: int
-    min_noise: float
-    center: bool = True
 
 
 def _expectation(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> Moments:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gramian.coding.factors.inference import Candidates
 from gramian.coding.factors.parameters import FactorParameters
 
-__all__ = ["FactorPosterior", "dense"]
+__all__ = ["FactorPosterior", "dense", "draw_codes"]
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,11 @@ def dense(parameters: FactorParameters, candidates: Candidates) -> tuple[Tensor,
     inclusion = candidates.inclusion.new_zeros(len(groups), m).scatter_(1, groups, candidates.inclusion)
     means = candidates.means.new_zeros(len(groups), m, n)
     return inclusion, means.scatter_(1, groups[..., None].expand(-1, -1, n), candidates.means)
+
+
+def draw_codes(count: int, pi: Tensor, variances: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw s_i a_i from the prior, [count, m, n] in float64."""
+    m, n = variances.shape
+    on = torch.rand(count, m, 1, generator=generator, dtype=torch.float64, device="cpu") < pi.double()[:, None]
+    normal = torch.randn(count, m, n, generator=generator, dtype=torch.float64, device="cpu")
+    return on * normal * variances.double().sqrt()
