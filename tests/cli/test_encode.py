@@ -38,8 +38,15 @@ def save_pictures(folder: Path, *, colour: bool = False) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("colour", [False, True], ids=["grey", "colours"])
-@pytest.mark.parametrize("whiten", ["none", "zca"])
+@pytest.mark.parametrize(
+    ("whiten", "colour"),
+    [
+        pytest.param("none", False, id="none-grey", marks=pytest.mark.slow),
+        pytest.param("none", True, id="none-colours"),
+        pytest.param("zca", False, id="zca-grey"),
+        pytest.param("zca", True, id="zca-colours", marks=pytest.mark.slow),
+    ],
+)
 def test_there_and_back(command, tmp_path, whiten, colour) -> None:
     dictionary = saved_dictionary(tmp_path, whiten=whiten, colour=colour)
     save_pictures(tmp_path / "pictures", colour=colour)

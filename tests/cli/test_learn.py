@@ -23,7 +23,7 @@ FILES = {"dictionary.safetensors", "metrics.jsonl", "report.html", "settings.jso
 
 def gramian(folder: Path, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*RUN, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=120, **more
+        [*RUN, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=400, **more
     )
 
 

@@ -39,6 +39,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
             {"whiten": "none", "infer": "lca", "rule": "polyak", "device": "cpu"}, id="none, lca, polyak", marks=slow
         ),
         pytest.param({"prior": "scale_mixture", "penalty": "squared_frobenius"}, id="scale_mixture", marks=slow),
+        pytest.param({"prior": "group_l0"}, id="group_l0"),
     ],
 )
 def test_every_option_of_learning(command, tmp_path, options) -> None:
@@ -99,7 +100,7 @@ class TestPictures:
         run, again = (load_dictionary(tmp_path / name / "dictionary.safetensors") for name in ("run", "again"))
         assert torch.equal(run.phi, again.phi)
 
-    @pytest.mark.parametrize("suffix", ["gif", pytest.param("tiff", marks=slow)])
+    @pytest.mark.parametrize("suffix", [pytest.param("gif", marks=slow), pytest.param("tiff", marks=slow)])
     def test_a_film(self, command, tmp_path, suffix) -> None:
         first, *others = map(Image.fromarray, self.frames(10))
         first.save(tmp_path / f"film.{suffix}", save_all=True, append_images=others)

@@ -54,7 +54,7 @@ def program(text: str, *arguments: object, folder: Path, **more) -> subprocess.P
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     return process.returncode, out, err
 
 

@@ -29,7 +29,7 @@ def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    return subprocess.run(command, check=False, timeout=120, **options)
+    return subprocess.run(command, check=False, timeout=400, **options)
 
 
 def command(body: str, *, before: str = "", **options) -> subprocess.CompletedProcess:

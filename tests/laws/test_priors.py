@@ -32,7 +32,7 @@ def test_zero_costs_nothing_and_nothing_costs_less(case, n) -> None:
 
 @over_priors
 @pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("step", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("step", [0.1, 2.0])
 def test_prox_against_numerical_minimisation(case, n, step) -> None:
     """Radii on a fine grid along the codes, where the minimum lies by symmetry, and random points elsewhere."""
     prior, codes = case.build(M), random(40, M, n) * torch.logspace(-2, 2, 40, dtype=torch.float64)[:, None, None]
@@ -101,7 +101,7 @@ def mass(prior: Prior, case: PriorCase, n: int, radii: Tensor) -> Tensor:
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_densities_integrate_to_one(case, n) -> None:
     prior = case.build(1)
-    radii = torch.logspace(-6, 9, 400_001, dtype=torch.float64)
+    radii = torch.logspace(-6, 9, 100_001, dtype=torch.float64)
     radii = torch.cat([radii.new_zeros(1), radii])
     assert mass(prior, case, n, radii)[-1].item() == pytest.approx(1, abs=2e-4)
 

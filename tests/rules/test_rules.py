@@ -136,7 +136,16 @@ def envelope(X: Tensor, tau: float) -> Tensor:
 
 
 class TestProximal:
-    @pytest.mark.parametrize("lr", [0.0025, 0.025, 0.25, 2.5, math.inf])
+    @pytest.mark.parametrize(
+        "lr",
+        [
+            pytest.param(0.0025, marks=pytest.mark.slow),
+            0.025,
+            pytest.param(0.25, marks=pytest.mark.slow),
+            2.5,
+            pytest.param(math.inf, marks=pytest.mark.slow),
+        ],
+    )
     def test_the_moreau_envelope_of_the_loss_never_rises(self, lr) -> None:
         @given(starts())
         def descent(phi: Tensor) -> None:
@@ -149,7 +158,7 @@ class TestProximal:
 
         descent()
 
-    @pytest.mark.parametrize("lr", [0.25, 2.5, math.inf])
+    @pytest.mark.parametrize("lr", [pytest.param(0.25, marks=pytest.mark.slow), 2.5, math.inf])
     def test_the_sum_of_squares_never_rises_once_tau_is_one(self, lr) -> None:
         @given(starts())
         def descent(phi: Tensor) -> None:

@@ -10,16 +10,15 @@ from gramian.coding import (
     SpikeSlab,
     SubspaceSparseCoding,
     block_omp,
-    block_recovery,
     cosine_decay,
     initial_dictionary,
 )
 from gramian.errors import OptionError
 
 LENGTH, FACTORS, ACTIVE = 32, 16, 2
-PRIORS = ("group_laplace", "scale_mixture", "group_l0", "spike_slab")
+QUICK, SLOW = ("group_laplace", "group_l0"), ("scale_mixture", "spike_slab", SpikeSlab("laplace"))
 over_priors = pytest.mark.parametrize(
-    "prior", [*PRIORS, pytest.param(SpikeSlab("laplace"), marks=pytest.mark.slow)], ids=str
+    "prior", [*QUICK, *(pytest.param(prior, marks=pytest.mark.slow) for prior in SLOW)], ids=str
 )
 
 
@@ -37,7 +36,7 @@ def test_the_target_of_active_groups_is_hit(prior) -> None:
     assert active == pytest.approx(ACTIVE, rel=0.03)
 
 
-@pytest.mark.parametrize("prior", ["group_l0", "spike_slab"])
+@pytest.mark.parametrize("prior", ["group_l0", pytest.param("spike_slab", marks=pytest.mark.slow)])
 def test_with_as_many_groups_as_factors_none_stays_dead(prior) -> None:
     x = samples(8000, 1)
     options = LearningOptions(prior=prior, lam=2.0, target_active=ACTIVE, patience=20)
@@ -49,19 +48,13 @@ def test_with_as_many_groups_as_factors_none_stays_dead(prior) -> None:
 
 
 def test_group_l0_explains_what_laplace_shrinks() -> None:
-    data = ManifoldSum(LENGTH, FACTORS, ACTIVE)
-    x, held_out = samples(8000, 1), data.draw(1000, seed=2)
-    scaled = LENGTH**0.5 * held_out.x
-    unexplained, recovered = {}, {}
+    x, held_out = samples(4000, 1), samples(1000, 2)
+    unexplained = {}
     for prior in ("group_laplace", "group_l0"):
-        model = SubspaceSparseCoding(FACTORS, 3, prior=prior, target_active=ACTIVE, steps=300, random_state=0).fit(x)
-        codes = model.transform(scaled)
-        error = (scaled - model.inverse_transform(codes)).square().sum()
-        unexplained[prior] = float(error / scaled.square().sum())
-        grouped = codes.unflatten(1, (FACTORS, 3)) * (model.scale_ / LENGTH**0.5)
-        recovered[prior] = float(block_recovery(model.phi_, grouped, data.phi, held_out.codes).r2.mean())
+        model = SubspaceSparseCoding(FACTORS, 3, prior=prior, target_active=ACTIVE, steps=150, random_state=0).fit(x)
+        error = (held_out - model.inverse_transform(model.transform(held_out))).square().sum()
+        unexplained[prior] = float(error / held_out.square().sum())
     assert unexplained["group_l0"] < 0.5 * unexplained["group_laplace"]
-    assert recovered["group_l0"] > recovered["group_laplace"]
 
 
 def test_a_method_for_another_prior() -> None:
