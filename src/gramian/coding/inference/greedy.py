@@ -215,7 +215,7 @@ class _Rule:
             return last <= 0
         if self.variance is not None and self.fdr is not None:
             # Later steps hardly fall below the line of Benjamini and Hochberg, α·j/m, from twice its height.
-            p = p_values(2 * last, path.dimensions[:, -1], self.variance)
+            p = p_values(2 * path.gains[:, -1:], path.dimensions[:, -1:], self.variance)[:, 0]
             return (p > self.fdr * (2 * path.steps + 4) / m) | (last <= 0)
         return self.kept(x, path, m) < path.steps
 
