@@ -7,7 +7,11 @@ from beartype import BeartypeConf, beartype
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
-COMPILED = {"gramian.kernels.cpu.simd_loops", "gramian.kernels.gpu.triton_code"}
+COMPILED = {
+    "gramian.coding.inference.descent_loops",
+    "gramian.kernels.cpu.simd_loops",
+    "gramian.kernels.gpu.triton_code",
+}
 """What Numba and Triton compile from its source, where a wrapper for shape checks is more than they can take."""
 
 

@@ -14,7 +14,7 @@ RULES = ("proximal", "polyak", "subgradient")
 WHITENINGS = ("fourier", "zca", "none")
 UPDATES = ("sgd", "online")
 PRIORS = ("group_laplace", "nonnegative", "scale_mixture", "group_l0", "spike_slab")
-METHODS = ("auto", "fista", "lca", "block_omp", "block_iht")
+METHODS = ("auto", "fista", "lca", "coordinate_descent", "block_omp", "block_iht")
 
 DEFAULTS = SimpleNamespace(
     groups=64, size=4, patch=16, whiten="fourier", lam=2.0, beta=0.3, lr=0.5, steps=8000, batch=128, rule="proximal",

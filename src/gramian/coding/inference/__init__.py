@@ -2,6 +2,7 @@
 
 from gramian.coding.inference.automatic import infer
 from gramian.coding.inference.base import Inference, InferenceMethod, check_stop, duality_gap
+from gramian.coding.inference.coordinate_descent import coordinate_descent
 from gramian.coding.inference.fista import fista
 from gramian.coding.inference.greedy import block_omp
 from gramian.coding.inference.lca import lca
@@ -19,6 +20,7 @@ __all__ = [
     "block_omp",
     "check_method",
     "check_stop",
+    "coordinate_descent",
     "duality_gap",
     "fista",
     "lca",
@@ -29,13 +31,14 @@ METHODS: dict[str, InferenceMethod] = {
     "auto": infer,
     "fista": fista,
     "lca": lca,
+    "coordinate_descent": coordinate_descent,
     "block_omp": block_omp,
     "block_iht": block_iht,
 }
 """The inference methods by name."""
 
 
-_MAJORIZING = (fista, lca)
+_MAJORIZING = (fista, lca, coordinate_descent)
 _COUNTING = (block_omp, block_iht)
 
 

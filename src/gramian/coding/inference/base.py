@@ -16,6 +16,7 @@ from gramian.options import real_number, whole_number
 from gramian.typing import Phi
 
 __all__ = [
+    "ROUNDING",
     "Inference",
     "InferenceMethod",
     "Steps",
@@ -33,7 +34,7 @@ To go on with some samples only, send their indices: `send` returns the codes of
 """
 
 _CHECK_EVERY = 10
-_ROUNDING = 4.0
+ROUNDING = 4.0
 """Bound on the rounding error of a sum, in units of rounding; measured errors are one or two units."""
 _DEFAULT_PRIOR = PRIORS["group_laplace"]
 
@@ -162,7 +163,7 @@ def _certificate(  # noqa: PLR0917
     primal = 0.5 * square + synthesis.total(bound.value(codes, lam))
     correlations = synthesis.analyse(r)
     # The rounding error of Φa is proportional to Σ|a_j|·‖φ_j‖, at most the length of the longest atom times Σ|a_j|.
-    unit = _ROUNDING * synthesis.roundoff(x)
+    unit = ROUNDING * synthesis.roundoff(x)
     terms = power.sqrt() + longest * synthesis.total(codes.abs().flatten(1).sum(dim=1))
     slack = unit * longest * codes.shape[2] ** 0.5 * square.sqrt()
     rounding = unit * (primal + power + terms * square.sqrt() + unit * terms.square())
@@ -255,6 +256,7 @@ def majorize_minimize(
     lam: float,
     prior: str | Prior,
     start: Codes | None,
+    zeros: Codes | None = None,
 ) -> Inference:
     """Infer with any prior: each round solves for the majoriser of the prior at the codes of the previous round.
 
@@ -265,6 +267,7 @@ def majorize_minimize(
         lam: Sparsity λ.
         prior: Name or `Prior`.
         start: Initial codes; default 0.
+        zeros: Zero codes of the right shape, if the caller has some.
 
     Returns:
         The inference of the last round, with the iterations of all rounds.
@@ -273,7 +276,7 @@ def majorize_minimize(
         ShapeError: If samples or initial codes do not fit the dictionary.
         OptionError: If λ is not positive, or weights do not fit the dictionary.
     """
-    zeros = synthesis.zeros(x)
+    zeros = synthesis.zeros(x) if zeros is None else zeros
     lam = real_number(lam, name="lam")
     prior = as_prior(prior)
     check_start(start, zeros)

@@ -5,8 +5,9 @@
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
+
+from gramian.kernels.cpu.compiled import compiled
 
 __all__ = ["LANES", "apply", "gram"]
 
@@ -17,21 +18,11 @@ ROWS = 32
 """Rows per partial sum: one long float32 sum would lose accuracy."""
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    # Sums may be reordered and contracted, but NaN and infinity keep their meaning.
-    # Numba's own threads ignore torch's number of threads, break after a fork, and spin while they wait.
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can hold the machine code
-        return numba.njit(**options)(function)
-
-
 def gram(n: int) -> Callable[..., None]:
     """Compile a function (P, X, start, stop) that writes PᵀP − I for blocks of groups of P[l, m, n] to X[m, n, n]."""
     pairs = n * (n + 1) // 2
 
-    @_compiled
+    @compiled
     def write(P, X, start, stop):
         length, m, _ = P.shape
         for block in range(start, stop):
@@ -71,7 +62,7 @@ def gram(n: int) -> Callable[..., None]:
 def apply(n: int) -> Callable[..., None]:
     """Compile a function (P, M, out, add, start, stop) that writes P M, or P + P M, to `out`, which may be P."""
 
-    @_compiled
+    @compiled
     def write(P, M, out, add, start, stop):  # noqa: PLR0917
         length, m, _ = P.shape
         weight = P.dtype.type(1 if add else 0)

@@ -1,0 +1,35 @@
+"""The options with which Numba compiles the loops of the package."""
+
+# Numba has no types to check.
+# pyright: basic
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["compiled", "compiled_finite"]
+
+_SUMS = {"reassoc", "contract", "nsz"}
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop at its first call, without the interpreter lock; the machine code is cached on disk.
+
+    Sums may be reordered and contracted, but NaN and infinity keep their meaning. Numba's own threads ignore torch's
+    number of threads, break after a fork, and spin while they wait; `threads` has others.
+    """
+    return _compile(function, _SUMS)
+
+
+def compiled_finite(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop whose result may be anything if a number is NaN, so that the search for a maximum is fast."""
+    return _compile(function, {*_SUMS, "nnan"})
+
+
+def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
+    import numba
+
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder can hold the machine code
+        return numba.njit(**options)(function)
