@@ -9,6 +9,8 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 COMPILED = {
     "gramian.coding.inference.descent_loops",
+    "gramian.coding.inference.vector_loops",
+    "gramian.coding.inference.working_set_loops",
     "gramian.kernels.cpu.simd_loops",
     "gramian.kernels.gpu.triton_code",
 }

@@ -158,10 +158,6 @@ class TestFace:
         assert (SOURCE / "py.typed").exists()
 
 
-ONE_FILE = {"gramian.coding.inference.descent_loops"}
-"""Compiled loops that call each other: Numba's cache of machine code notices changes of the outermost one's file only."""
-
-
 class TestFloors:
     def test_every_module_has_a_room(self) -> None:
         assert {room(path) for path in MODULES} <= {None, *ROOMS}
@@ -203,8 +199,7 @@ class TestFloors:
     def test_a_module_is_one_idea(self) -> None:
         for path in MODULES:
             assert path.stem not in {"utils", "helpers", "common", "misc"}
-            if dotted(path) not in ONE_FILE:
-                assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, dotted(path)
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, dotted(path)
 
 
 class TestModules:

@@ -49,7 +49,7 @@ TINY = {"groups": 8, "size": 2, "patch": 8}
         ("beta", float("nan"), "beta must be a positive finite number; got nan"),
         ("lr", float("inf"), "lr must be a positive finite number; got inf"),
         ("size", 65, "at most as many orthonormal atoms as a patch has numbers, 64; got size 65; try"),
-        ("infer", "magic", "infer must be one of fista, lca; got 'magic'"),
+        ("infer", "magic", "infer must be one of fista, lca, coordinate_descent; got 'magic'"),
         ("whiten", "pca", "whiten must be one of fourier, zca, none; got 'pca'"),
         ("update", "newton", "update must be one of sgd, online; got 'newton'"),
         ("prior", "gauss", "prior must be one of group_laplace, nonnegative, scale_mixture; got 'gauss'"),

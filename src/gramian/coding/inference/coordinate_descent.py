@@ -23,7 +23,7 @@ __all__ = ["coordinate_descent", "fallback_reason"]
 _INSTALLED = importlib.util.find_spec("numba") is not None
 _LARGEST_GRAM = 4096
 """Number of coefficients up to which the Gram matrix of all atoms is formed: 64 MiB in float32."""
-_SAMPLES_PER_GRAM = 0.25
+_SAMPLES_PER_GRAM = 0.125
 """Samples, for each coefficient, from which forming the Gram matrix of all atoms costs less than it saves."""
 _WORK = 32
 """Multiplications for each coefficient of a sample, for the decision how many threads to start."""
@@ -146,9 +146,10 @@ class _Solver:
     def __init__(self, synthesis: Dense, batch: int, unit: float) -> None:
         import numpy as np
 
-        from gramian.coding.inference import descent_loops
+        from gramian.coding.inference import descent_loops, vector_loops
 
         self.loops: Any = descent_loops
+        self.vectors: Any = vector_loops
         self.groups, self.unit = tuple(synthesis.groups), unit
         m, n = self.groups
         self.D = np.ascontiguousarray(synthesis.D.detach().numpy())
@@ -198,11 +199,11 @@ class _Solver:
         return Inference(codes, rounds, results[:, 0].to(x), converged=bool((results[:, 3] == self.loops.DONE).all()))
 
     def _multiply(self, start: int, stop: int) -> None:
-        self.loops.multiply(self.atoms, self.D, self.gram, start, stop)
+        self.vectors.multiply(self.atoms, self.D, self.gram, start, stop)
 
     def _run(self, count: int, work: int, loop: Callable[[int, int], None]) -> None:
         """Run a loop over samples in threads, which draw parts of them: samples differ in their work."""
-        size = self.loops.SAMPLES * max(1, count // (8 * self.loops.SAMPLES * torch.get_num_threads()))
+        size = self.vectors.SAMPLES * max(1, count // (8 * self.vectors.SAMPLES * torch.get_num_threads()))
         firsts = itertools.count(0, size)
 
         def draw(*_: int) -> None:

@@ -1,0 +1,104 @@
+"""Loops over vectors and rows that Numba turns into vector instructions."""
+
+# Numba code has no types to check; Numba compiles these plain Python loops.
+# pyright: basic
+
+import numpy as np
+
+from gramian.kernels.cpu.compiled import compiled
+
+__all__ = ["SAMPLES", "copy", "dot", "multiply", "multiply_block", "subtract", "subtract_rows"]
+
+SAMPLES, _COLUMNS = 32, 512
+"""Samples and atoms of a block of correlations, whose sums stay in the second-level cache."""
+
+
+@compiled
+def copy(out, u):
+    """Copy u to out."""
+    for e in range(len(out)):
+        out[e] = u[e]
+
+
+@compiled
+def dot(u, v):
+    """Compute uᵀv."""
+    total = u.dtype.type(0)
+    for j in range(len(u)):
+        total += u[j] * v[j]
+    return float(total)
+
+
+@compiled
+def subtract(out, u, w):
+    """Subtract w·u from out."""
+    for e in range(len(out)):
+        out[e] -= w * u[e]
+
+
+@compiled
+def subtract_rows(out, rows, code, support, count, n):  # noqa: PLR0917
+    """Subtract Σ_j code_j·rows_j over the coefficients of the support, four rows at a time."""
+    held = np.empty(4, np.int64)
+    filled = 0
+    for s in range(count):
+        for j in range(support[s] * n, support[s] * n + n):
+            if code[j] != 0:
+                held[filled] = j
+                filled += 1
+                if filled == 4:
+                    _subtract_four(
+                        out,
+                        rows[held[0]],
+                        rows[held[1]],
+                        rows[held[2]],
+                        rows[held[3]],
+                        code[held[0]],
+                        code[held[1]],
+                        code[held[2]],
+                        code[held[3]],
+                    )
+                    filled = 0
+    for t in range(filled):
+        subtract(out, rows[held[t]], code[held[t]])
+
+
+@compiled
+def _subtract_four(out, u0, u1, u2, u3, w0, w1, w2, w3):  # noqa: PLR0917
+    for e in range(len(out)):
+        out[e] -= w0 * u0[e] + w1 * u1[e] + w2 * u2[e] + w3 * u3[e]
+
+
+@compiled
+def multiply(rows, dictionary, out, start, stop):
+    """Write rows @ dictionary for the rows from `start` to `stop`."""
+    for first in range(start, stop, SAMPLES):
+        multiply_block(rows, first, dictionary, out, first, min(SAMPLES, stop - first))
+
+
+@compiled
+def multiply_block(rows, top, dictionary, out, row, count):  # noqa: PLR0917
+    """Write rows @ dictionary for a block of rows; torch's product would leave threads that spin."""
+    length, p = dictionary.shape
+    whole = length // 4 * 4
+    for left in range(0, p, _COLUMNS):
+        first, last = np.uint64(left), np.uint64(min(p, left + _COLUMNS))
+        for s in range(row, row + count):
+            for e in range(first, last):
+                out[s, e] = 0
+        for j in range(0, whole, 4):
+            for t in range(count):
+                s, r = row + t, top + t
+                w0, w1, w2, w3 = rows[r, j], rows[r, j + 1], rows[r, j + 2], rows[r, j + 3]
+                for e in range(first, last):
+                    out[s, e] += (
+                        w0 * dictionary[j, e]
+                        + w1 * dictionary[j + 1, e]
+                        + w2 * dictionary[j + 2, e]
+                        + w3 * dictionary[j + 3, e]
+                    )
+        for j in range(whole, length):
+            for t in range(count):
+                s, w = row + t, rows[top + t, j]
+                for e in range(first, last):
+                    out[s, e] += w * dictionary[j, e]
