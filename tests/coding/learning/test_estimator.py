@@ -112,7 +112,7 @@ def test_invalid_samples_and_options(unchecked) -> None:
         SubspaceSparseCoding(**SMALL).fit(np.full_like(X, 100.1))
     with pytest.raises(ValueError, match="NaN"):
         SubspaceSparseCoding(**SMALL).fit(np.full_like(X, np.nan))
-    with pytest.raises(OptionError, match="infer must be one of 'fista', 'lca' or a function; got 'magic'"):
+    with pytest.raises(OptionError, match=r"infer must be one of 'auto', 'fista', .* or a function; got 'magic'"):
         SubspaceSparseCoding(**SMALL, infer="magic").fit(X)
     with pytest.raises(
         OptionError, match=r"group_size must be at most .* got group_size = 13, n_features = 12; try group_size=12"
