@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
-	sparse_autoencoder planted_subspaces penalty_comparison denoising
+	sparse_autoencoder planted_subspaces penalty_comparison denoising additive_factors pyro_map
 .DEFAULT_GOAL := help
 .PHONY: help learn test test-slow test-versions fuzz check format docs house house-size bench bench-quick examples clean
 
@@ -59,7 +59,7 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes)
 	@$(BIN)/python benchmarks/kernels.py --quick
 
-examples: $(VENV)/.dev  ## measure what the penalties are good for (about an hour); one by EXAMPLE=exact_penalty
+examples: $(VENV)/.bench  ## measure what the penalties are good for (about an hour); one by EXAMPLE=exact_penalty
 	@for each in $(EXAMPLE); do $(BIN)/python examples/$$each.py $(ARGS) || exit 1; done
 
 clean:  ## delete the virtual environments and everything that was built
@@ -83,7 +83,7 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	@echo "installing the peers that the benchmark compares with (once)"
+	@echo "installing the peers that benchmarks and examples compare with (once)"
 	@$(PIP) -e ".[cli,fast,dev,bench]"
 	@touch $@
 

@@ -29,7 +29,7 @@ NEWEST = next(filter(runs, CANDIDATES), CANDIDATES[0])
 
 INSTALL = {
     # The lower bounds in pyproject.toml: torch 2.6, numpy 1.26. matplotlib 3.9 warns with a newer pyparsing.
-    "lowest": ["--resolution", "lowest-direct", "pyparsing<3.3"],
+    "lowest": ["--resolution", "lowest-direct", "pyparsing>=3.1,<3.3"],
     "pinned": ["-c", "constraints.txt"],
     "torch 2.6": ["torch==2.6.*", "numpy>=2"],
     "latest": ["--upgrade"],

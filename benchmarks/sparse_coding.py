@@ -27,11 +27,11 @@ from gramian.coding import (
     Learner,
     LearningOptions,
     cosine_decay,
-    debias,
     energy,
     group_soft_threshold,
     initial_dictionary,
     reconstruct,
+    refit,
     snr,
     strongest_groups,
 )
@@ -70,7 +70,7 @@ def quality(x: Tensor, phi: Phi) -> tuple[float, float]:
     """Return the SNR at 32 coefficients of held-out patches, before and after least squares."""
     codes = fista(x, phi, lam=LAM, max_iter=2000, tol=1e-3).codes
     return snr(x, reconstruct(phi, strongest_groups(codes, ACTIVE))), snr(
-        x, reconstruct(phi, debias(x, phi, codes, ACTIVE))
+        x, reconstruct(phi, refit(x, phi, strongest_groups(codes, ACTIVE)))
     )
 
 

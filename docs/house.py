@@ -22,7 +22,13 @@ FLOORS: list[tuple[str, dict[str, str]]] = [
         "applications",
         {"images": "dictionaries of natural images, end to end", "report": "drawing: pictures, curves, the page"},
     ),
-    ("models", {"coding": "sparse coding: priors, inference, learning"}),
+    (
+        "models",
+        {
+            "distributions": "codes and frames for torch.distributions",
+            "coding": "sparse coding: priors, inference, learning",
+        },
+    ),
     (
         "networks",
         {

@@ -21,17 +21,17 @@ from gramian.coding import (
     Learner,
     LearningOptions,
     cosine_decay,
-    debias,
     energy,
     group_state,
     initial_dictionary,
     reconstruct,
+    refit,
     snr,
     strongest_groups,
     within_group_cosines,
 )
 from gramian.coding.inference import fista
-from gramian.images import Control, phase_response, shift_control
+from gramian.images.evaluation import Control, phase_response, shift_control
 from gramian.images.samples import FourierWhitening, PatchSampler, image_to_patches, shipped_images, split_held_out
 from gramian.kernels import reference
 from gramian.penalties import Penalty
@@ -144,7 +144,7 @@ def judge(data: Data, phi: Phi, halfway: GroupState) -> Outcome:
         state=group_state(phi),
         energy=float(energy(x, phi, codes, lam).total.mean()),
         snr=snr(x, reconstruct(phi, strongest_groups(codes, ACTIVE))),
-        debiased=snr(x, reconstruct(phi, debias(x, phi, codes, ACTIVE))),
+        debiased=snr(x, reconstruct(phi, refit(x, phi, strongest_groups(codes, ACTIVE)))),
         shifts=tuple(shift_control(grid[0], moved) for moved in grid[1:]),
         phase=phase_response(phi, lam=lam).variation,
     )

@@ -11,6 +11,7 @@ from tests.cases import ALL_CASES, RULE_CASES
 
 TESTS = Path(__file__).parent
 LAWS = ("attach", "foreach", "gradients", "invariances", "kernels", "penalties", "rules")
+CODING_LAWS = ("inference", "priors")
 
 
 def test_every_named_penalty_and_rule_has_a_case() -> None:
@@ -43,7 +44,10 @@ def test_every_marker_of_the_table_is_used() -> None:
 
 
 def test_every_law_runs_over_every_case() -> None:
-    assert {path.stem.removeprefix("test_") for path in (TESTS / "laws").glob("test_*.py")} == set(LAWS)
+    assert {path.stem.removeprefix("test_") for path in (TESTS / "laws").glob("test_*.py")} == {*LAWS, *CODING_LAWS}
+    for name in CODING_LAWS:
+        text = (TESTS / "laws" / f"test_{name}.py").read_text(encoding="utf-8")
+        assert "@over_priors" in text or "@over_inference" in text, name
     for name in LAWS:
         text = (TESTS / "laws" / f"test_{name}.py").read_text(encoding="utf-8")
         assert "@over_all_penalties" in text, name

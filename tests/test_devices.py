@@ -4,8 +4,19 @@ import pytest
 import torch
 
 import gramian
-from gramian.coding import Learner, LearningOptions, initial_dictionary
+from gramian.coding import (
+    AdditiveFactorAnalyzers,
+    Learner,
+    LearningOptions,
+    ManifoldSum,
+    block_iht,
+    block_omp,
+    initial_dictionary,
+    refit,
+)
 from gramian.coding.inference import fista, lca
+from gramian.coding.priors.spike_slab import SLABS
+from gramian.distributions import GroupLaplace, SpikeSlab, UniformFrames
 from tests.cases import over_dtypes, over_penalties, over_rules, plain_loss, stiefel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -58,3 +69,52 @@ def test_learning_and_inference() -> None:
     there = Learner(initial_dictionary(64, 12, 4, seed=0).cuda(), LearningOptions(lam=1.0)).step(x, lr=0.1).phi
     here = Learner(initial_dictionary(64, 12, 4, seed=0), LearningOptions(lam=1.0)).step(x.cpu(), lr=0.1).phi
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
+
+
+def test_greedy_and_hard_thresholds() -> None:
+    data = ManifoldSum(64, n_factors=48, active=3, noise=0.05)
+    x, phi = data.draw(500, seed=1).x, data.phi.float()
+    for method in (block_omp, block_iht):
+        here, there = method(x, phi, active=3), method(x.cuda(), phi.cuda(), active=3)
+        assert there.codes.is_cuda
+        same = (here.support == there.support.cpu()).all(dim=1)
+        assert same.double().mean() > 0.99
+        torch.testing.assert_close(there.codes.cpu()[same], here.codes[same], rtol=1e-3, atol=1e-4)
+    here, there = block_omp(x, phi, fdr=0.1), block_omp(x.cuda(), phi.cuda(), fdr=0.1)
+    assert (here.support == there.support.cpu()).double().mean() > 0.999
+    fitted = refit(x.cuda(), phi.cuda(), here.codes.cuda())
+    torch.testing.assert_close(fitted.cpu(), here.codes, rtol=1e-3, atol=1e-4)
+
+
+def test_learning_with_a_price_for_every_group() -> None:
+    x = 8 * ManifoldSum(64, n_factors=48, active=3).draw(512, seed=1).x
+    options = LearningOptions(prior="group_l0", lam=2.0)
+    there = Learner(initial_dictionary(64, 48, 3, seed=0).cuda(), options).step(x.cuda(), lr=0.1)
+    here = Learner(initial_dictionary(64, 48, 3, seed=0), options).step(x, lr=0.1)
+    assert there.active_groups == pytest.approx(here.active_groups, rel=1e-2)
+    torch.testing.assert_close(there.phi.cpu(), here.phi, rtol=1e-2, atol=2e-3)
+
+
+def test_additive_factor_analysers() -> None:
+    data = ManifoldSum(32, n_factors=8, active=2, noise=0.05)
+    x = data.draw(4000, seed=1).x.cuda()
+    model = AdditiveFactorAnalyzers(8, 3, active=2, start_steps=300, anneal_steps=8, max_iter=5).fit(x)
+    codes = model.transform(x)
+    assert codes.is_cuda
+    assert model.phi_.is_cuda
+    assert model.inverse_transform(codes).is_cuda
+    assert model.score(x) == pytest.approx(model.score(x.cpu()), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distributions(dtype) -> None:
+    rate = torch.tensor([0.5, 2.0], dtype=dtype)
+    for build in (lambda rate: GroupLaplace(rate, 3), *(lambda rate, s=s: SpikeSlab(0.3, rate, 3, s) for s in SLABS)):
+        codes = build(rate.cuda()).sample((50,))
+        assert (codes.is_cuda, codes.dtype) == (True, dtype)
+        there = build(rate.cuda()).log_prob(codes)
+        torch.testing.assert_close(there.cpu(), build(rate).log_prob(codes.cpu()), rtol=1e-5, atol=1e-5)
+    frames = UniformFrames(16, 4, dtype=dtype, device="cuda")
+    phi = frames.sample((50,))
+    assert (phi.is_cuda, phi.dtype) == (True, dtype)
+    assert frames.log_prob(phi).is_cuda

@@ -65,11 +65,11 @@ def test_a_layout_for_all_and_one_for_each() -> None:
         gramian.step_(other, lr=0.05, layout=layout)
         torch.testing.assert_close(weight.detach(), other)
     first = [weights[0], weights[3]]
-    together = foreach.value_and_grad(first, layouts="o i -> i () o")[1]
-    assert torch.allclose(together[1], gramian.value_and_grad(weights[3], layout="o i -> i () o")[1])
+    grads = foreach.value_and_grad(first, layouts="o i -> i () o")[1]
+    assert torch.allclose(grads[1], gramian.value_and_grad(weights[3], layout="o i -> i () o")[1])
 
 
-def test_small_ones_alike_go_together_and_large_ones_alone() -> None:
+def test_small_tensors_of_one_shape_are_concatenated() -> None:
     with gramian.kernels.watch() as used:
         foreach.value_and_grad([torch.randn(16, 4) for _ in range(50)] + [torch.randn(400, 400) for _ in range(2)])
     assert len(used) == 3
@@ -86,7 +86,7 @@ def test_a_bad_number_stays_in_its_tensor() -> None:
     assert tensors[2].isnan().all()
 
 
-def test_nothing() -> None:
+def test_an_empty_list() -> None:
     total, grads = foreach.value_and_grad([])
     assert total.item() == 0
     assert grads == []

@@ -32,29 +32,31 @@ def test_beside_plain_loops(shape, few, monkeypatch) -> None:
         condition = max(condition, float(values[0] / values[-1]))
         share = values / values.sum()
         ranks += math.exp(-float((share * share.log()).sum()))
-    found = statistics(phi)
+    measured = statistics(phi)
     expected = (sums / (m * n * n), largest, coherence, condition, ranks / m)
     for one, two in zip(
-        (found.mean, found.largest, found.coherence, found.condition, found.effective_rank), expected, strict=True
+        (measured.mean, measured.largest, measured.coherence, measured.condition, measured.effective_rank),
+        expected,
+        strict=True,
     ):
         assert one == pytest.approx(two, rel=1e-6, abs=1e-9)
 
 
 def test_orthonormal_ones() -> None:
-    found = statistics(stiefel(12, 3, 4))
-    assert found.largest < 1e-12
-    assert found.condition == pytest.approx(1)
-    assert found.effective_rank == pytest.approx(4)
+    measured = statistics(stiefel(12, 3, 4))
+    assert measured.largest < 1e-12
+    assert measured.condition == pytest.approx(1)
+    assert measured.effective_rank == pytest.approx(4)
 
 
 def test_without_full_rank() -> None:
     phi = torch.randn(8, 1, 3)
     phi[:, 0, 2] = phi[:, 0, 0]
-    found = statistics(phi)
-    assert found.condition == math.inf
+    measured = statistics(phi)
+    assert measured.condition == math.inf
     assert gramian.inspect({"w": torch.zeros(4, 2)}).as_dict()["parameters"][0]["statistics"]["condition"] is None
-    assert found.coherence == pytest.approx(1)
-    assert found.effective_rank < 2.01
+    assert measured.coherence == pytest.approx(1)
+    assert measured.effective_rank < 2.01
     assert statistics(torch.zeros(4, 1, 2)).condition == math.inf
 
 
@@ -68,27 +70,27 @@ def test_not_a_number() -> None:
 
 def test_a_model_and_its_tensors() -> None:
     model = nn.Sequential(nn.Linear(12, 4), nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5))
-    found, plain = gramian.inspect(model), gramian.inspect(dict(model.named_parameters()))
-    assert [row.statistics for row in found.rows] == [row.statistics for row in plain.rows]
-    assert [row.groups for row in found.rows] == [(12, 1, 4), (27, 1, 5)]
-    assert "a scale of BatchNorm2d" in [each.reason for each in found.skipped if each.name == "2.weight"]
-    lines = str(found).splitlines()
+    inspection, plain = gramian.inspect(model), gramian.inspect(dict(model.named_parameters()))
+    assert [row.statistics for row in inspection.rows] == [row.statistics for row in plain.rows]
+    assert [row.groups for row in inspection.rows] == [(12, 1, 4), (27, 1, 5)]
+    assert "a scale of BatchNorm2d" in [each.reason for each in inspection.skipped if each.name == "2.weight"]
+    lines = str(inspection).splitlines()
     heads = ["parameter", "layout", "l × m × n", "mean |X|", "max |X|", "coherence", "condition", "eff. rank"]
     assert " ".join(lines[0].split()) == " ".join(heads)
     assert lines[1].startswith("0.weight")
-    assert found.as_dict()["parameters"][0]["groups"] == (12, 1, 4)
+    assert inspection.as_dict()["parameters"][0]["groups"] == (12, 1, 4)
 
 
 def test_selected_and_laid_out() -> None:
     held = {"w": torch.randn(8, 6), "v": torch.randn(3, 3)}
-    found = gramian.inspect(held, select="w", layouts=gramian.Layout("(m n) i -> i m n", n=2))
-    assert [row.groups for row in found.rows] == [(6, 4, 2)]
-    assert [(each.name, each.reason) for each in found.skipped] == [("v", "not selected")]
+    inspection = gramian.inspect(held, select="w", layouts=gramian.Layout("(m n) i -> i m n", n=2))
+    assert [row.groups for row in inspection.rows] == [(6, 4, 2)]
+    assert [(each.name, each.reason) for each in inspection.skipped] == [("v", "not selected")]
 
 
 def test_other_dtypes_are_named() -> None:
-    found = gramian.inspect({"w": torch.randn(8, 6), "q": torch.ones(4, 4, dtype=torch.int8)})
-    assert [(each.name, each.reason) for each in found.skipped] == [("q", "of dtype torch.int8")]
+    inspection = gramian.inspect({"w": torch.randn(8, 6), "q": torch.ones(4, 4, dtype=torch.int8)})
+    assert [(each.name, each.reason) for each in inspection.skipped] == [("q", "of dtype torch.int8")]
 
 
 def test_something_else(unchecked) -> None:

@@ -221,7 +221,7 @@ def test_anything_is_a_layout_or_an_error_of_ours(left, right, sizes, shape) -> 
 
 @overcomplete_is_meant
 @given(st.data())
-def test_what_is_nearly_a_pattern(data) -> None:
+def test_patterns_with_one_wrong_token(data) -> None:
     # A pattern that is right, with one token put in, taken out or exchanged.
     words = data.draw(st.sampled_from([case.pattern for case in LAYOUT_CASES.values()])).replace("(", "( ")
     words = words.replace(")", " )").split()

@@ -107,7 +107,7 @@ def test_an_expanded_group_counts_as_often_as_it_is_there() -> None:
     torch.testing.assert_close(gramian.loss(phi.expand(6, 3, 4)), 3 * gramian.loss(phi))
 
 
-def test_the_input_is_not_written_to_and_the_gradient_is_its_own() -> None:
+def test_the_input_is_not_written_to_and_the_gradient_shares_no_memory() -> None:
     phi = torch.randn(6, 3, 4)
     before, version = phi.clone(), phi._version
     grad = gramian.value_and_grad(phi)[1]

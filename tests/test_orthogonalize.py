@@ -246,7 +246,7 @@ class TestReport:
 
 class TestTheInput:
     @over_dtypes
-    def test_it_is_not_written_to_and_the_result_is_its_own(self, dtype) -> None:
+    def test_the_input_is_not_written_to_and_the_result_shares_no_memory(self, dtype) -> None:
         for phi in (torch.randn(9, 2, 4).to(dtype), torch.eye(6)[:, None, :3].to(dtype)):
             before, version = phi.clone(), phi._version
             result = gramian.orthogonalize(phi)
@@ -453,7 +453,7 @@ class TestDependent:
         phi = torch.ones(8, 4)
         assert gramian.orthogonalize(phi + 1e-3 * torch.randn_like(phi)).converged
 
-    def test_nothing_is_said_where_all_is_well(self) -> None:
+    def test_no_warning_if_all_groups_converge(self) -> None:
         result = gramian.orthogonalize(torch.randn(9, 2, 3))
         assert result.converged
         assert result.unconverged == ()

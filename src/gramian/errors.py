@@ -100,4 +100,4 @@ def printable(name: object) -> str:
         >>> printable("caf\udce9\x1b[31m\n [red].png")
         'caf\\udce9\\x1b[31m\\n [red].png'
     """
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(name))
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(name))

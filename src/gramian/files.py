@@ -79,10 +79,10 @@ def check_output(
             f"{path.stem or 'name'}{allowed[0]}"
         )
     if status is not None:
-        for each in inputs:
+        for source in inputs:
             with contextlib.suppress(OSError):
-                if os.path.samestat(status, each.stat()):
-                    raise error(f"{path} must not be a file that is read; got {each}; try another name")
+                if os.path.samestat(status, source.stat()):
+                    raise error(f"{path} must not be a file that is read; got {source}; try another name")
         if not stat.S_ISREG(status.st_mode):
             raise error(f"{path} must be the name of a file; got a device, a pipe or a socket; try another name")
         if not force:

@@ -191,7 +191,7 @@ def _restore(operands: list[Operand], penalty: Penalty, max_steps: int) -> Resto
 
         def step(excess: Penalty) -> Scalar:
             # Where Φ is a copy of the tensor, the step before has not changed it.
-            current = [each._replace(phi=as_phi(each.tensor, each.layout)) for each in operands]
+            current = [operand._replace(phi=as_phi(operand.tensor, operand.layout)) for operand in operands]
             loss = _total(apply_(current, lr=math.inf, beta=1.0, rule=proximal, penalty=excess))
             normalize()
             return loss

@@ -78,14 +78,16 @@ class Inspection:
         """Return plain data for JSON, which has no infinite numbers and no NaN: they become None."""
 
         def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            return {key: None if isinstance(each, float) and not isfinite(each) else each for key, each in pairs}
+            return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in pairs}
 
         rows = [asdict(row, dict_factory=plain) | {"layout": row.layout.pattern} for row in self.rows]
-        return {"parameters": rows, "left_out": {each.name: each.reason for each in self.skipped}}
+        return {"parameters": rows, "left_out": {parameter.name: parameter.reason for parameter in self.skipped}}
 
     def __repr__(self) -> str:
         if not self.rows:
-            return "\n".join(["nothing was measured:", *(f"{each.name}  {each.reason}" for each in self.skipped)])
+            return "\n".join(
+                ["nothing was measured:", *(f"{parameter.name}  {parameter.reason}" for parameter in self.skipped)]
+            )
         # Layouts as Python code, so that they can be used in `layouts`.
         rows = [(row.name, repr(str(row.layout)), *row.cells()[2:]) for row in self.rows]
         return "\n".join(aligned([COLUMNS, *rows]))
@@ -130,10 +132,10 @@ def inspect(
     if isinstance(weights, nn.Module):
         candidates = candidates_of(weights)
     elif isinstance(weights, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        for name, each in weights.items():
-            if not isinstance(each, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise OptionError(f"weights must be tensors by name; got {type(each).__name__} under {name!r}")
-        shapes = {name: tuple(each.shape) for name, each in weights.items()}
+        for name, tensor in weights.items():
+            if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise OptionError(f"weights must be tensors by name; got {type(tensor).__name__} under {name!r}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         candidates = [
             Candidate(name, name, shape, propose_by_shape(name, shape), partial(weights.__getitem__, name))
             for name, shape in shapes.items()
@@ -164,7 +166,7 @@ def inspect_candidates(
         As for `inspect`.
     """
     selected, skipped = select_candidates(candidates, select, layouts)
-    by_name = {each.candidate.name: each for each in selected}
+    by_name = {choice.candidate.name: choice for choice in selected}
     rows: list[Row] = []
     for name in progress(list(by_name)):
         layout = by_name[name].layout

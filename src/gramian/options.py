@@ -33,7 +33,7 @@ def whole_number(value: Any, *, name: str, least: int | None = 1) -> int:
             floor = max(1, least or 1)
             usable = isinstance(value, float) and math.isfinite(value) and value >= floor
             raise OptionError(
-                f"{name} must be a whole number; got {_shown(value)}; try {name}={round(value) if usable else floor}"
+                f"{name} must be a whole number; got {_describe(value)}; try {name}={round(value) if usable else floor}"
             )
         value = operator.index(value)
     if least is not None and value < least:
@@ -114,7 +114,7 @@ def _as_float(value: Any, name: str, attempt: str) -> float:
         return _constant(value, name, attempt)
     if getattr(value, "shape", None) == () and getattr(getattr(value, "dtype", None), "kind", "") in ("f", "i", "u"):
         return float(value)
-    raise OptionError(f"{name} must be a number; got {_shown(value)}; try {name}={attempt}")
+    raise OptionError(f"{name} must be a number; got {_describe(value)}; try {name}={attempt}")
 
 
 def _constant(value: Any, name: str, attempt: str) -> float:
@@ -135,7 +135,7 @@ def _constant(value: Any, name: str, attempt: str) -> float:
     )
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     """Show a plain value as it is written, and of any other value the type alone."""
     plain = isinstance(value, bool | int | float | str | None)
     return repr(value)[:60] if plain else f"a value of type {type(value).__name__}"

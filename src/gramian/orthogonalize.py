@@ -89,7 +89,8 @@ def orthogonalize(
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
         lr: Learning rate η of the rule at β = 1; 0.25 makes τ = 1.
-        tol: Largest |X_jk| at which the steps stop; by default 4ε of the dtype, and in float64 √l·ε if that is more.
+        tol: Largest |X_jk| at which the steps stop; by default 4ε of the dtype, and in float64 (2 + √l/2)·ε if that
+            is more.
         max_steps: Largest number of steps.
 
     Returns:

@@ -66,10 +66,10 @@ def test_sixteen_bits() -> None:
 @overcomplete_is_meant
 def test_layouts(name) -> None:
     case = LAYOUT_CASES[name]
-    made = gramian.Layout(case.pattern, **case.sizes)
+    layout = gramian.Layout(case.pattern, **case.sizes)
 
     def loss(parameter: torch.Tensor) -> torch.Tensor:
-        return gramian.loss(parameter, layout=made)
+        return gramian.loss(parameter, layout=layout)
 
     fast = compiled(loss)
     for scale in (1, 2):
@@ -77,7 +77,7 @@ def test_layouts(name) -> None:
         torch.testing.assert_close(value_and_grad(fast, parameter), value_and_grad(loss, parameter))
 
 
-def test_a_layout_made_inside() -> None:
+def test_a_layout_created_inside() -> None:
     def loss(parameter: torch.Tensor) -> torch.Tensor:
         return gramian.loss(parameter, layout=gramian.Layout("(m n) i -> i m n", n=4))
 

@@ -60,7 +60,7 @@ def test_a_bound_that_is_passed_is_seen() -> None:
     assert not CheckedStep(step, rhs, lhs).holds
 
 
-def test_the_mistakes_differ_by_what_they_forget() -> None:
+def test_each_mistake_differs_by_the_term_it_omits() -> None:
     setting = Setting(5, 2, 3)
     merged, masked, once = [line for line in derive(setting) if line.step.relation == "≠"]
     half = setting.P.mT @ setting.dP

@@ -80,7 +80,7 @@ def test_at_orthonormal_vectors_it_is_zero() -> None:
     assert result.gap == 0
 
 
-def test_the_tolerance_says_what_is_a_kink() -> None:
+def test_entries_within_the_tolerance_count_as_kinks() -> None:
     P = torch.eye(3, dtype=torch.float64) + 1e-9
     assert min_norm_subgradient(P).subgradient.abs().max() > 1
     assert min_norm_subgradient(P, tol=1e-8).subgradient.abs().max() < 1e-5

@@ -37,7 +37,7 @@ def test_the_table(command, tmp_path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"compare.md"}
 
 
-def test_the_warm_up_is_taken_back() -> None:
+def test_the_warm_up_does_not_change_the_dictionary() -> None:
     settings = RunSettings(groups=4, size=2, patch=6, steps=4, batch=16, patience=2)
     plain, warmed = LearningRun(settings), LearningRun(settings)
     while not plain.finished:
@@ -57,7 +57,7 @@ def test_all_are_measured_at_as_many_coefficients(monkeypatch, size, active) -> 
 
 
 @pytest.mark.slow
-def test_it_says_what_is_there() -> None:
+def test_the_measures_of_all_dictionaries() -> None:
     penalised, free, single, theirs = compare(RunSettings(groups=8, size=2, patch=6, steps=150, lr=1.0))
     assert penalised.cosine < 1e-5 < free.cosine
     assert penalised.collapsed == 0
@@ -70,7 +70,7 @@ def test_it_says_what_is_there() -> None:
     assert abs(single.snr - theirs.snr) < 1.0
 
 
-def test_mistakes_cost_nothing(command, tmp_path) -> None:
+def test_bad_options_are_refused_before_learning(command, tmp_path) -> None:
     (tmp_path / "compare.md").write_text("mine")
     for options, message in (
         (TINY, "compare.md exists already; try another name, or --force to replace it"),

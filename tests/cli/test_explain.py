@@ -45,8 +45,8 @@ def test_the_vector_that_was_asked_for(monkeypatch, capsys) -> None:
     assert code == 0
     phi = Setting(5, 3, 3, seed=7).phi
     expected = gramian.grad_vector(phi, 2, 1, penalty="huber")
-    shown = out.split("∂L/∂Φ_2,1 =\n")[1].split()
-    torch.testing.assert_close(torch.tensor([float(x) for x in shown]).double(), expected, atol=5e-5, rtol=0)
+    printed = out.split("∂L/∂Φ_2,1 =\n")[1].split()
+    torch.testing.assert_close(torch.tensor([float(x) for x in printed]).double(), expected, atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize("width", ["40", "80", "200"])
@@ -77,14 +77,14 @@ def test_a_document_ends_with_the_vector_that_was_asked_for(monkeypatch, capsys,
     assert code == 0
     _, end = out.split("By vector 1 of group 0")
     assert r"\frac{\partial L}{\partial \Phi_{0,1}}" in end
-    shown = re.findall(r"-?\d+\.\d{4}", end)
+    printed = re.findall(r"-?\d+\.\d{4}", end)
     expected = gramian.grad_vector(Setting(5, 2, 3).phi, 0, 1)
-    torch.testing.assert_close(torch.tensor([float(x) for x in shown]).double(), expected, atol=5e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor([float(x) for x in printed]).double(), expected, atol=5e-5, rtol=0)
     assert "group a = 0, vector b = 1" in out
     assert "By vector 1 of" not in explain(monkeypatch, capsys, form)[1]
 
 
-def test_a_bar_says_which_side_it_closes() -> None:
+def test_every_bar_is_left_or_right() -> None:
     # MathML takes a bar without a side for an operator between two terms, and browsers draw it below the line.
     barred = [step.latex for step in STEPS if "|" in step.latex.replace(r"\|", "")]
     assert len(barred) >= 2

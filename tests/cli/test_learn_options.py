@@ -39,9 +39,10 @@ def metrics(folder: Path) -> list[dict[str, float]]:
             {"whiten": "none", "infer": "lca", "rule": "polyak", "device": "cpu"}, id="none, lca, polyak", marks=slow
         ),
         pytest.param({"prior": "scale_mixture", "penalty": "squared_frobenius"}, id="scale_mixture", marks=slow),
+        pytest.param({"prior": "group_l0"}, id="group_l0"),
     ],
 )
-def test_each_way_to_learn(command, tmp_path, options) -> None:
+def test_every_option_of_learning(command, tmp_path, options) -> None:
     done = command("learn", *TINY, "--lam", "0.5", *(word for name in options for word in (f"--{name}", options[name])))
     assert (done.code, done.err) == (0, "")
     assert settings(tmp_path).items() >= options.items()
@@ -99,7 +100,7 @@ class TestPictures:
         run, again = (load_dictionary(tmp_path / name / "dictionary.safetensors") for name in ("run", "again"))
         assert torch.equal(run.phi, again.phi)
 
-    @pytest.mark.parametrize("suffix", ["gif", pytest.param("tiff", marks=slow)])
+    @pytest.mark.parametrize("suffix", [pytest.param("gif", marks=slow), pytest.param("tiff", marks=slow)])
     def test_a_film(self, command, tmp_path, suffix) -> None:
         first, *others = map(Image.fromarray, self.frames(10))
         first.save(tmp_path / f"film.{suffix}", save_all=True, append_images=others)
@@ -139,10 +140,10 @@ class TestTensorBoard:
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
         rows = metrics(tmp_path)
         for name in ("snr", "energy", "residual", "lam"):
-            found = {each.step: each.value for each in events.Scalars(name)}
-            assert found == pytest.approx({row["step"]: row[name] for row in rows}, rel=1e-5)
+            scalars = {each.step: each.value for each in events.Scalars(name)}
+            assert scalars == pytest.approx({row["step"]: row[name] for row in rows}, rel=1e-5)
 
-    def test_without_it_nothing_is_left_behind(self, command, tmp_path, monkeypatch) -> None:
+    def test_without_tensorboard_no_files_remain(self, command, tmp_path, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "tensorboard", None)
         done = command("learn", *TINY, "--tensorboard")
         assert (done.code, done.out) == (2, "")
@@ -183,7 +184,7 @@ def test_mistakes(command, tmp_path, options, message) -> None:
 
 
 @slow
-def test_the_report_is_made_anew(command, tmp_path) -> None:
+def test_the_report_is_recreated(command, tmp_path) -> None:
     assert command("learn", *TINY).code == 0
     page = tmp_path / "run" / "report.html"
     before = page.read_text()

@@ -66,15 +66,15 @@ def test_it_is_the_run_of_one_process(alone, tmp_path, processes, spread) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("learned; writing the report") == 1
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == FILES
-    mine, expected = dictionary(tmp_path), dictionary(alone)
-    assert mine.step == expected.step == 60
-    torch.testing.assert_close(mine.phi, expected.phi, rtol=0, atol=2e-4)
+    learned, expected = dictionary(tmp_path), dictionary(alone)
+    assert learned.step == expected.step == 60
+    torch.testing.assert_close(learned.phi, expected.phi, rtol=0, atol=2e-4)
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [0, 60]
 
 
 def children(process: int) -> list[int]:
-    found = []
+    identifiers = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
@@ -82,23 +82,23 @@ def children(process: int) -> list[int]:
             except OSError:
                 continue
             if int(fields[1]) == process:
-                found.append(int(entry.name))
-    return found
+                identifiers.append(int(entry.name))
+    return identifiers
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 def test_a_worker_that_is_lost_costs_the_steps_since_the_last_checkpoint(tmp_path) -> None:
-    shown, killed = "", False
+    output, killed = "", False
     with started(tmp_path, "--steps", "1500", restarts=1) as process:
         for line in process.stdout:
-            shown += line
+            output += line
             if line.startswith("step    200") and not killed:
                 killed = True
                 os.kill(max(children(process.pid)), signal.SIGKILL)
-    assert killed, shown[-3000:]
-    assert process.returncode == 0, shown[-3000:]
-    printed = [int(step) for step in re.findall(r"^step +(\d+)", shown, re.MULTILINE)]
+    assert killed, output[-3000:]
+    assert process.returncode == 0, output[-3000:]
+    printed = [int(step) for step in re.findall(r"^step +(\d+)", output, re.MULTILINE)]
     assert printed == list(range(100, 1501, 100))  # none twice: it went on from the checkpoint at step 200
     assert dictionary(tmp_path).step == 1500
     steps = [json.loads(row)["step"] for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -107,15 +107,15 @@ def test_a_worker_that_is_lost_costs_the_steps_since_the_last_checkpoint(tmp_pat
 
 @slow
 def test_told_to_stop_all_stop_at_the_same_step_and_one_process_goes_on(tmp_path) -> None:
-    shown = ""
+    output = ""
     with started(tmp_path, "--steps", "3000") as process:
         for line in process.stdout:
-            shown += line
+            output += line
             if line.startswith("step    100"):
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.1)
-    stopped = re.search(r"stopped at step (\d+) of 3000", shown)
-    assert stopped, shown[-3000:]
+    stopped = re.search(r"stopped at step (\d+) of 3000", output)
+    assert stopped, output[-3000:]
     assert dictionary(tmp_path).step == int(stopped[1])
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == FILES
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
@@ -128,7 +128,7 @@ def test_told_to_stop_all_stop_at_the_same_step_and_one_process_goes_on(tmp_path
 
 
 @pytest.mark.slow
-def test_mistakes_are_said_once_and_leave_nothing(tmp_path) -> None:
+def test_errors_are_printed_once_and_no_files_remain(tmp_path) -> None:
     done = run(tmp_path, 2, "--batch", "15")
     assert done.returncode != 0
     assert "the batch size must be a multiple of the 2 processes that divide it; got 15" in done.stderr

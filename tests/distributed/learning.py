@@ -33,16 +33,16 @@ def learned(grid: ProcessGrid | None, images: bool = False, **options) -> tuple[
 
 
 def same(grid: ProcessGrid, **options) -> None:
-    mine, steps = learned(grid, **options)
+    local, steps = learned(grid, **options)
     alone, expected = learned(None, **options)
-    torch.testing.assert_close(grid.gather_groups(mine.phi), alone.phi, **CLOSE)
-    assert abs(mine.lam - alone.lam) < 1e-9
+    torch.testing.assert_close(grid.gather_groups(local.phi), alone.phi, **CLOSE)
+    assert abs(local.lam - alone.lam) < 1e-9
     for one, two in zip(steps, expected, strict=True):
         for name in ("reconstruction", "sparsity", "orthogonality", "active_groups", "replaced"):
             torch.testing.assert_close(
                 torch.tensor(getattr(one, name)), torch.tensor(getattr(two, name)), rtol=1e-6, atol=1e-6
             )
-    for name, tensor in mine.state().items():
+    for name, tensor in local.state().items():
         torch.testing.assert_close(tensor, alone.state()[name], **CLOSE)
 
 
@@ -67,10 +67,10 @@ def inference(grid: ProcessGrid) -> None:
     x = planted(50)[0].double()
     spread = shard(Dense(grid.local_groups(phi)), grid)
     for method in (fista, lca):
-        mine = method(x, spread, lam=0.3, tol=1e-9, max_iter=5000)
+        local = method(x, spread, lam=0.3, tol=1e-9, max_iter=5000)
         alone = method(x, phi, lam=0.3, tol=1e-9, max_iter=5000)
-        torch.testing.assert_close(grid.gather_groups(mine.codes), alone.codes, rtol=0, atol=1e-4)
-        assert mine.converged
+        torch.testing.assert_close(grid.gather_groups(local.codes), alone.codes, rtol=0, atol=1e-4)
+        assert local.converged
         assert alone.converged
 
 

@@ -5,11 +5,15 @@ import contextlib
 import errno
 import io
 import os
+import pathlib
 import signal
 from collections.abc import Callable, Iterator
 
 CALLS = ("open", "replace", "rename", "fsync", "chmod", "mkdir", "sendfile", "ftruncate")
 """Functions of `os`; writing and opening for writing are counted beside."""
+
+ACCESSOR = getattr(pathlib, "_NormalAccessor", None)
+"""Where `pathlib` of Python 3.10 keeps the functions of `os` that it calls; later versions call those of the module."""
 
 
 def no_space() -> None:
@@ -70,12 +74,17 @@ def injected(at: int, action: Callable[[], None]) -> Iterator[Fault]:
         buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
 
+    def install(functions: dict[str, Callable[..., object]], new_open: Callable[..., object]) -> None:
+        for name, function in functions.items():
+            setattr(os, name, function)
+            if hasattr(ACCESSOR, name):
+                setattr(ACCESSOR, name, staticmethod(function))
+        io.open = builtins.open = new_open
+        if ACCESSOR is not None:
+            ACCESSOR.open = staticmethod(new_open)
+
     try:
-        for name in CALLS:
-            setattr(os, name, counted(name))
-        io.open = builtins.open = opened
+        install({name: counted(name) for name in CALLS}, opened)
         yield fault
     finally:
-        for name, function in kept.items():
-            setattr(os, name, function)
-        io.open = builtins.open = kept_open
+        install(kept, kept_open)

@@ -60,7 +60,7 @@ def check(folder: Path, before: dict[str, bytes], after: dict[str, bytes], *, ki
     "action", [injection.no_space, injection.interrupt, injection.leave], ids=lambda each: each.__name__
 )
 @over_kinds
-def test_whatever_call_fails_the_old_or_the_new_file_stands(kind, action, tmp_path) -> None:
+def test_after_a_failed_call_the_old_or_the_new_file_is_complete(kind, action, tmp_path) -> None:
     source, target, before, after = prepared(tmp_path, kind)
     folder = tmp_path / "victims"
     inodes = {name: (folder / name).stat().st_ino for name in BESIDE}
@@ -221,7 +221,7 @@ class TestForce:
         assert {name for name in before if before[name] != after[name]} == {"m-1.safetensors"}
         assert set(after) == set(before)
 
-    def test_nothing_is_replaced_without_it(self, tmp_path) -> None:
+    def test_nothing_is_replaced_without_force(self, tmp_path) -> None:
         source = weights_of.make(tmp_path / "model", "sharded")
         folder = tmp_path / "out"
         folder.mkdir()
@@ -302,7 +302,7 @@ class TestInPlace:
         finally:
             os.umask(old)
 
-    def test_nobody_else_reads_it_before_it_is_whole(self, tmp_path) -> None:
+    def test_a_temporary_file_is_private(self, tmp_path) -> None:
         with atomic_path(tmp_path / "new") as temporary:
             assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
 
@@ -330,7 +330,7 @@ class TestInPlace:
         with pytest.raises(RunError, match="links"):
             replace_file(tmp_path / "a", b"")
 
-    def test_what_is_no_file(self, tmp_path) -> None:
+    def test_devices_pipes_and_folders_are_refused(self, tmp_path) -> None:
         os.mkfifo(tmp_path / "pipe")
         for path in (Path(os.devnull), tmp_path / "pipe", tmp_path):
             with pytest.raises(RunError, match="must be the name of a file"):
@@ -369,7 +369,7 @@ class TestInPlace:
             with pytest.raises(RunError, match=r"must end in \.html"):
                 check_output(tmp_path / name, force=True, suffixes=(".html",))
 
-    def test_what_is_closed_to_the_user(self, as_nobody) -> None:
+    def test_files_and_folders_without_permission(self, as_nobody) -> None:
         for name in ("read_only", "unsearchable"):
             (as_nobody / name).mkdir()
         (as_nobody / "read_only" / "file").write_bytes(b"1")

@@ -8,14 +8,14 @@ from tests.faults import fuzz_inputs
 
 
 @pytest.mark.slow
-def test_nothing_is_found() -> None:
+def test_no_example_fails() -> None:
     report = fuzz_inputs.run(20, 0)
     assert not report.failures, "\n".join(report.failures)
     assert report.exact > 0.3 * report.examples
     assert report.errors["OptionError"] > 0
 
 
-def test_an_example_is_made_again() -> None:
+def test_an_example_is_reproducible() -> None:
     for index in range(20):
         one, other = fuzz_inputs.example(3, index), fuzz_inputs.example(3, index)
         assert str(one) == str(other)

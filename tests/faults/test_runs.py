@@ -54,7 +54,7 @@ def program(text: str, *arguments: object, folder: Path, **more) -> subprocess.P
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     return process.returncode, out, err
 
 
@@ -222,7 +222,7 @@ learn.continue_run(Path("run"))
 
 class TestFullDisk:
     @pytest.mark.parametrize("limit", [100, 600])
-    def test_at_the_first_checkpoint_nothing_is_left(self, pictures, tmp_path, limit) -> None:
+    def test_no_files_remain_if_the_first_checkpoint_fails(self, pictures, tmp_path, limit) -> None:
         with pytest.raises(RunError, match=r"could not be written: File too large"), files_up_to(limit):
             LearningRun(settings(pictures)).save(tmp_path / "run")
         assert not list(tmp_path.iterdir())
@@ -258,7 +258,9 @@ class files_up_to:  # noqa: N801 (it is used as a function)
 
 class TestReport:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_interrupted_it_is_said_how_to_make_it(self, pictures, tmp_path, number, code, capsys) -> None:
+    def test_an_interrupted_report_names_the_command_that_creates_it(
+        self, pictures, tmp_path, number, code, capsys
+    ) -> None:
         from gramian.cli import report
 
         run = LearningRun(settings(pictures))

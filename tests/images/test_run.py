@@ -88,7 +88,7 @@ def test_a_kill_between_two_files_loses_nothing(whole, tmp_path, monkeypatch, fa
     assert resumed.metrics == whole.metrics
 
 
-def test_a_folder_made_in_vain_is_taken_away(tmp_path, monkeypatch) -> None:
+def test_a_new_folder_is_removed_if_writing_fails(tmp_path, monkeypatch) -> None:
     def full(path, content) -> None:
         raise RunError(f"{path} could not be written: No space left on device")
 
@@ -99,7 +99,7 @@ def test_a_folder_made_in_vain_is_taken_away(tmp_path, monkeypatch) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_what_a_step_takes_is_measured_without_a_trace(whole) -> None:
+def test_timing_a_step_does_not_change_the_run(whole) -> None:
     run = LearningRun(RunSettings(**TINY))
     assert run.seconds_per_step(30) > 0  # so many that groups would no longer be made anew
     assert run.step == 0

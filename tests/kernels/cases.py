@@ -34,7 +34,7 @@ class KernelCase:
     marks: tuple[pytest.MarkDecorator, ...] = ()
 
 
-_NEEDS_TRITON = (pytest.mark.skipif(not HAS_TRITON, reason="needs Triton"),)
+_NEEDS_TRITON = (pytest.mark.skipif(not HAS_TRITON, reason="needs Triton 3.3"),)
 _NEEDS_NUMBA = (pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba"),)
 
 _EMPTY = ((0, 1, 4), (4, 0, 3), (4, 2, 0))

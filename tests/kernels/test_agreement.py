@@ -38,9 +38,10 @@ def test_error_is_at_most_twice_that_of_the_reference(kernel, dtype) -> None:
     plain, found = (numbers(name, phi, "squared_frobenius") for name in ("reference", kernel))
     for name, right in exact.items():
         assert found[name].dtype == plain[name].dtype
-        # The error of a single number may be 0 by chance: up to 2.4 ε were seen, over 60 seeds of the small kernels and
-        # 15 of the large ones.
-        units = 4 if right.ndim == 0 else 1
+        # The errors of a single number are two draws, and that of the reference may be 0 by chance. Over 200 seeds of
+        # each CPU kernel, and of the fused one in float32 and bfloat16, the excess over twice the reference was at most
+        # 2.6 ε (fused, float32) and 2.4 ε (block_diagonal, bfloat16: above 1 ε for 42 seeds).
+        units = 3 if right.ndim == 0 else 1
         floor = units * torch.finfo(plain[name].dtype).eps * right.abs().max()
         error, reference = ((made[name].double() - right).abs().max() for made in (found, plain))
         assert error <= 2 * reference + floor, name

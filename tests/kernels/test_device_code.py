@@ -9,7 +9,7 @@ import pytest
 
 from tests.kernels.cases import HAS_TRITON
 
-pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton 3.3")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from tests.report.page import Page
 
 
 def page_of(**tensors: torch.Tensor) -> Page:
-    found = gramian.inspect(tensors)
-    portraits = {row.name: portrait(row.layout.to_phi(tensors[row.name])) for row in found.rows}
-    return Page(render_weights({"a <b>.npz": (found, portraits)}))
+    inspection = gramian.inspect(tensors)
+    portraits = {row.name: portrait(row.layout.to_phi(tensors[row.name])) for row in inspection.rows}
+    return Page(render_weights({"a <b>.npz": (inspection, portraits)}))
 
 
 @pytest.mark.parametrize("few", [1, 1 << 22])
@@ -27,7 +27,7 @@ def test_every_pair_is_counted(few, monkeypatch) -> None:
     np.testing.assert_array_equal(drawn.angles, np.histogram(X[:, above].flatten(), edges)[0])
 
 
-def test_what_is_out_of_range_is_counted_at_its_end() -> None:
+def test_values_out_of_range_are_counted_in_the_outer_bins() -> None:
     drawn = portrait(torch.eye(3)[:, None, :].repeat(1, 2, 1) * torch.tensor([1.0, 1e6])[None, :, None])
     assert drawn.lengths[0] == 3
     assert drawn.lengths[-1] == 3
@@ -38,7 +38,7 @@ def test_the_worst_groups_come_first() -> None:
     phi = torch.eye(4)[:, None, :2].repeat(1, 40000, 1)
     phi[0, 12345, 1] = 0.5
     drawn = portrait(phi)
-    assert drawn.shown == 85**2
+    assert drawn.n_groups == 85**2
     assert drawn.mosaic[0, 1].tolist() != drawn.mosaic[0, 0].tolist()
     assert (drawn.mosaic[3:5, 3:5, :3] == drawn.mosaic[3, 3, :3]).all()
     assert max(drawn.mosaic.shape[:2]) <= 256
@@ -66,22 +66,24 @@ def test_it_needs_no_network_and_no_other_file() -> None:
     assert "of 1 axes" in text
 
 
-def test_names_are_shown_as_they_are_and_every_place_is_one_to_link_to() -> None:
+def test_names_are_escaped_and_anchors_are_unique() -> None:
     names = ("[red]w", "<b>w</b>", "w w", "w_w", "w\x1b\n", "w\udcff")
-    found = gramian.inspect({name: torch.randn(2, 5) for name in names})
-    portraits = {row.name: portrait(row.layout.to_phi(torch.randn(2, 5))) for row in found.rows}
+    inspection = gramian.inspect({name: torch.randn(2, 5) for name in names})
+    portraits = {row.name: portrait(row.layout.to_phi(torch.randn(2, 5))) for row in inspection.rows}
     page = Page(
-        render_weights({"[a] <b>.npz": (found, portraits), "b\udcff.npz": (found, portraits)}).encode().decode()
+        render_weights({"[a] <b>.npz": (inspection, portraits), "b\udcff.npz": (inspection, portraits)})
+        .encode()
+        .decode()
     )
     places = [each["id"] for each in page.all("h3")]
     assert len(set(places)) == len(places) == 12
     assert [each["href"] for each in page.all("a")] == [f"#{place}" for place in places]
     text = " ".join(page.text)
-    for shown in ("[red]w", "<b>w</b>", r"w\x1b\n", r"w\udcff", "[a] <b>.npz", r"b\udcff.npz"):
-        assert shown in text
+    for name in ("[red]w", "<b>w</b>", r"w\x1b\n", r"w\udcff", "[a] <b>.npz", r"b\udcff.npz"):
+        assert name in text
 
 
-def test_what_is_not_finite() -> None:
+def test_values_that_are_not_finite() -> None:
     tensor = torch.randn(2, 5)
     tensor[0, 0] = torch.nan
     assert "nan" in " ".join(page_of(w=tensor).text)

@@ -85,14 +85,14 @@ class TestPolyak:
         phi = torch.randn(6, 3, 4, dtype=torch.float64)
         values = torch.stack([gramian.loss(phi[:, i : i + 1]) for i in range(3)])
         grad = gramian.value_and_grad(phi)[1]
-        own = values / grad.square().sum(dim=(0, 2))
-        cap = own.median().item()  # binds for one group and not for another
+        step_lengths = values / grad.square().sum(dim=(0, 2))
+        cap = step_lengths.median().item()  # binds for one group and not for another
         moved = moved_by(polyak, phi, lr=cap, beta=1.0, penalty=L1())
         taken = (phi - moved).square().sum(dim=(0, 2)).sqrt() / grad.square().sum(dim=(0, 2)).sqrt()
-        torch.testing.assert_close(taken, own.clamp_max(cap))
-        assert (taken < own - 1e-6).any()
+        torch.testing.assert_close(taken, step_lengths.clamp_max(cap))
+        assert (taken < step_lengths - 1e-6).any()
         torch.testing.assert_close(
-            moved_by(polyak, phi, lr=math.inf, beta=1.0, penalty=L1()), phi - own[:, None] * grad
+            moved_by(polyak, phi, lr=math.inf, beta=1.0, penalty=L1()), phi - step_lengths[:, None] * grad
         )
 
     def test_more_vectors_than_dimensions(self) -> None:
@@ -100,7 +100,7 @@ class TestPolyak:
             polyak(torch.ones(2, 1, 3), lr=0.1, beta=1.0, penalty=L1())
         polyak(torch.ones(3, 1, 3), lr=0.1, beta=1.0, penalty=L1())
 
-    def test_nothing_to_go_by(self) -> None:
+    def test_a_zero_gradient_gives_no_step(self) -> None:
         for phi in (torch.zeros(4, 2, 3), torch.eye(4)[:, None, :3]):
             for lr in (0.1, math.inf):
                 assert torch.equal(moved_by(polyak, phi, lr=lr, beta=1.0, penalty=L1()), phi)
@@ -136,7 +136,16 @@ def envelope(X: Tensor, tau: float) -> Tensor:
 
 
 class TestProximal:
-    @pytest.mark.parametrize("lr", [0.0025, 0.025, 0.25, 2.5, math.inf])
+    @pytest.mark.parametrize(
+        "lr",
+        [
+            pytest.param(0.0025, marks=pytest.mark.slow),
+            0.025,
+            pytest.param(0.25, marks=pytest.mark.slow),
+            2.5,
+            pytest.param(math.inf, marks=pytest.mark.slow),
+        ],
+    )
     def test_the_moreau_envelope_of_the_loss_never_rises(self, lr) -> None:
         @given(starts())
         def descent(phi: Tensor) -> None:
@@ -149,7 +158,7 @@ class TestProximal:
 
         descent()
 
-    @pytest.mark.parametrize("lr", [0.25, 2.5, math.inf])
+    @pytest.mark.parametrize("lr", [pytest.param(0.25, marks=pytest.mark.slow), 2.5, math.inf])
     def test_the_sum_of_squares_never_rises_once_tau_is_one(self, lr) -> None:
         @given(starts())
         def descent(phi: Tensor) -> None:

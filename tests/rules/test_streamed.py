@@ -22,12 +22,12 @@ def draw(shape: tuple[int, int, int], scale: float = 1.0) -> Tensor:
 
 def factors(phi: Tensor, lr: float, penalty: Penalty) -> list[tuple[Tensor, Tensor]]:
     """C and w of each group, X held."""
-    found = []
+    pairs = []
     for P in phi.unbind(1):
         w = norms.gram_norm(P).clamp_min(1)
         X = P.mT @ P - torch.eye(P.shape[1], dtype=P.dtype)
-        found.append((penalty.prox_residual(X, 4 * lr * w), w))
-    return found
+        pairs.append((penalty.prox_residual(X, 4 * lr * w), w))
+    return pairs
 
 
 @over_penalties

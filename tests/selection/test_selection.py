@@ -44,7 +44,7 @@ class TestThePolicy:
         assert proposal.layout.phi_shape(tuple(module.weight.shape)) == shape
         assert shape[2] <= shape[0]
 
-    def test_a_transposed_convolution_meets_where_it_says(self) -> None:
+    def test_vectors_of_a_transposed_convolution_contribute_to_one_output(self) -> None:
         # The vectors of a group are what the outputs are made of: for orthonormal ones the output keeps its norm.
         module = nn.ConvTranspose1d(6, 4, 1, groups=2, bias=False)
         (target,), _ = select_parameters(module)
@@ -127,7 +127,7 @@ class TestThePolicy:
         model[4].weight.requires_grad_(False)
         _, skipped = select_parameters(model)
         assert {each.name: each.reason for each in skipped} == {
-            "0.weight": "an embedding, taken if it is selected",
+            "0.weight": "an embedding, skipped unless select names it",
             "1.bias": "a bias",
             "2.weight": "a scale of LayerNorm",
             "2.bias": "a bias",
@@ -136,7 +136,7 @@ class TestThePolicy:
             "4.bias": "a bias",
         }
 
-    def test_tied_weights_are_taken_once(self) -> None:
+    def test_tied_weights_are_selected_once(self) -> None:
         a, b = nn.Linear(4, 4), nn.Linear(4, 4)
         b.weight = a.weight
         targets, skipped = select_parameters(nn.Sequential(a, b))
@@ -149,7 +149,7 @@ class TestThePolicy:
         model = nn.Sequential(embedding, nn.Linear(4, 4), head)
         targets, skipped = select_parameters(model)
         assert [each.name for each in targets] == ["1.weight"]
-        assert {each.name: each.reason for each in skipped}["2.weight"] == "tied to one that is left out"
+        assert {each.name: each.reason for each in skipped}["2.weight"] == "tied to a skipped parameter"
 
     def test_a_parametrised_weight(self) -> None:
         model = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), nn.Linear(4, 4))
@@ -258,12 +258,12 @@ def test_printed_layouts_can_be_pasted_into_layouts(column) -> None:
     ]
 
 
-def test_what_is_shown_has_no_tensors(tmp_path) -> None:
+def test_representations_contain_no_tensors(tmp_path) -> None:
     model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(30)])
     attachment = gramian.attach(torch.optim.SGD(model.parameters(), lr=0.1), model, beta=2.0)
-    shown = repr(attachment)
-    assert shown.startswith("Attachment: β = 2, rule proximal, penalty l1, after every step\nparameter")
-    assert shown.endswith("… and 10 more\n30 skipped")
+    text = repr(attachment)
+    assert text.startswith("Attachment: β = 2, rule proximal, penalty l1, after every step\nparameter")
+    assert text.endswith("… and 10 more\n30 skipped")
     torch.save(model.state_dict(), tmp_path / "a.pt")
     weights = open_weights(tmp_path / "a.pt")
     assert repr(weights) == f"Weights({str(tmp_path / 'a.pt')!r}, pytorch: 60 tensors, 0 skipped)"

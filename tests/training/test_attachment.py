@@ -6,29 +6,13 @@ import pickle
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import swa_utils
 
 import gramian
 from gramian import training
 from gramian.errors import OptionError
-from gramian.selection import select_parameters
-
-
-def make(dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
-
-
-def batch(step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(16, 12, generator=generator)
-    return x.to(dtype), torch.randint(3, (16,), generator=generator)
-
-
-def backward(model: nn.Module, step: int, dtype: torch.dtype = torch.float32) -> None:
-    x, y = batch(step, dtype)
-    nn.functional.cross_entropy(model(x).float(), y).backward()
+from tests.training.networks import backward, batch, make
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range = range(10), **more) -> None:
@@ -68,7 +52,7 @@ over_optimizers = pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(),
 
 
 @over_optimizers
-def test_it_is_a_step_by_hand_after_each_of_the_optimiser(make_optimizer) -> None:
+def test_equal_to_a_manual_step_after_every_optimiser_step(make_optimizer) -> None:
     model, twin = make(), make()
     optimizer, other = make_optimizer(model.parameters()), make_optimizer(twin.parameters())
     attachment = gramian.attach(optimizer, model, beta=0.3)
@@ -145,7 +129,7 @@ def test_a_step_that_the_gradient_scaler_skips_is_skipped(fused) -> None:
     assert attachment.steps == 4
 
 
-def test_accumulation_and_clipping_change_nothing_of_it() -> None:
+def test_independent_of_accumulation_and_clipping() -> None:
     model, twin = make(), make()
     optimizer, other = (torch.optim.AdamW(each.parameters(), lr=0.01) for each in (model, twin))
     attachment = gramian.attach(optimizer, model, beta=0.5)
@@ -299,7 +283,7 @@ class TestTheHandle:
         expected = training.loss(attachment.targets, beta=2.0)
         torch.testing.assert_close(attachment.loss, expected.detach())
 
-    def test_what_it_prints(self) -> None:
+    def test_the_printed_table(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Embedding(5, 2))
         attachment = gramian.attach(torch.optim.SGD(model.parameters(), lr=0.1), model, beta=0.5)
         lines = str(attachment).splitlines()
@@ -307,8 +291,8 @@ class TestTheHandle:
         assert lines[2].startswith(
             "0.weight   [4, 3, 3, 3]  27 × 1 × 4  '(g o) i h w -> (i h w) g o; g=1'  filters of Conv2d"
         )
-        assert lines[3] == "left out:"
-        assert "2.weight  an embedding, taken if it is selected" in lines
+        assert lines[3] == "skipped:"
+        assert "2.weight  an embedding, skipped unless select names it" in lines
 
 
 class TestAHardConstraint:
@@ -326,43 +310,6 @@ class TestAHardConstraint:
         model = make()
         with pytest.raises(OptionError, match="needs the proximal rule"):
             gramian.attach(torch.optim.SGD(model.parameters()), model, beta=math.inf, rule="polyak")
-
-
-class TestTheCoupledForms:
-    def test_both_give_the_same_gradient(self) -> None:
-        model, twin = make(), make()
-        targets, others = (select_parameters(each)[0] for each in (model, twin))
-        x, y = batch(0)
-        (nn.functional.cross_entropy(model(x), y) + training.loss(targets, beta=0.01)).backward()
-        nn.functional.cross_entropy(twin(x), y).backward()
-        value = training.add_grad_(others, beta=0.01)
-        for one, two in zip(model.parameters(), twin.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, two.grad)
-        torch.testing.assert_close(value, training.loss(targets, beta=0.01).detach())
-
-    def test_with_a_gradient_scaler(self) -> None:
-        model, twin = make(), make()
-        targets, others = (select_parameters(each)[0] for each in (model, twin))
-        backward(twin, 0)
-        training.add_grad_(others, beta=0.01)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
-        x, y = batch(0)
-        scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
-        training.add_grad_(targets, beta=0.01, scale=scaler.get_scale())
-        scaler.unscale_(optimizer)
-        for one, two in zip(model.parameters(), twin.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, two.grad)
-
-    def test_without_a_gradient_before(self) -> None:
-        targets, _ = select_parameters(make())
-        training.add_grad_(targets, beta=1.0)
-        assert all(each.parameter.grad is not None for each in targets)
-
-    def test_no_targets(self) -> None:
-        for form in (training.loss, training.add_grad_):
-            with pytest.raises(OptionError, match="at least one target"):
-                form([], beta=1.0)
 
 
 class TestErrors:

@@ -1,7 +1,8 @@
 """The choices and defaults of options, for `--help`.
 
 They repeat the registries of the package, because importing those loads torch, which takes seconds. A test compares
-both.
+both. A table of names that the registries import would not save the repetition: a registry maps each name to its class
+or function, so that the name stands there in any case.
 """
 
 from types import SimpleNamespace
@@ -12,11 +13,11 @@ PENALTIES = ("l1", "huber", "squared_frobenius", "frobenius", "spectral", "coher
 RULES = ("proximal", "polyak", "subgradient")
 WHITENINGS = ("fourier", "zca", "none")
 UPDATES = ("sgd", "online")
-PRIORS = ("group_laplace", "nonnegative", "scale_mixture")
-METHODS = ("fista", "lca", "coordinate_descent")
+PRIORS = ("group_laplace", "nonnegative", "scale_mixture", "group_l0", "spike_slab")
+METHODS = ("auto", "fista", "lca", "coordinate_descent", "block_omp", "block_iht")
 
 DEFAULTS = SimpleNamespace(
     groups=64, size=4, patch=16, whiten="fourier", lam=2.0, beta=0.3, lr=0.5, steps=8000, batch=128, rule="proximal",
-    penalty="l1", update="sgd", prior="group_laplace", infer="fista", device="cpu", spread=1, seed=0,
+    penalty="l1", update="sgd", prior="group_laplace", infer="auto", device="cpu", spread=1, seed=0,
 )  # fmt: skip
 """Defaults of `RunSettings`."""

@@ -29,10 +29,12 @@ def compare_dictionaries(settings: RunSettings, out: Path, *, force: bool) -> No
     console = Console(highlight=False)
     rows: list[tuple[str, ...]] = []
     active = 0
-    for each in compare(settings):
-        console.print(f"{each.name}: {each.seconds:.1f} s, {each.snr:.2f} dB at {each.active} coefficients")
-        active = each.active
-        rows.append(_row(each))
+    for compared in compare(settings):
+        console.print(
+            f"{compared.name}: {compared.seconds:.1f} s, {compared.snr:.2f} dB at {compared.active} coefficients"
+        )
+        active = compared.active
+        rows.append(_row(compared))
     console.print(_transposed(rows))
     threads = torch.get_num_threads()
     caption = (
@@ -66,16 +68,16 @@ def _transposed(rows: list[tuple[str, ...]]) -> Table:
     return table
 
 
-def _row(each: Compared) -> tuple[str, ...]:
-    single = each.effective_rank <= 1 and each.cosine == 0
+def _row(compared: Compared) -> tuple[str, ...]:
+    single = compared.effective_rank <= 1 and compared.cosine == 0
     return (
-        each.name,
-        f"{each.seconds:.1f}",
-        "–" if single else f"{each.cosine:.1e}",
-        "–" if single else f"{100 * each.collapsed:.0f} %",
-        f"{each.effective_rank:.2f}",
-        f"{each.snr:.2f}",
-        f"{each.debiased:.2f}",
-        f"{each.shift:.2f}",
-        f"{each.random:.2f}",
+        compared.name,
+        f"{compared.seconds:.1f}",
+        "–" if single else f"{compared.cosine:.1e}",
+        "–" if single else f"{100 * compared.collapsed:.0f} %",
+        f"{compared.effective_rank:.2f}",
+        f"{compared.snr:.2f}",
+        f"{compared.debiased:.2f}",
+        f"{compared.shift:.2f}",
+        f"{compared.random:.2f}",
     )

@@ -111,9 +111,9 @@ class LearningDisplay:
 def _spark(values: list[float], width: int = 32) -> str:
     if not values:
         return ""
-    shown = [values[round(index * (len(values) - 1) / max(width - 1, 1))] for index in range(min(width, len(values)))]
+    sampled = [values[round(index * (len(values) - 1) / max(width - 1, 1))] for index in range(min(width, len(values)))]
     if len(values) <= width:
-        shown = values
-    low, high = min(shown), max(shown)
+        sampled = values
+    low, high = min(sampled), max(sampled)
     span = (high - low) or 1.0
-    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in shown)
+    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in sampled)

@@ -1,6 +1,7 @@
 """`gramian encode` and `gramian decode`: convert pictures to files of codes, and back."""
 
 import contextlib
+import math
 import os
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
         save_codes(path, encoded)
         console.print(
             f"{path}: {len(encoded.codes)} patches, {encoded.active:.1f} of {encoded.codes.shape[1]} groups active, "
-            f"gap at most {encoded.gap:.1e}",
+            + (f"gap at most {encoded.gap:.1e}" if math.isfinite(encoded.gap) else "least energy not certified"),
             soft_wrap=True,
         )
 
@@ -52,11 +53,11 @@ def decode_codes(dictionary: Path, codes: list[Path], out: Path, *, force: bool)
         RunError: If a file cannot be read, exists already or cannot be written, or has codes of another dictionary.
     """
     learned = _dictionary(dictionary)
-    paths = [path for each in codes for path in (sorted(each.glob(f"*{_SUFFIX}")) if each.is_dir() else [each])]
+    paths = [path for place in codes for path in (sorted(place.glob(f"*{_SUFFIX}")) if place.is_dir() else [place])]
     if not paths:
         raise RunError(f"there must be codes to decode; got no *{_SUFFIX} in {', '.join(map(str, codes))}")
     encoded = [load_codes(path) for path in paths]
-    pictures = [png(gray_picture(decode_picture(each, learned))) for each in encoded]
+    pictures = [png(gray_picture(decode_picture(codes, learned))) for codes in encoded]
     names = [path.name.removesuffix(_SUFFIX).removesuffix(".png") for path in paths]
     targets = _targets(out, [f"{name}.png" for name in names], suffix=".png", force=force, inputs=[dictionary, *paths])
     for target, picture in zip(targets, pictures, strict=True):
@@ -73,7 +74,7 @@ def _targets(folder: Path, names: list[str], *, suffix: str, force: bool, inputs
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
         raise RunError(f"file names in {folder} must be unique; got {', '.join(duplicates)} more than once")
-    new_folders = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    new_folders = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,7 +85,7 @@ def _targets(folder: Path, names: list[str], *, suffix: str, force: bool, inputs
             check_output(target, force=force, suffixes=[suffix], inputs=inputs)
     except RunError:
         with contextlib.suppress(OSError):
-            for each in new_folders:
-                each.rmdir()
+            for parent in new_folders:
+                parent.rmdir()
         raise
     return targets

@@ -74,9 +74,9 @@ def _outcome(action: Callable[[], object]) -> int:
 def _of_exit(error: SystemExit) -> int:
     """Return the exit status; Typer and Rich raise `SystemExit` for a closed pipe and Ctrl-C."""
     chain = list(_context_chain(error))
-    if any(isinstance(each, OSError) and each.errno == errno.EPIPE for each in chain):
+    if any(isinstance(cause, OSError) and cause.errno == errno.EPIPE for cause in chain):
         return CLOSED_PIPE
-    code = INTERRUPTED if any(isinstance(each, KeyboardInterrupt) for each in chain) else error.code
+    code = INTERRUPTED if any(isinstance(cause, KeyboardInterrupt) for cause in chain) else error.code
     if code is None:
         return 0
     if not isinstance(code, int):
@@ -102,7 +102,7 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return "the memory must suffice; got an allocation that was refused; try smaller sizes"
     if isinstance(error, OSError) and error.errno is not None:
-        names = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, str | bytes)]
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         return f"the system refuses {' and '.join(names) or 'a file or a stream'}: {error.strerror or error}"
     return None
 
@@ -166,15 +166,15 @@ def _silence(stream: TextIO) -> None:
 def _one_line_warnings() -> Generator[None]:
     """Print a warning in one line, and only once for each place in the code, even if its numbers differ."""
     previous = warnings.formatwarning
-    shown: set[tuple[str, int]] = set()
+    printed: set[tuple[str, int]] = set()
 
     def formatted(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         del category, line
-        if (filename, lineno) in shown:
+        if (filename, lineno) in printed:
             return ""
-        shown.add((filename, lineno))
+        printed.add((filename, lineno))
         return f"gramian: warning: {_one_line(str(message))}\n"
 
     warnings.formatwarning = formatted

@@ -102,13 +102,13 @@ def _shows_numbers(checked: CheckedStep) -> bool:
 
 def _array(values: Tensor, columns: int = _COLUMNS) -> str:
     """Format numbers as rows of text, cut off at the largest number of rows and columns."""
-    shown = values.reshape(1, 1) if values.ndim == 0 else values[None] if values.ndim == 1 else values
+    matrix = values.reshape(1, 1) if values.ndim == 0 else values[None] if values.ndim == 1 else values
     rows = [
         "  ".join(f"{x if abs(x) >= 5e-5 else 0.0:8.4f}" for x in row[:columns].tolist())
         + (" …" if len(row) > columns else "")
-        for row in shown[:_ROWS]
+        for row in matrix[:_ROWS]
     ]
-    return "\n".join([*rows, *(["       …"] if len(shown) > _ROWS else [])])
+    return "\n".join([*rows, *(["       …"] if len(matrix) > _ROWS else [])])
 
 
 def _sides(checked: CheckedStep, columns: int = _COLUMNS) -> str:
@@ -157,7 +157,9 @@ _IN_LATEX = {
 def _in_latex(text: str) -> str:
     """Convert a sentence with mathematical symbols to plain ASCII LaTeX."""
     text = re.sub(r"_(\w+)", r"\\textsubscript{\1}", re.sub(r"`(\w+)`", r"\\texttt{\1}", text))
-    return "".join(rf"\ensuremath{{{_IN_LATEX[each]}}}" if each in _IN_LATEX else each for each in text)
+    return "".join(
+        rf"\ensuremath{{{_IN_LATEX[character]}}}" if character in _IN_LATEX else character for character in text
+    )
 
 
 def as_latex(setting: Setting, steps: list[CheckedStep], derivative: Tensor | None = None) -> str:
@@ -175,7 +177,7 @@ def as_latex(setting: Setting, steps: list[CheckedStep], derivative: Tensor | No
     ]
     if derivative is not None:
         numbers = r" \\ ".join(
-            each.strip().replace("…", r"\vdots") for each in _array(derivative[:, None]).splitlines()
+            line.strip().replace("…", r"\vdots") for line in _array(derivative[:, None]).splitlines()
         )
         items.append(
             f"\\item \\textbf{{By vector {setting.b} of group {setting.a}.}}\n"

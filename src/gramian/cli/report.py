@@ -93,7 +93,8 @@ class _StageProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # rich before 14.3 prints an empty line at the end of bars that it did not show
+            self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Update the progress of a stage."""

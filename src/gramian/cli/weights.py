@@ -50,19 +50,20 @@ def inspect_files(
         )  # fmt: skip
     if page is not None:
         replace_file(
-            page, render_weights({path: (each, portraits[path]) for path, each in inspections.items()}).encode()
+            page,
+            render_weights({path: (inspection, portraits[path]) for path, inspection in inspections.items()}).encode(),
         )
     if as_json:
-        print(json.dumps({path: each.as_dict() for path, each in inspections.items()}, indent=1))
+        print(json.dumps({path: inspection.as_dict() for path, inspection in inspections.items()}, indent=1))
         return
     console = Console(highlight=False, markup=False)
-    shown = [place for place, name in enumerate(COLUMNS) if name != "layout" or console.width >= _WIDE]
-    for path, each in inspections.items():
-        rows = [[row.cells()[place] for place in shown] for row in each.rows]
+    columns = [place for place, name in enumerate(COLUMNS) if name != "layout" or console.width >= _WIDE]
+    for path, inspection in inspections.items():
+        rows = [[row.cells()[place] for place in columns] for row in inspection.rows]
         console.print(Text(printable(path), style="italic"))
-        _print_table(console, [COLUMNS[place] for place in shown], rows)
-        if each.skipped:
-            console.print(f"left out: {_counts(each.skipped)}\n", style="dim")
+        _print_table(console, [COLUMNS[place] for place in columns], rows)
+        if inspection.skipped:
+            console.print(f"skipped: {_counts(inspection.skipped)}\n", style="dim")
     if page is not None:
         console.print(f"histograms and Gram pictures are in {printable(str(page))}", soft_wrap=True)
 
@@ -84,13 +85,13 @@ def rewrite(
         )  # fmt: skip
     rows = [
         [
-            each.name,
-            " × ".join(map(str, each.shape)),
-            str(each.steps),
-            f"{each.residual:.1e}" + ("" if each.converged else " (not to rounding)"),
-            f"{each.distance:.3g}",
+            result.name,
+            " × ".join(map(str, result.shape)),
+            str(result.steps),
+            f"{result.residual:.1e}" + ("" if result.converged else " (not to rounding)"),
+            f"{result.distance:.3g}",
         ]
-        for each in results
+        for result in results
     ]
     _print_table(console, ["parameter", "l × m × n", "steps", "max |X| left", "moved by"], rows)
     if skipped:
@@ -98,14 +99,14 @@ def rewrite(
     console.print(f"written to {printable(str(target))}", soft_wrap=True)
     for warning in caught:
         errors.print(f"gramian: warning: {printable(str(warning.message))}", soft_wrap=True)
-    if not all(each.converged for each in results):
+    if not all(result.converged for result in results):
         sys.exit(1)
 
 
 def _all_files(files: list[Path]) -> list[Path]:
     """Return the files that are read, including those in a folder or beside an index."""
     folders = {path if path.is_dir() else path.parent for path in files if path.is_dir() or path.suffix == ".json"}
-    return [*files, *(each for folder in folders for each in folder.glob("*.safetensors*"))]
+    return [*files, *(shard for folder in folders for shard in folder.glob("*.safetensors*"))]
 
 
 def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -142,8 +143,10 @@ def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequenc
 
 def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
     errors = Console(stderr=True)
-    shown = escape(printable(what))
-    return lambda names: track(list(names), shown, console=errors, transient=True, disable=not errors.is_terminal)
+    if not errors.is_terminal:
+        return lambda names: names
+    description = escape(printable(what))
+    return lambda names: track(list(names), description, console=errors, transient=True)
 
 
 def _layouts(texts: list[str]) -> Layouts | None:
@@ -153,8 +156,8 @@ def _layouts(texts: list[str]) -> Layouts | None:
         pattern, _, sizes = text.partition(";")
         glob, equals, pattern = pattern.partition("=") if "=" in pattern else ("*", "=", pattern)
         numbers: dict[str, int] = {}
-        for size in filter(None, (each.strip() for each in sizes.split(","))):
-            name, _, number = (each.strip() for each in size.partition("="))
+        for size in filter(None, (part.strip() for part in sizes.split(","))):
+            name, _, number = (part.strip() for part in size.partition("="))
             if not number.isdigit():
                 raise OptionError(f"sizes of a layout must be like 'h=8, d=64'; got {size!r} in --layout {text!r}")
             numbers[name] = int(number)
@@ -167,5 +170,5 @@ def _layouts(texts: list[str]) -> Layouts | None:
 def _counts(skipped: list[SkippedParameter]) -> str:
     """Count the skipped tensors by reason."""
     return "; ".join(
-        f"{count} {printable(reason)}" for reason, count in Counter(each.reason for each in skipped).items()
+        f"{count} {printable(reason)}" for reason, count in Counter(tensor.reason for tensor in skipped).items()
     )

@@ -7,7 +7,10 @@ with needs_extra("gramian.coding", "coding"):
     from gramian.coding.evaluation import (
         GroupPlanes,
         GroupState,
-        debias,
+        ManifoldSamples,
+        ManifoldSum,
+        Recovery,
+        block_recovery,
         group_planes,
         group_state,
         smallest_beta,
@@ -15,15 +18,19 @@ with needs_extra("gramian.coding", "coding"):
         strongest_groups,
         within_group_cosines,
     )
+    from gramian.coding.factors import AdditiveFactorAnalyzers, FactorPosterior
     from gramian.coding.inference import (
         METHODS,
         Inference,
         InferenceMethod,
         as_method,
+        block_iht,
+        block_omp,
         coordinate_descent,
         duality_gap,
         fista,
         lca,
+        refit,
     )
     from gramian.coding.learning import (
         Learner,
@@ -34,15 +41,27 @@ with needs_extra("gramian.coding", "coding"):
         initial_dictionary,
     )
     from gramian.coding.model import group_norms, reconstruct
-    from gramian.coding.priors import PRIORS, GroupLaplace, LaplacianScaleMixture, Prior, as_prior, group_soft_threshold
+    from gramian.coding.priors import (
+        PRIORS,
+        GroupL0,
+        GroupLaplace,
+        LaplacianScaleMixture,
+        Prior,
+        SpikeSlab,
+        as_prior,
+        group_soft_threshold,
+    )
     from gramian.coding.synthesis import Convolution, Dense, Overlap, Synthesis, as_synthesis
 
 __all__ = [
     "METHODS",
     "PRIORS",
+    "AdditiveFactorAnalyzers",
     "Convolution",
     "Dense",
     "Energy",
+    "FactorPosterior",
+    "GroupL0",
     "GroupLaplace",
     "GroupPlanes",
     "GroupState",
@@ -52,16 +71,22 @@ __all__ = [
     "Learner",
     "LearningOptions",
     "LearningStep",
+    "ManifoldSamples",
+    "ManifoldSum",
     "Overlap",
     "Prior",
+    "Recovery",
+    "SpikeSlab",
     "SubspaceSparseCoding",
     "Synthesis",
     "as_method",
     "as_prior",
     "as_synthesis",
+    "block_iht",
+    "block_omp",
+    "block_recovery",
     "coordinate_descent",
     "cosine_decay",
-    "debias",
     "duality_gap",
     "energy",
     "fista",
@@ -72,6 +97,7 @@ __all__ = [
     "initial_dictionary",
     "lca",
     "reconstruct",
+    "refit",
     "smallest_beta",
     "snr",
     "strongest_groups",

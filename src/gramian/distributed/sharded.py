@@ -74,7 +74,7 @@ def plan(parameter: Any, layout: Layout, rule: str | Rule = "proximal") -> Plan:
     """
     update = as_rule(rule)
     mesh, shape = parameter.device_mesh, tuple(parameter.shape)
-    sharded = [(i, each.dim) for i, each in enumerate(parameter.placements) if each.is_shard()]
+    sharded = [(i, placement.dim) for i, placement in enumerate(parameter.placements) if placement.is_shard()]
     _, m, n = layout.phi_shape(shape)
     size = reference.compute_dtype(parameter.dtype).itemsize
     whole = parameter.numel() * parameter.element_size()
@@ -91,7 +91,7 @@ def plan(parameter: Any, layout: Layout, rule: str | Rule = "proximal") -> Plan:
     part = -(-shape[axis] // processes)
     if role == "group" and part % (shape[axis] // max(1, outermost)) == 0 and is_groupwise(update):
         return Plan("groups", axis, mesh_axis, 0)
-    coordinates = [i for i, (each, _) in enumerate(roles) if each == "vector"]
+    coordinates = [i for i, (kind, _) in enumerate(roles) if kind == "vector"]
     if not is_coordinatewise(update) or not coordinates:
         return Plan("gather", None, mesh_axis, whole * (processes - 1) // processes)
     if role == "vector":
@@ -127,13 +127,13 @@ def sharded_step_(
     lr, beta = check_lr(lr), check_beta(beta)
     mesh, placements, shape = parameter.device_mesh, parameter.placements, tuple(parameter.shape)
     check_compatible(update, mu, layout.phi_shape(shape), lr=lr)
-    if any(each.is_partial() for each in placements):
+    if any(placement.is_partial() for placement in placements):
         raise OptionError(f"a parameter must be whole or sharded; got a partial sum, {placements}; try redistribute")
     how = plan(parameter, layout, update)
     redistributed: Any = parameter.detach()
     if how.way == "gather":
         redistributed = redistributed.redistribute(
-            mesh, [Replicate() if each.is_shard() else each for each in placements]
+            mesh, [Replicate() if placement.is_shard() else placement for placement in placements]
         )
     elif how.way == "exchange" and how.axis is not None:
         redistributed = redistributed.redistribute(
@@ -270,7 +270,8 @@ def _merged(layout: Layout, shape: tuple[int, ...], axis: int) -> Layout:
         return layout
     sizes, rest = layout.axis_sizes(shape), left[axis][1:]
     sides = [
-        " ".join(f"({' '.join(name for name in each if name not in rest)})" for each in side) for side in (left, right)
+        " ".join(f"({' '.join(name for name in factors if name not in rest)})" for factors in side)
+        for side in (left, right)
     ]
-    shared = {name for each in left if len(each) > 1 for name in each} - set(left[axis])
+    shared = {name for factors in left if len(factors) > 1 for name in factors} - set(left[axis])
     return Layout(" -> ".join(sides), **{name: sizes[name] for name in shared})

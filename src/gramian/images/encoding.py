@@ -40,7 +40,7 @@ class EncodedPicture:
         name: Name of the picture.
         codes: Codes of all patches, row by row, [count, m, n].
         samples: Means, shape and stride of the patches, without their pixels if loaded from a file.
-        gap: Largest duality gap of a patch over its energy.
+        gap: Largest duality gap of a patch over its energy; infinite if the method has none.
         dictionary: Digest of the atoms of the dictionary.
     """
 

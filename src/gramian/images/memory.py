@@ -28,8 +28,8 @@ def check_memory(settings: RunSettings, *, sharing: int = 1) -> None:
         if needed > available:
             raise OptionError(
                 f"the settings must fit into memory; {settings.groups} groups of {settings.size} atoms of "
-                f"{settings.length} numbers and batches of {settings.batch} need at least {_shown(needed)}, and "
-                f"{_shown(available)} are free; try fewer groups or a smaller batch"
+                f"{settings.length} numbers and batches of {settings.batch} need at least {_in_gigabytes(needed)}, and "
+                f"{_in_gigabytes(available)} are free; try fewer groups or a smaller batch"
             )
 
 
@@ -53,5 +53,5 @@ def least_memory(settings: RunSettings, *, sharing: int = 1) -> tuple[int, int]:
     return 4 * drawn, 4 * learned
 
 
-def _shown(size: float) -> str:
+def _in_gigabytes(size: float) -> str:
     return f"{size / 1e9:.3g} GB"

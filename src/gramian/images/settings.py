@@ -62,9 +62,9 @@ class RunSettings(RunOptions):
     def __post_init__(self) -> None:
         values = asdict(self)
         if not (self.images is None or (_is_text(self.images) and "\0" not in self.images)):
-            raise OptionError(f"images must be a path as text, or None; got {_shown(self.images)}")
+            raise OptionError(f"images must be a path as text, or None; got {_describe(self.images)}")
         if type(values["colour"]) is not bool:
-            raise OptionError(f"colour must be True or False; got {_shown(self.colour)}")
+            raise OptionError(f"colour must be True or False; got {_describe(self.colour)}")
         for name in _COUNTS:
             _check_whole(name, values[name], 1, _LARGEST_COUNT)
         _check_whole("patch", self.patch, 2, _LARGEST_COUNT, unit=" pixels", remedy="; try 16")
@@ -73,7 +73,7 @@ class RunSettings(RunOptions):
             _check_strength(name, values[name])
         for name, known in _NAMES.items():
             if not _is_text(values[name]) or values[name] not in known:
-                raise OptionError(f"{name} must be one of {', '.join(known)}; got {_shown(values[name])}")
+                raise OptionError(f"{name} must be one of {', '.join(known)}; got {_describe(values[name])}")
         if self.size > self.length:
             raise OptionError(
                 f"a group can hold at most as many orthonormal atoms as a patch has numbers, {self.length}; got size "
@@ -83,7 +83,7 @@ class RunSettings(RunOptions):
             _check_number("target_active", self.target_active)
             if not 0 < self.target_active <= self.groups:
                 raise OptionError(
-                    f"target_active must lie between 0 and the number of groups; got {_shown(self.target_active)}"
+                    f"target_active must lie between 0 and the number of groups; got {_describe(self.target_active)}"
                 )
         _check_device(self.device)
 
@@ -147,40 +147,40 @@ def _is_text(value: object) -> bool:
 
 def _check_whole(name: str, value: object, least: int, most: int, *, unit: str = "", remedy: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionError(f"{name} must be a whole number; got {_shown(value)}")
+        raise OptionError(f"{name} must be a whole number; got {_describe(value)}")
     if value < least:
-        raise OptionError(f"{name} must be at least {least}{unit}; got {_shown(value)}{remedy}")
+        raise OptionError(f"{name} must be at least {least}{unit}; got {_describe(value)}{remedy}")
     if value > most:
-        raise OptionError(f"{name} must be at most {most}{unit}; got {_shown(value)}{remedy}")
+        raise OptionError(f"{name} must be at most {most}{unit}; got {_describe(value)}{remedy}")
 
 
 def _check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise OptionError(f"{name} must be a number; got {_shown(value)}")
+        raise OptionError(f"{name} must be a number; got {_describe(value)}")
 
 
 def _check_strength(name: str, value: float) -> None:
     _check_number(name, value)
     if not (value > 0 and (isinstance(value, int) or math.isfinite(value))):
-        raise OptionError(f"{name} must be a positive finite number; got {_shown(value)}")
+        raise OptionError(f"{name} must be a positive finite number; got {_describe(value)}")
     if not 1 / _LARGEST <= value <= _LARGEST:
-        raise OptionError(f"{name} must lie between {1 / _LARGEST:g} and {_LARGEST:g}; got {_shown(value)}")
+        raise OptionError(f"{name} must lie between {1 / _LARGEST:g} and {_LARGEST:g}; got {_describe(value)}")
 
 
 def _check_device(device: object) -> None:
     if not isinstance(device, str):
-        raise OptionError(f"device must be a name such as 'cpu'; got {_shown(device)}")
+        raise OptionError(f"device must be a name such as 'cpu'; got {_describe(device)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about former device names, then raises
             torch.zeros(1, device=device).cpu()  # 'meta' has no storage
     except (RuntimeError, AssertionError, ImportError, ValueError) as error:
         raise OptionError(
-            f"device must be available to torch and have storage; got {_shown(device)}; try 'cpu'"
+            f"device must be available to torch and have storage; got {_describe(device)}; try 'cpu'"
         ) from error
 
 
-def _shown(value: object) -> str:
+def _describe(value: object) -> str:
     """Format a value for a message: short, and with its type unless that is None, a number or text."""
     if isinstance(value, int) and value.bit_length() > 80:
         return f"a number of {value.bit_length()} bits"

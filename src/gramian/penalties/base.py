@@ -80,7 +80,7 @@ class Penalty(ABC):
 
         if not isinstance(other, Penalty):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
-        return Sum(tuple(part for each in (self, other) for part in (each.parts if isinstance(each, Sum) else (each,))))
+        return Sum(tuple(part for mu in (self, other) for part in (mu.parts if isinstance(mu, Sum) else (mu,))))
 
     def __mul__(self, factor: float) -> "Penalty":
         """Return a multiple of the penalty."""

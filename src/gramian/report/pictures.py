@@ -125,14 +125,14 @@ def atoms_picture(
     Returns:
         RGBA pixels, transparent between the atoms.
     """
-    shown = phi if order is None else phi[:, order]
-    length, m, n = shown.shape
+    sorted_phi = phi if order is None else phi[:, order]
+    length, m, n = sorted_phi.shape
     side = math.isqrt(length // channels)
     grid = AtomGrid.near_square(m, n, side=side, gap=gap, margin=margin)
     grid = replace(grid, columns=columns or grid.columns)
     canvas = np.zeros((grid.height, grid.width, 4), dtype=np.uint8)
-    sizes = shown.abs().amax(dim=0)
-    atoms = gray_picture(0.5 + 0.5 * shown / torch.where(sizes > 0, sizes, 1.0))
+    sizes = sorted_phi.abs().amax(dim=0)
+    atoms = gray_picture(0.5 + 0.5 * sorted_phi / torch.where(sizes > 0, sizes, 1.0))
     atoms = atoms.reshape(side, side, channels, m, n)
     for place in range(m):
         top, left = grid.corner(place)

@@ -34,13 +34,13 @@ class Portrait:
         lengths: Counts of |X_jj| between `curves.RESIDUAL_EDGES`.
         angles: Counts of |X_jk|, j < k, between the same edges.
         mosaic: Picture of |X| of the groups with the largest |X|.
-        shown: The number of these groups.
+        n_groups: The number of these groups.
     """
 
     lengths: Int64[ndarray, " bins"]
     angles: Int64[ndarray, " bins"]
     mosaic: pictures.Pixels
-    shown: int
+    n_groups: int
 
 
 @torch.no_grad()
@@ -65,9 +65,9 @@ def portrait(phi: Phi) -> Portrait:
         within = sizes.clamp(edges[0], edges[-1])
         lengths = lengths + np.histogram(within.diagonal(dim1=1, dim2=2).numpy(), edges)[0]
         angles = angles + np.histogram(within[:, above].numpy(), edges)[0]
-    shown = min(m, max(1, _SIDE // (n + 1)) ** 2)
-    order = torch.cat(worst).argsort(descending=True, stable=True)[:shown]
-    return Portrait(lengths, angles, pictures.residual_picture(phi, order, side=_SIDE), shown)
+    n_groups = min(m, max(1, _SIDE // (n + 1)) ** 2)
+    order = torch.cat(worst).argsort(descending=True, stable=True)[:n_groups]
+    return Portrait(lengths, angles, pictures.residual_picture(phi, order, side=_SIDE), n_groups)
 
 
 def render_weights(files: Mapping[str, tuple[Inspection, Mapping[str, Portrait]]]) -> str:
@@ -81,24 +81,27 @@ def render_weights(files: Mapping[str, tuple[Inspection, Mapping[str, Portrait]]
     """
     used: set[str] = set()
     sections = "".join(_file(path, inspection, portraits, used) for path, (inspection, portraits) in files.items())
-    return fill("gramian.report", "weights.html", {"title": _shown(", ".join(files)), "files": sections})
+    return fill("gramian.report", "weights.html", {"title": _escaped(", ".join(files)), "files": sections})
 
 
 def _file(path: str, inspection: Inspection, portraits: Mapping[str, Portrait], used: set[str]) -> str:
     anchors = {row.name: _anchor(row.name, used) for row in inspection.rows}
     head = "".join(f'<th class="{_side(place)}">{html.escape(name)}</th>' for place, name in enumerate(COLUMNS))
     rows = "".join(f"<tr>{_cells(row, anchors[row.name])}</tr>" for row in inspection.rows)
-    lines = [f"<tr><td>{_shown(each.name)}</td><td>{_shown(each.reason)}</td></tr>" for each in inspection.skipped]
+    lines = [
+        f"<tr><td>{_escaped(parameter.name)}</td><td>{_escaped(parameter.reason)}</td></tr>"
+        for parameter in inspection.skipped
+    ]
     skipped = f"<details><summary>{len(lines)} skipped</summary><table>{''.join(lines)}</table></details>"
     drawn = "".join(_parameter(row, portraits[row.name], anchors[row.name]) for row in inspection.rows)
     return (
-        f'<section><h2>{_shown(path)}</h2><div class="card wide"><table><tr>{head}</tr>{rows}</table>'
+        f'<section><h2>{_escaped(path)}</h2><div class="card wide"><table><tr>{head}</tr>{rows}</table>'
         f"{skipped if lines else ''}</div>"
         f"{drawn}</section>"
     )
 
 
-def _shown(text: str) -> str:
+def _escaped(text: str) -> str:
     """Escape a name for HTML; characters that cannot be printed or encoded are shown as their codes."""
     return html.escape(printable(text))
 
@@ -115,7 +118,7 @@ def _anchor(name: str, used: set[str]) -> str:
 
 
 def _cells(row: Row, anchor: str) -> str:
-    cells = [_shown(cell) for cell in row.cells()]
+    cells = [_escaped(cell) for cell in row.cells()]
     cells[0] = f'<a href="#{anchor}">{cells[0]}</a>'
     return "".join(f'<td class="{_side(place)}">{cell}</td>' for place, cell in enumerate(cells))
 
@@ -126,8 +129,8 @@ def _side(place: int) -> str:
 
 def _parameter(row: Row, drawn: Portrait, anchor: str) -> str:
     _, m, n = row.groups
-    name = _shown(row.name)
-    groups = "the group" if m == 1 else f"the {drawn.shown} of {m} groups with the largest |X|, the worst first"
+    name = _escaped(row.name)
+    groups = "the group" if m == 1 else f"the {drawn.n_groups} of {m} groups with the largest |X|, the worst first"
     pooled = f"; a pixel shows the largest of some {(n / _SIDE) ** 2:.0f}" if n > _SIDE else ""
     return (
         f'<h3 id="{anchor}">{name}</h3><div class="card row">'

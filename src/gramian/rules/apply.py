@@ -95,7 +95,7 @@ def admit(
             raise
         raise type(error)(f"tensor {i}: {error}") from None
     if writable and len(operands) > 1:
-        check_disjoint({i: each.tensor for i, each in enumerate(operands) if each.plain})
+        check_disjoint({i: operand.tensor for i, operand in enumerate(operands) if operand.plain})
     return operands
 
 
@@ -121,7 +121,7 @@ def apply_(operands: Sequence[Operand], *, lr: float, beta: float, rule: Rule, p
     if len(operands) > 1 and is_groupwise(rule):
         chosen = [[operands[i] for i in batch] for batch in batches(operands, penalty)]
     else:
-        chosen = [[each] for each in operands]
+        chosen = [[operand] for operand in operands]
     options: dict[str, Any] = {"lr": lr, "beta": beta, "penalty": penalty}
     cannot_fail = rule in RULES.values() and _is_arithmetic(penalty) and (len(chosen) < 2 or not is_forced())
     if not cannot_fail:
@@ -152,8 +152,8 @@ def batches(operands: Sequence[Operand], penalty: Penalty) -> list[list[int]]:
     shared = penalty.n_groups is None  # the same parameters for any number of groups
     for i, (_, _, phi, plain) in enumerate(operands):
         # Without a group there is nothing to concatenate, and nothing to split afterwards.
-        together = shared and plain and phi.numel() <= _SMALL and phi.shape[1] > 0
-        alike.setdefault((phi.shape, phi.dtype, phi.device) if together else i, []).append(i)
+        batched = shared and plain and phi.numel() <= _SMALL and phi.shape[1] > 0
+        alike.setdefault((phi.shape, phi.dtype, phi.device) if batched else i, []).append(i)
     result: list[list[int]] = []
     for batch in alike.values():
         size = max(1, _BATCH // max(1, operands[batch[0]].phi.numel()))
@@ -171,20 +171,21 @@ def side_by_side(phis: Sequence[Tensor]) -> Phi:
 
 def _compute(batch: Sequence[Operand], rule: Rule, options: dict[str, Any]) -> tuple[list[Tensor], Scalar]:
     """Compute what is written into each tensor, in its shape: the change, or in 16 bits the new value."""
-    phi = batch[0].phi if len(batch) == 1 else side_by_side([each.phi for each in batch])
+    phi = batch[0].phi if len(batch) == 1 else side_by_side([operand.phi for operand in batch])
     wide = phi.to(reference.compute_dtype(phi.dtype))
     step = rule(wide, **options)
     _check_step(step, wide)
     result = step.change if wide.dtype == phi.dtype else (wide + step.change).to(phi.dtype)
     parts = [result] if len(batch) == 1 else result.split(batch[0].phi.shape[1], dim=1)
-    return [from_phi(part, each.tensor, each.layout) for part, each in zip(parts, batch, strict=True)], step.loss
+    values = [from_phi(part, operand.tensor, operand.layout) for part, operand in zip(parts, batch, strict=True)]
+    return values, step.loss
 
 
 def _write(batch: Sequence[Operand], results: Sequence[Tensor], loss: Scalar) -> Scalar:
     dtype = batch[0].tensor.dtype
     exact = dtype == reference.compute_dtype(dtype)
-    for each, result in zip(batch, results, strict=True):
-        each.tensor.add_(result) if exact else each.tensor.copy_(result)
+    for operand, result in zip(batch, results, strict=True):
+        operand.tensor.add_(result) if exact else operand.tensor.copy_(result)
     return loss
 
 

@@ -95,8 +95,7 @@ def _parts(kernel: Kernel, phi: Phi, penalty: Penalty) -> list[tuple[Tensor, Pen
     length, m, n = phi.shape
     if m * n * n <= m * length * n + _ROOM:
         return [(phi, penalty)]
-    together = torch.compiler.is_compiling() or not is_plain(phi) or not kernel.splits_groups
-    if together:
+    if torch.compiler.is_compiling() or not is_plain(phi) or not kernel.splits_groups:
         return [(phi, penalty)]
     step = max(1, (m * length * n + _ROOM) // (n * n))
     slices = [slice(first, first + step) for first in range(0, m, step)]

@@ -89,32 +89,32 @@ def select_candidates(
         LayoutError: If a selected tensor has no layout, or does not fit it.
     """
     select = as_selector(select)
-    names = Names({each.name: each.raw for each in candidates}, strict=strict)
+    names = Names({candidate.name: candidate.raw for candidate in candidates}, strict=strict)
     requested = _requested(candidates, select, names, to_train=to_train)
     by_name = layouts_by_name(layouts, names)
     for_all = None if isinstance(layouts, Mapping) else layouts
     selected: list[SelectedCandidate] = []
     skipped: list[SkippedParameter] = []
     first_names: dict[int, str] = {}
-    for each in candidates:
-        by_user = select is not None or each.name in by_name
+    for candidate in candidates:
+        by_user = select is not None or candidate.name in by_name
         try:
-            if each.name not in requested:
-                reason = _reason_not_requested(each.proposal, by_default=select is None)
+            if candidate.name not in requested:
+                reason = _reason_not_requested(candidate.proposal, by_default=select is None)
             else:
-                reason = _reason_not_trained(each, first_names, by_user=by_user) if to_train else None
+                reason = _reason_not_trained(candidate, first_names, by_user=by_user) if to_train else None
             if reason is None:
-                selected.append(_with_layout(each, by_name.get(each.name, for_all)))
+                selected.append(_with_layout(candidate, by_name.get(candidate.name, for_all)))
                 if to_train:
-                    first_names[id(each.read())] = each.name
+                    first_names[id(candidate.read())] = candidate.name
                 continue
         except GramianError as error:
             if strict:
                 raise
             reason = str(error)
-        skipped.append(SkippedParameter(each.name, reason, each.shape))
+        skipped.append(SkippedParameter(candidate.name, reason, candidate.shape))
     if strict and not selected:
-        reasons = "; ".join(f"{each.name}: {each.reason}" for each in skipped[:_SHOWN])
+        reasons = "; ".join(f"{parameter.name}: {parameter.reason}" for parameter in skipped[:_SHOWN])
         raise OptionError(
             f"at least one parameter must be selected; got none of {len(skipped)} ({reasons}"
             f"{'; …' if len(skipped) > _SHOWN else ''}); try select='*weight' with layouts={{'*weight': "
@@ -137,18 +137,19 @@ def unusable_reason(tensor: Tensor) -> str | None:
 def _requested(candidates: Sequence[Candidate], select: Selector | None, names: Names, *, to_train: bool) -> set[str]:
     if select is None:
         # A tied weight has several names; if the policy skips it under one of them, it is skipped under all.
-        skipped = {id(each.read()) for each in candidates if not each.proposal.chosen} if to_train else set[int]()
-        proposed = [each for each in candidates if each.proposal.chosen]
-        return {each.name for each in proposed if not skipped or id(each.read()) not in skipped}
+        others = [candidate for candidate in candidates if not candidate.proposal.chosen]
+        skipped = {id(candidate.read()) for candidate in others} if to_train else set[int]()
+        proposed = [candidate for candidate in candidates if candidate.proposal.chosen]
+        return {candidate.name for candidate in proposed if not skipped or id(candidate.read()) not in skipped}
     if callable(select):
-        return {each.name for each in candidates if select(each.name, each.read())}
+        return {candidate.name for candidate in candidates if select(candidate.name, candidate.read())}
     return names.selected_by(select)
 
 
 def _reason_not_requested(proposal: Proposal, *, by_default: bool) -> str:
     if not by_default:
         return "not selected"
-    return "tied to one that is left out" if proposal.chosen else proposal.reason
+    return "tied to a skipped parameter" if proposal.chosen else proposal.reason
 
 
 def _reason_not_trained(candidate: Candidate, first_names: Mapping[int, str], *, by_user: bool) -> str | None:

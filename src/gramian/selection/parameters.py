@@ -89,6 +89,6 @@ def _select(
         raise OptionError("the model must have parameters; got none")
     selected, skipped = select_candidates(candidates, select, layouts, to_train=True, strict=strict)
     return [
-        SelectedParameter(each.candidate.name, each.candidate.read(), each.layout, each.shape, each.reason)
-        for each in selected
+        SelectedParameter(choice.candidate.name, choice.candidate.read(), choice.layout, choice.shape, choice.reason)
+        for choice in selected
     ], skipped

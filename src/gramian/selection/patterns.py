@@ -65,10 +65,10 @@ class Names:
                 f"{option} must name parameters by a glob or a compiled regular expression; got {pattern!r}"
             )
         if not matched and self._strict:
-            shown = pattern if isinstance(pattern, str) else pattern.pattern
+            text = pattern if isinstance(pattern, str) else pattern.pattern
             examples = ", ".join(repr(name) for name in list(self._raw)[:_SHOWN])
             raise OptionError(
-                f"every pattern in {option} must match a parameter; got {shown!r}, which matches none of the "
+                f"every pattern in {option} must match a parameter; got {text!r}, which matches none of the "
                 f"{len(self._raw)}: {examples}{', …' if len(self._raw) > _SHOWN else ''}"
             )
         return matched

@@ -121,7 +121,7 @@ def propose_by_shape(name: str, shape: tuple[int, ...]) -> Proposal:
         return Proposal(None, "it is empty", chosen=False)
     if rank == 2:
         if any(word in name.lower() for word in _EMBEDDINGS):
-            return Proposal(_matrix(*shape), "by its name an embedding, taken if it is selected", chosen=False)
+            return Proposal(_matrix(*shape), "by its name an embedding, skipped unless select names it", chosen=False)
         return Proposal(_matrix(*shape), f"{_side(*shape)} of a matrix")
     if rank - 2 in _KERNEL:
         kernel = _KERNEL[rank - 2]
@@ -157,7 +157,7 @@ def _of_weight(module: nn.Module, kind: str, name: str, parameter: Tensor) -> It
     elif len(shape) < 2:
         return
     elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        yield name, Proposal(_matrix(*shape), "an embedding, taken if it is selected", chosen=False)
+        yield name, Proposal(_matrix(*shape), "an embedding, skipped unless select names it", chosen=False)
     elif isinstance(module, _CONVOLUTIONS) and name == "weight":
         yield name, _of_convolution(module, shape)
     elif isinstance(module, nn.RNNBase) and name.startswith("weight_"):

@@ -91,8 +91,8 @@ class Attachment:
     def residuals(self) -> dict[str, float]:
         """Return the largest |X_jk| of each parameter; this synchronises with the device."""
         return {
-            each.name: residual(whole_tensor(each.parameter), layout=each.layout).abs().max().item()
-            for each in self.targets
+            target.name: residual(whole_tensor(target.parameter), layout=target.layout).abs().max().item()
+            for target in self.targets
         }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,9 +101,9 @@ class Attachment:
 
     def __str__(self) -> str:
         head = f"β = {self.beta:g}, {self._state()}: {len(self.targets)} parameters"
-        width = max((len(each.name) for each in self.skipped), default=0)
-        rest = [f"{each.name.ljust(width)}  {each.reason}" for each in self.skipped]
-        return "\n".join([head, *self._table(self.targets), *(["left out:", *rest] if rest else [])])
+        width = max((len(parameter.name) for parameter in self.skipped), default=0)
+        rest = [f"{parameter.name.ljust(width)}  {parameter.reason}" for parameter in self.skipped]
+        return "\n".join([head, *self._table(self.targets), *(["skipped:", *rest] if rest else [])])
 
     def __repr__(self) -> str:
         rule = self.rule if isinstance(self.rule, str) else getattr(self.rule, "__name__", type(self.rule).__name__)
@@ -114,11 +114,11 @@ class Attachment:
 
     def _table(self, targets: list[SelectedParameter]) -> list[str]:
         rows = [("parameter", "shape", "l × m × n", "layout", "why")]
-        for each in targets:
-            sharded = is_sharded(each.parameter)
-            why = f"{each.reason}; {plan(each.parameter, each.layout, self.rule)}" if sharded else each.reason
-            shape, sizes = str(list(each.parameter.shape)), " × ".join(map(str, each.shape))
-            rows.append((each.name, shape, sizes, repr(str(each.layout)), why))
+        for target in targets:
+            sharded = is_sharded(target.parameter)
+            why = f"{target.reason}; {plan(target.parameter, target.layout, self.rule)}" if sharded else target.reason
+            shape, sizes = str(list(target.parameter.shape)), " × ".join(map(str, target.shape))
+            rows.append((target.name, shape, sizes, repr(str(target.layout)), why))
         return aligned(rows)
 
     def _state(self) -> str:
@@ -190,7 +190,7 @@ def attach(
         parameter  shape     l × m × n    layout           why
         0.weight   [32, 64]  64 × 1 × 32  'o i -> i () o'  rows of Linear
         2.weight   [10, 32]  32 × 1 × 10  'o i -> i () o'  rows of Linear
-        left out:
+        skipped:
         0.bias  a bias
         2.bias  a bias
         >>> inputs = torch.randn(256, 64)
@@ -208,10 +208,11 @@ def attach(
     hard = strength == math.inf
     update, mu, selector = as_rule(rule), as_penalty(penalty), as_selector(select)
     if hard:
+        # check_fit repeats this for every size, with the name of a parameter; this error needs none, and comes first.
         check_hard(update, mu)
     targets, skipped = select_parameters(model, selector, layouts)
     in_optimizer = {id(parameter) for group in stepper.param_groups for parameter in group["params"]}
-    missing = [each.name for each in targets if id(each.parameter) not in in_optimizer]
+    missing = [target.name for target in targets if id(target.parameter) not in in_optimizer]
     if missing:
         raise OptionError(
             f"every selected parameter must be in the optimizer; got {', '.join(missing[:_SHOWN])}"
@@ -251,18 +252,18 @@ def attach(
 
 
 def _attached_to(optimizer: Optimizer) -> list[Attachment]:
-    return [each for each in _live.get(optimizer, ()) if each.handle is not None]
+    return [attachment for attachment in _live.get(optimizer, ()) if attachment.handle is not None]
 
 
 def _parameters_of_others(optimizer: Optimizer, following: Following) -> set[int]:
     """Return the identities of the parameters of other attachments on the same optimiser."""
-    others = [each for each in _attached_to(optimizer) if each.following is not following]
-    return {id(target.parameter) for each in others for target in each.targets}
+    others = [other for other in _attached_to(optimizer) if other.following is not following]
+    return {id(target.parameter) for other in others for target in other.targets}
 
 
 def _take_over(optimizer: Optimizer, attachment: Attachment) -> list[str]:
     """Remove the parameters of this attachment from earlier ones; return their names."""
-    selected = {id(each.parameter) for each in attachment.targets}
+    selected = {id(target.parameter) for target in attachment.targets}
     names: list[str] = []
     for earlier in _attached_to(optimizer):
         if earlier.following is not None:

@@ -49,9 +49,9 @@ def check_fit(targets: Iterable[SelectedParameter], rule: Rule, penalty: Penalty
 
 def _is_known(penalty: Penalty) -> bool:
     """Say whether a penalty, and every penalty within it, belongs to this package."""
-    inner = [each for held in vars(penalty).values() for each in (held if isinstance(held, tuple) else (held,))]
+    inner = [value for held in vars(penalty).values() for value in (held if isinstance(held, tuple) else (held,))]
     return type(penalty).__module__.startswith("gramian.") and all(
-        _is_known(each) for each in inner if isinstance(each, Penalty)
+        _is_known(part) for part in inner if isinstance(part, Penalty)
     )
 
 

@@ -42,7 +42,9 @@ def loss(targets: Sequence[SelectedParameter], *, beta: float, penalty: str | Pe
         >>> (task + training.loss(targets, beta=1e-3)).backward()
     """
     _check(targets)
-    return add_up([objective.loss(each.parameter, beta=beta, penalty=penalty, layout=each.layout) for each in targets])
+    return add_up(
+        [objective.loss(target.parameter, beta=beta, penalty=penalty, layout=target.layout) for target in targets]
+    )
 
 
 def add_grad_(
@@ -76,14 +78,17 @@ def add_grad_(
     """
     _check(targets)
     total, grads = foreach.value_and_grad(
-        [each.parameter for each in targets], beta=beta, penalty=penalty, layouts=[each.layout for each in targets]
+        [target.parameter for target in targets],
+        beta=beta,
+        penalty=penalty,
+        layouts=[target.layout for target in targets],
     )
     with torch.no_grad():
-        for each, grad in zip(targets, grads, strict=True):
-            if each.parameter.grad is None:
-                each.parameter.grad = scale * grad
+        for target, grad in zip(targets, grads, strict=True):
+            if target.parameter.grad is None:
+                target.parameter.grad = scale * grad
             else:
-                each.parameter.grad.add_(grad, alpha=scale)
+                target.parameter.grad.add_(grad, alpha=scale)
     return total
 
 
@@ -93,13 +98,13 @@ def add_up(losses: Sequence[Scalar]) -> Scalar:
     That device is the first that is not the CPU, if there is one, because a copy to the CPU would synchronise.
     """
     by_device: dict[torch.device, list[Scalar]] = {}
-    for each in losses:
-        by_device.setdefault(each.device, []).append(each)
-    sums = [each[0] if len(each) == 1 else torch.stack(each).sum() for each in by_device.values()]
+    for term in losses:
+        by_device.setdefault(term.device, []).append(term)
+    sums = [parts[0] if len(parts) == 1 else torch.stack(parts).sum() for parts in by_device.values()]
     if len(sums) == 1:
         return sums[0]
     target = next(device for device in by_device if device.type != "cpu")
-    return torch.stack([each.to(target, non_blocking=True) for each in sums]).sum()
+    return torch.stack([part.to(target, non_blocking=True) for part in sums]).sum()
 
 
 def _check(targets: Sequence[SelectedParameter]) -> None:

@@ -76,18 +76,18 @@ class Following:
 
     def give_up(self, parameters: set[int], reason: str) -> list[str]:
         """Stop updating some parameters and return their names."""
-        names = [each.name for each in self.targets if id(each.parameter) in parameters]
-        for each in list(self.targets):
-            if each.name in names:
-                self._given_up.add(each.name)
-                self._skip(each, reason)
+        names = [target.name for target in self.targets if id(target.parameter) in parameters]
+        for target in list(self.targets):
+            if target.name in names:
+                self._given_up.add(target.name)
+                self._skip(target, reason)
         self._index()
         return names
 
     def _index(self) -> None:
-        self._by_parameter = {id(each.parameter): each for each in self.targets}
+        self._by_parameter = {id(target.parameter): target for target in self.targets}
         self._expected: list[tuple[tuple[str, ...], str, Tensor | None]] = [
-            *((*self._spots[each.name], each.parameter) for each in self.targets),
+            *((*self._spots[target.name], target.parameter) for target in self.targets),
             *((*self._spots[name], self._seen.get(name)) for name in self._resting),
         ]
 
@@ -130,7 +130,7 @@ class Following:
             self._resting.pop(target.name)
             self._add(changed)
         else:
-            self.targets[:] = [changed if each.name == target.name else each for each in self.targets]
+            self.targets[:] = [changed if old.name == target.name else old for old in self.targets]
         if id(parameter) in in_optimizer:
             return None
         return (
@@ -155,28 +155,28 @@ class Following:
     def _add_new(self, model: nn.Module, in_optimizer: set[int], taken: set[int]) -> list[str]:
         """Add selected parameters that the optimiser has received since; return messages about the others."""
         messages: list[str] = []
-        known = {*(each.name for each in self.targets), *self._resting, *self._given_up}
-        acted_on = taken | {id(each.parameter) for each in self.targets}
+        known = {*(target.name for target in self.targets), *self._resting, *self._given_up}
+        acted_on = taken | {id(target.parameter) for target in self.targets}
         selected, _ = select_where_possible(model, self._select, self._layouts)
-        for each in selected:
-            if each.name in known or id(each.parameter) in acted_on or id(each.parameter) not in in_optimizer:
+        for target in selected:
+            if target.name in known or id(target.parameter) in acted_on or id(target.parameter) not in in_optimizer:
                 continue
             try:
-                self._check(each)
+                self._check(target)
             except GramianError as error:
                 messages.append(f"{error}, so nothing acts on it")
-                self._skip(each, str(error))
+                self._skip(target, str(error))
             else:
-                self._add(each)
+                self._add(target)
         return messages
 
     def _add(self, target: SelectedParameter) -> None:
         self.targets.append(target)
-        self.skipped[:] = [each for each in self.skipped if each.name != target.name]
+        self.skipped[:] = [other for other in self.skipped if other.name != target.name]
 
     def _skip(self, target: SelectedParameter, reason: str) -> None:
-        self.targets[:] = [each for each in self.targets if each.name != target.name]
-        self.skipped[:] = [each for each in self.skipped if each.name != target.name]
+        self.targets[:] = [other for other in self.targets if other.name != target.name]
+        self.skipped[:] = [other for other in self.skipped if other.name != target.name]
         self.skipped.append(SkippedParameter(target.name, reason, tuple(target.parameter.shape)))
 
 

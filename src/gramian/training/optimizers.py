@@ -24,7 +24,7 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
     current = optimizer
     for _ in range(_DEEPEST):
         inner = getattr(current, "optimizer", None)
-        if not all(hasattr(each, "param_groups") and hasattr(each, "step") for each in (current, inner)):
+        if not all(hasattr(candidate, "param_groups") and hasattr(candidate, "step") for candidate in (current, inner)):
             break
         hooks = local_step_hooks(current)
         if isinstance(current, Optimizer) and hooks is not None and hooks is not local_step_hooks(inner):

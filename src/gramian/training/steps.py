@@ -34,12 +34,12 @@ def step_targets_(
         return
     for batch in _batches(targets):
         if len(batch) == 1 and is_sharded(batch[0].parameter):
-            (each,) = batch
-            yield sharded_step_(each.parameter, lr=lr, beta=beta, rule=rule, penalty=penalty, layout=each.layout)
+            (target,) = batch
+            yield sharded_step_(target.parameter, lr=lr, beta=beta, rule=rule, penalty=penalty, layout=target.layout)
         else:
             yield foreach.step_(
-                [each.parameter for each in batch], lr=lr, beta=beta, rule=rule, penalty=penalty,
-                layouts=[each.layout for each in batch],
+                [target.parameter for target in batch], lr=lr, beta=beta, rule=rule, penalty=penalty,
+                layouts=[target.layout for target in batch],
             )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def restore_targets_(targets: Sequence[SelectedParameter], penalty: str | Penalt
         result = _restored(batch, penalty)
         losses.append(result.loss)
         if not result.converged:
-            names = [each.name for each in batch]
+            names = [target.name for target in batch]
             warnings.warn(
                 f"a hard constraint must be met; after {result.steps} steps ({result.stopped}) it is not in at "
                 f"least one of {', '.join(names[:6])}{', …' if len(names) > 6 else ''};"
@@ -72,16 +72,16 @@ def restore_targets_(targets: Sequence[SelectedParameter], penalty: str | Penalt
 def _restored(batch: Sequence[SelectedParameter], penalty: str | Penalty) -> Restoration:
     if len(batch) == 1 and is_sharded(batch[0].parameter):
         return sharded_restore_(batch[0].parameter, penalty=penalty, layout=batch[0].layout)
-    layouts = [each.layout for each in batch]
-    return foreach.restore_([each.parameter for each in batch], penalty=penalty, layouts=layouts)
+    layouts = [target.layout for target in batch]
+    return foreach.restore_([target.parameter for target in batch], penalty=penalty, layouts=layouts)
 
 
 def _batches(targets: Sequence[SelectedParameter]) -> Iterator[list[SelectedParameter]]:
     """Yield each sharded parameter alone, and the other parameters of each device together."""
     by_device: dict[torch.device, list[SelectedParameter]] = {}
-    for each in targets:
-        if is_sharded(each.parameter):
-            yield [each]
+    for target in targets:
+        if is_sharded(target.parameter):
+            yield [target]
         else:
-            by_device.setdefault(each.parameter.device, []).append(each)
+            by_device.setdefault(target.parameter.device, []).append(target)
     yield from by_device.values()

@@ -69,7 +69,7 @@ def _check(path: Path, member: zipfile.ZipInfo, shape: tuple[int, ...], dtype: n
     if dtype.hasobject:
         raise WeightsError(f"{name} in {path} must be an array of numbers; got {dtype}")
     expected = math.prod(shape) * dtype.itemsize
-    if expected != size or any(each < 0 for each in shape):
+    if expected != size or any(length < 0 for length in shape):
         raise WeightsError(
             f"{name} in {path} must hold the {expected} bytes of its shape {list(shape)}; got {size}: it is damaged"
         )

@@ -40,7 +40,8 @@ def open_checkpoint(path: Path) -> Weights:
     if not tensors and not skipped:
         raise WeightsError(f"{path} must hold named tensors; got {type(loaded).__name__} without any")
     entries = {
-        name: Entry(name, tuple(each.shape), path, str(each.dtype), each.detach()) for name, each in tensors.items()
+        name: Entry(name, tuple(tensor.shape), path, str(tensor.dtype), tensor.detach())
+        for name, tensor in tensors.items()
     }
     return Weights(path, "pytorch", entries, (path,), lambda entry: entry.place, tuple(skipped), loaded)
 
@@ -77,7 +78,7 @@ def sharing_memory(weights: Weights, names: Iterable[str]) -> list[SkippedParame
     for name in names if weights.kind == "pytorch" else ():
         begin = weights.entries[name].place.data_ptr()
         end = begin + _span(weights.entries[name].place) * weights.entries[name].place.element_size()
-        owner = next((each for first, last, each in places if begin < last and first < end), None)
+        owner = next((earlier for first, last, earlier in places if begin < last and first < end), None)
         if owner is None:
             places.append((begin, end, name))
         else:

@@ -81,7 +81,7 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
     except Exception as error:  # readers of damaged files raise errors of many types
         raise WeightsError(f"{path} cannot be read: {cause(error)}") from error
     if not weights.entries:
-        reasons = "; ".join(sorted({each.reason for each in weights.skipped}))
+        reasons = "; ".join(sorted({entry.reason for entry in weights.skipped}))
         raise WeightsError(f"{path} must hold weights; got {reasons or 'no tensor'}")
     return weights
 
@@ -95,11 +95,11 @@ def _check_finished(notice: Path) -> None:
 
 
 def _in_folder(folder: Path, *, unfinished: bool) -> Path:
-    names = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    for notice in (each for each in names if each.name.endswith(UNFINISHED) and not unfinished):
+    names = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    for notice in (file for file in names if file.name.endswith(UNFINISHED) and not unfinished):
         _check_finished(notice)
     for suffix in (*SUFFIXES["sharded"], *SUFFIXES["safetensors"]):
-        if matching := [each for each in names if each.name.endswith(suffix)]:
+        if matching := [file for file in names if file.name.endswith(suffix)]:
             if len(matching) > 1:
                 break
             return matching[0]
@@ -132,7 +132,7 @@ def _read(entry: Entry) -> Tensor:
 def _sharded(path: Path) -> Weights:
     index = json.loads(path.read_text(encoding="utf-8"))
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(each, str) for each in weight_map.values()):
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise WeightsError(f"{path} must be an index of sharded safetensors, with a weight_map of names to files")
     entries: dict[str, Entry] = {}
     skipped: list[SkippedParameter] = []
@@ -143,7 +143,7 @@ def _sharded(path: Path) -> Weights:
             raise WeightsError(f"{path} names {file!r}, which must be a file beside it; got none of safetensors")
         if file not in files:
             files[file] = _safetensors(shard)
-        in_shard = {each.name: each for each in files[file].skipped}
+        in_shard = {entry.name: entry for entry in files[file].skipped}
         if name in files[file].entries:
             entries[name] = files[file].entries[name]
         elif name in in_shard:

@@ -107,16 +107,16 @@ def orthogonalize_file(
     rule, penalty = as_rule(rule), as_penalty(penalty)
     weights = open_weights(source, unfinished=force and os.path.realpath(target) in _folders(source))
     selected, skipped = select_candidates(candidates_of(weights), select, layouts)
-    by_name = {each.candidate.name: each for each in selected}
+    by_name = {choice.candidate.name: choice for choice in selected}
     entries = [weights.entries[name] for name in by_name]
     unsuited = [
-        SkippedParameter(each.name, f"of dtype {each.dtype}", each.shape)
-        for each in entries
-        if each.dtype not in _DTYPES
+        SkippedParameter(entry.name, f"of dtype {entry.dtype}", entry.shape)
+        for entry in entries
+        if entry.dtype not in _DTYPES
     ]
-    unsuited += sharing_memory(weights, [each.name for each in entries if each.dtype in _DTYPES])
+    unsuited += sharing_memory(weights, [entry.name for entry in entries if entry.dtype in _DTYPES])
     skipped += unsuited
-    names = [name for name in by_name if name not in {each.name for each in unsuited}]
+    names = [name for name in by_name if name not in {entry.name for entry in unsuited}]
     if not names:
         raise OptionError(
             f"at least one selected tensor must be of a floating-point dtype to be orthogonalized; got "
@@ -141,8 +141,8 @@ def orthogonalize_file(
                 result = orthogonalize(tensor, layout=layout, rule=rule, penalty=penalty, max_steps=max_steps)
         except (DataError, DtypeError, ShapeError) as error:
             raise type(error)(f"{where}: {error}") from error
-        for each in caught:
-            warnings.warn(f"{where}: {each.message}", each.category, stacklevel=2)
+        for warning in caught:
+            warnings.warn(f"{where}: {warning.message}", warning.category, stacklevel=2)
         if not result.converged and not caught:
             message = (
                 f"{where} did not converge: after {result.steps} steps the largest |X_jk| is {result.residual:.1e}"

@@ -57,7 +57,7 @@ def check_shards(weights: Weights, target: Path, names: Iterable[str], *, force:
     places = _places_of(weights, target, names)
     for place in places.values():
         # With force a file may replace itself; under another name it is an input that would be lost.
-        inputs = [each for each in (weights.path, *weights.files) if not same_file(each, place)]
+        inputs = [file for file in (weights.path, *weights.files) if not same_file(file, place)]
         check_output(place, force=force, inputs=inputs, error=WeightsError)
     if len({os.path.realpath(place) for place in places.values()}) < len(places):
         raise WeightsError(f"every shard must be a separate file in {target}; got links to the same file")

@@ -67,7 +67,7 @@ def state_of_training(key: object, value: Any, parent: Any) -> str | None:
         True
     """
     if isinstance(value, Mapping):
-        keys = {each for each in value if isinstance(each, str)}
+        keys = {name for name in value if isinstance(name, str)}
         if _is_of_optimiser(value):
             return OPTIMISER
         if "last_epoch" in keys and keys & {"base_lrs", "_step_count", "_last_lr"}:
@@ -83,11 +83,12 @@ def state_of_training(key: object, value: Any, parent: Any) -> str | None:
 
 def _is_of_optimiser(value: Mapping[Any, Any]) -> bool:
     groups = value.get("param_groups")
-    if isinstance(groups, Sequence) and groups and all(isinstance(each, Mapping) for each in groups):
-        return all("params" in each for each in groups) or isinstance(value.get("state"), Mapping)
+    if isinstance(groups, Sequence) and groups and all(isinstance(group, Mapping) for group in groups):
+        return all("params" in group for group in groups) or isinstance(value.get("state"), Mapping)
     # Or only its entries for each parameter: each has the number of steps, which the parts of a layer do not have.
     return bool(value) and all(
-        isinstance(each, Mapping) and not isinstance(each.get("step"), (Mapping, type(None))) for each in value.values()
+        isinstance(state, Mapping) and not isinstance(state.get("step"), (Mapping, type(None)))
+        for state in value.values()
     )
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from gramian.coding import debias, group_norms, group_state, reconstruct, snr, strongest_groups, within_group_cosines
+from gramian.coding import group_norms, group_state, reconstruct, refit, snr, strongest_groups, within_group_cosines
 from gramian.errors import OptionError
-from gramian.images import gratings, phase_response, random_groups, shift_control
+from gramian.images.evaluation import gratings, phase_response, random_groups, shift_control
 from tests.cases import stiefel
 
 
@@ -28,10 +28,10 @@ class TestSupport:
         with pytest.raises(OptionError, match=r"active must be a multiple of the group size n = 2, at most 8; got"):
             strongest_groups(torch.ones(1, 4, 2), active)
 
-    def test_debias_is_least_squares_on_the_support(self) -> None:
+    def test_refit_is_least_squares_on_the_support(self) -> None:
         phi, x = torch.randn(12, 5, 2), torch.randn(6, 12)
         codes = torch.randn(6, 5, 2)
-        fitted = debias(x, phi, codes, 4)
+        fitted = refit(x, phi, strongest_groups(codes, 4))
         for sample in range(6):
             groups = group_norms(codes)[sample].topk(2).indices
             atoms = phi[:, groups].flatten(1)
@@ -40,9 +40,9 @@ class TestSupport:
             assert fitted[sample].count_nonzero() == 4
 
     @pytest.mark.parametrize("size", [1.0, 1e4, 1e-4])
-    def test_debias_of_collapsed_groups(self, size) -> None:
+    def test_refit_of_collapsed_groups(self, size) -> None:
         phi, x = size * torch.randn(12, 5, 1).expand(12, 5, 2), torch.randn(6, 12)
-        fitted = debias(x, phi, torch.rand(6, 5, 2), 4)
+        fitted = refit(x, phi, strongest_groups(torch.rand(6, 5, 2), 4))
         assert fitted.isfinite().all()
         assert snr(x, reconstruct(phi, fitted)) > 0
 

@@ -9,7 +9,7 @@ import torch
 
 from gramian.coding import initial_dictionary
 from gramian.errors import ShapeError
-from gramian.images import GaborFit, fit_gabor, group_agreement
+from gramian.images.evaluation import GaborFit, fit_gabor, group_agreement
 
 NAMES = [field.name for field in fields(GaborFit)]
 
@@ -90,11 +90,20 @@ class TestFit:
 
     def test_the_scale_of_an_atom_is_its_amplitude_only(self) -> None:
         phi = torch.randn(64, 3, 2, dtype=torch.float64)
+        one, large = fit_gabor(phi), fit_gabor(2.0**20 * phi)
+        assert torch.equal(large.explained, one.explained)
+        assert torch.equal(large.amplitude, 2.0**20 * one.amplitude)
+
+    def test_rounding_of_the_scale_changes_no_fit(self) -> None:
+        # Amplitudes differ by at most 6e-9 over 200 seeds. Atoms of noise alone are not compared: their minima are at
+        # bounds or in flat valleys, where 200 evaluations do not suffice and rounding changes the path; amplitudes
+        # differ by more than 1e-3 for 35 of 200 seeds.
+        clean = drawn(planted(3, 2, seed=8), 16)
+        noise = torch.randn_like(clean)
+        phi = clean + 0.1 * noise * (clean.norm(dim=0) / noise.norm(dim=0))
         one, large = fit_gabor(phi), fit_gabor(1e6 * phi)
-        # Rounding of the unit norm changes the path. A fit ends at small steps, which along a flat valley is about 1e-5
-        # above the minimum of the cost and 1e-4 off in the parameters.
-        torch.testing.assert_close(large.explained, one.explained, rtol=1e-3, atol=0)
-        torch.testing.assert_close(large.amplitude, 1e6 * one.amplitude, rtol=1e-3, atol=0)
+        torch.testing.assert_close(large.amplitude, 1e6 * one.amplitude)
+        torch.testing.assert_close(large.explained, one.explained)
 
     def test_atoms_are_fitted_each_by_itself(self) -> None:
         phi = torch.randn(64, 3, 2, dtype=torch.float64)
@@ -166,7 +175,7 @@ class TestAgreement:
         assert learned.quadrature == pytest.approx(90)
         assert learned.resultant == pytest.approx(1)
 
-    def test_what_is_called_orientation_zero_does_not_matter(self) -> None:
+    def test_agreement_does_not_depend_on_the_zero_of_orientation(self) -> None:
         fit = planted(12, 2, seed=3, quadrature=True)
         turned = (fit.orientation - 1e-6).cos() < 0.2
         other = replace(

@@ -117,7 +117,7 @@ def test_another_group_is_another_picture(tab, record) -> None:
     np.testing.assert_array_equal(pixels(tab), seen[0])
 
 
-def test_it_asks_nothing_of_the_network_and_does_not_complain(tab, file) -> None:
+def test_no_network_requests_and_no_errors_in_the_console(tab, file) -> None:
     tab.click("#strips label:nth-of-type(2)")
     turn(tab, 90)
     assert tab.complaints == []

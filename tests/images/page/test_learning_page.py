@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from gramian.coding import GroupPlanes, Inference
-from gramian.images import GaborAgreement, GaborFit, GaborSpread, phase_response
+from gramian.images.evaluation import GaborAgreement, GaborFit, GaborSpread, phase_response
 from gramian.images.evaluation.record import LearningRecord, learning_record
 from gramian.images.page import render_report
 from gramian.images.page.sample_code import sample_code
@@ -49,7 +49,7 @@ def test_it_needs_no_network_and_no_other_file(page, text) -> None:
     assert len(text) < 3_000_000
 
 
-def test_pictures_can_be_read_and_have_words(page, record) -> None:
+def test_pictures_are_valid_and_have_alternative_text(page, record) -> None:
     pictures = page.all("img")
     sizes = {}
     for picture in pictures:
@@ -66,7 +66,7 @@ def test_pictures_can_be_read_and_have_words(page, record) -> None:
     assert sum("eight directions" in words for words in sizes) == groups
 
 
-def test_it_says_what_was_measured(page, record) -> None:
+def test_the_page_lists_all_measurements(page, record) -> None:
     text = " ".join(page.text)
     assert f"{record.snr_active:.2f} / {record.snr_debiased:.2f} dB" in text
     assert f"{record.phase.variation.learned:.2f}" in text
@@ -94,8 +94,8 @@ def test_the_groups_have_their_numbers(page, record, text) -> None:
     for x, y, group in places:
         left, top = int(x) + 1, int(y) - 4
         atom = record.phi[:, int(group), 0]
-        shown = torch.tensor(pixels[top : top + 8, left : left + 8, 0].astype(float)).flatten()
-        torch.testing.assert_close(shown, 127.5 + 127.5 * (atom / atom.abs().max()).double(), rtol=0, atol=0.51)
+        drawn = torch.tensor(pixels[top : top + 8, left : left + 8, 0].astype(float)).flatten()
+        torch.testing.assert_close(drawn, 127.5 + 127.5 * (atom / atom.abs().max()).double(), rtol=0, atol=0.51)
         assert pixels[top, left - 1, 3] == 0
 
 
@@ -218,26 +218,26 @@ def test_names_are_escaped(record) -> None:
 
 def strips(page: Page) -> dict[int, np.ndarray]:
     """Pictures of groups that turn, by group."""
-    found = {}
+    by_group = {}
     for picture in page.all("img"):
         if match := re.fullmatch(r"group (\d+) at eight directions of its code", picture["alt"]):
             with Image.open(io.BytesIO(base64.b64decode(picture["src"].split(",", 1)[1]))) as image:
-                found[int(match[1])] = np.asarray(image.convert("RGBA"))
-    return found
+                by_group[int(match[1])] = np.asarray(image.convert("RGBA"))
+    return by_group
 
 
 def test_strips_turn_by_an_eighth_each(page, record) -> None:
-    found = strips(page)
-    assert list(found) == record.usage.argsort(descending=True).tolist()
-    for group, picture in found.items():
+    by_group = strips(page)
+    assert list(by_group) == record.usage.argsort(descending=True).tolist()
+    for group, picture in by_group.items():
         assert picture.shape == (8, 8 * 8 + 7, 4)
         one, two = (record.phi[:, group] @ record.planes.axes[group, :, k] for k in (0, 1))
         largest = torch.hypot(one, two).max()
         for eighth in range(8):
             theta = 2 * math.pi * eighth / 8
             atom = (math.cos(theta) * one + math.sin(theta) * two) / largest
-            shown = torch.tensor(picture[:, 9 * eighth : 9 * eighth + 8, 0].astype(float)).flatten()
-            torch.testing.assert_close(shown, 127.5 + 127.5 * atom.double(), rtol=0, atol=0.51)
+            drawn = torch.tensor(picture[:, 9 * eighth : 9 * eighth + 8, 0].astype(float)).flatten()
+            torch.testing.assert_close(drawn, 127.5 + 127.5 * atom.double(), rtol=0, atol=0.51)
 
 
 def test_the_slider_has_the_pixels_of_two_directions(page, record) -> None:

@@ -58,7 +58,7 @@ def test_a_turn_that_the_camera_noted(tmp_path) -> None:
     assert load_images(tmp_path).images[0].pixels.shape == (16, 8)
 
 
-def test_what_cannot_be_read_is_named(tmp_path) -> None:
+def test_unreadable_files_are_listed_as_skipped(tmp_path) -> None:
     Image.fromarray(gradient()).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (tmp_path / "cut.jpg").write_bytes(b"")

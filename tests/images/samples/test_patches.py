@@ -30,11 +30,11 @@ def test_patches_come_from_the_pictures_and_from_all_of_them() -> None:
     pictures = [torch.arange(0, 20 * 30).float().view(20, 30), 10000 + torch.arange(0, 25 * 15).float().view(25, 15)]
     sampler = PatchSampler(pictures, size=4, flat=0.0)
     raw = sampler.sample(20000, seed=0, step=0) * sampler.scale
-    found = {tuple((patch - patch[0]).round().int().tolist()) for patch in raw}
+    widths = {tuple((patch - patch[0]).round().int().tolist()) for patch in raw}
     expected = {
         tuple((patch - patch[0]).int().tolist()) for p in pictures for patch in image_to_patches(p, size=4, stride=1)
     }
-    assert found == expected  # the widths of both pictures, and nothing that runs over an edge
+    assert widths == expected  # the widths of both pictures, and nothing that runs over an edge
 
 
 def test_every_place_is_drawn() -> None:

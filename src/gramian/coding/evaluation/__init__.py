@@ -1,8 +1,8 @@
 """Evaluation of codes and dictionaries."""
 
+from gramian.coding.evaluation.manifolds import MANIFOLDS, ManifoldSamples, ManifoldSum
 from gramian.coding.evaluation.measures import (
     GroupState,
-    debias,
     group_state,
     smallest_beta,
     snr,
@@ -10,11 +10,16 @@ from gramian.coding.evaluation.measures import (
     within_group_cosines,
 )
 from gramian.coding.evaluation.planes import GroupPlanes, group_planes
+from gramian.coding.evaluation.recovery import Recovery, block_recovery
 
 __all__ = [
+    "MANIFOLDS",
     "GroupPlanes",
     "GroupState",
-    "debias",
+    "ManifoldSamples",
+    "ManifoldSum",
+    "Recovery",
+    "block_recovery",
     "group_planes",
     "group_state",
     "smallest_beta",

@@ -6,15 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.coding.model import Codes, dictionary_matrix, group_norms
+from gramian.coding.model import Codes, group_norms
 from gramian.errors import OptionError
 from gramian.kernels import reference
 from gramian.typing import GroupScalars, Phi
 
-__all__ = ["GroupState", "debias", "group_state", "smallest_beta", "snr", "strongest_groups", "within_group_cosines"]
-
-_BATCH = 256
-"""Number of samples whose linear systems are solved in one batch."""
+__all__ = ["GroupState", "group_state", "smallest_beta", "snr", "strongest_groups", "within_group_cosines"]
 
 
 @dataclass(frozen=True)
@@ -58,43 +55,6 @@ def strongest_groups(codes: Codes, active: int) -> Codes:
     indices = group_norms(codes).topk(active // n, dim=-1).indices
     mask = torch.zeros(codes.shape[:2], dtype=torch.bool, device=codes.device).scatter_(1, indices, value=True)
     return codes * mask[..., None]
-
-
-def debias(x: Float[Tensor, "batch l"], phi: Phi, codes: Codes, active: int) -> Codes:
-    """Fit the coefficients of the strongest groups of each sample by least squares, which removes the shrinkage.
-
-    Args:
-        x: Samples [batch, l].
-        phi: Dictionary Φ[l, m, n].
-        codes: Codes, whose group amplitudes choose the support.
-        active: Number of coefficients in the support; a multiple of n.
-
-    Returns:
-        Codes of the same shape, zero off the support.
-
-    Raises:
-        OptionError: If `active` is not a multiple of n between n and m·n.
-
-    Cost:
-        O(batch·(l·active² + active³)) flops; memory for the atoms of 256 supports.
-    """
-    strongest_groups(codes, active)
-    m, n = codes.shape[1:]
-    D = dictionary_matrix(phi).double()
-    size = D.square().sum(dim=0).mean().clamp_min(torch.finfo(D.dtype).tiny)
-    groups = group_norms(codes).topk(active // n, dim=-1).indices
-    support = (groups[..., None] * n + torch.arange(n, device=codes.device)).flatten(1)
-    flat = torch.zeros(codes.shape[0], m * n, dtype=codes.dtype, device=codes.device)
-    for part, columns, row in zip(x.split(_BATCH), support.split(_BATCH), flat.split(_BATCH), strict=True):
-        atoms = D.mT[columns]
-        # Collapsed groups make the system singular; the ridge selects the solution of least norm. A Cholesky solver,
-        # because a batched LU solver of this size can hang in MKL with two threads.
-        gram = atoms @ atoms.mT
-        gram.diagonal(dim1=1, dim2=2).add_(1e-6 * size)
-        target = atoms @ part.double()[..., None]
-        solution = torch.cholesky_solve(target, torch.linalg.cholesky(gram))[..., 0]
-        row.scatter_(1, columns, solution.to(codes.dtype))
-    return flat.unflatten(1, (m, n))
 
 
 def within_group_cosines(phi: Phi) -> Float[Tensor, "m pairs"]:

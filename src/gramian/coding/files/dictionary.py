@@ -67,7 +67,7 @@ class Dictionary(Generic[P_co]):
     preparation: P_co
     lam: float
     prior: str = "group_laplace"
-    infer: str = "fista"
+    infer: str = "auto"
     state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property

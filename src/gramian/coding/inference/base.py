@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gramian.coding.model import Codes
+from gramian.coding.model import Codes, group_norms
 from gramian.coding.priors import PRIORS, GroupLaplace, Prior, as_prior
 from gramian.coding.synthesis import Samples, Synthesis, as_synthesis
 from gramian.errors import ShapeError
@@ -20,6 +20,7 @@ __all__ = [
     "Inference",
     "InferenceMethod",
     "Steps",
+    "check_start",
     "check_stop",
     "duality_gap",
     "majorize_minimize",
@@ -49,13 +50,32 @@ class Inference:
             errors; infinite if no bound was computed or none is known. For a prior that is not log-concave, the bound
             holds for the energy of the last round.
         converged: Whether the gap of every sample is at most the tolerance times its energy, or at the level of
-            rounding errors.
+            rounding errors; for methods without a gap, whether their stopping rule was met.
+        certified: What is known about the codes: 'minimum', their energy exceeds the least one by at most `gap`;
+            'majorizer', the same for the majorizer of the last round; 'support', they have the least energy on their
+            support, and nothing is known about other supports.
     """
 
     codes: Codes
     iterations: int
     gap: Float[Tensor, " batch"]
     converged: bool
+    certified: str = "minimum"
+
+    @property
+    def support(self) -> Bool[Tensor, "batch m *places"]:
+        """Which groups of each sample are active."""
+        return group_norms(self.codes) > 0
+
+
+def check_start(start: Codes | None, zeros: Codes) -> None:
+    """Check that initial codes have the shape of the codes.
+
+    Raises:
+        ShapeError: If they do not.
+    """
+    if start is not None and start.shape != zeros.shape:
+        raise ShapeError(f"codes to start from must have shape {list(zeros.shape)}; got {list(start.shape)}")
 
 
 def check_stop(max_iter: int, tol: float | None) -> None:
@@ -259,8 +279,7 @@ def majorize_minimize(
     zeros = synthesis.zeros(x) if zeros is None else zeros
     lam = real_number(lam, name="lam")
     prior = as_prior(prior)
-    if start is not None and start.shape != zeros.shape:
-        raise ShapeError(f"codes to start from must have shape {list(zeros.shape)}; got {list(start.shape)}")
+    check_start(start, zeros)
     if isinstance(prior, GroupLaplace):
         prior.check(zeros)
     # If there are several rounds and no initial codes, the first round uses the mean scale for every group.
@@ -271,4 +290,5 @@ def majorize_minimize(
     for _ in range(prior.rounds - 1):
         result = solve(prior.majorizer(result.codes, lam), result.codes)
         iterations += result.iterations
-    return Inference(result.codes, iterations, result.gap, result.converged)
+    certified = "minimum" if prior.rounds == 1 else "majorizer"
+    return Inference(result.codes, iterations, result.gap, result.converged, certified)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gramian.coding.energy import energy
 from gramian.coding.inference import InferenceMethod, as_method
+from gramian.coding.learning.calibration import calibrated_lam
 from gramian.coding.learning.dictionary import cosine_decay, initial_dictionary
 from gramian.coding.learning.learner import Learner
 from gramian.coding.learning.options import LearningOptions
@@ -49,10 +50,11 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         rule: Update rule of the orthogonality step; None for no penalty.
         penalty: Penalty μ.
         update: How a step updates the dictionary, 'sgd' or 'online'.
-        prior: 'group_laplace', 'nonnegative', 'scale_mixture' or a `Prior`.
-        target_active: Target for the mean number of active groups, reached by adapting λ; None keeps λ constant.
+        prior: 'group_laplace', 'nonnegative', 'scale_mixture', 'group_l0', 'spike_slab' or a `Prior`.
+        target_active: Target for the mean number of active groups, reached by adapting λ; `fit` ends with the λ for
+            which the codes of `transform` reach it on the training samples. None keeps λ constant.
         patience: Number of steps without activity after which a group is replaced; None never replaces groups.
-        infer: 'fista', 'lca' or an `InferenceMethod`.
+        infer: 'auto', 'fista', 'lca', 'block_omp', 'block_iht' or an `InferenceMethod`.
         iterations: Iterations of inference in a learning step.
         center: If true, subtract c. False sets c = 0, for data with a meaningful zero, as with the non-negative prior;
             s is then the root mean square.
@@ -155,6 +157,18 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
             active += self._learner.step(batch, lr=cosine_decay(self.lr, step, self.steps)).active_groups
         if active == 0:
             self._warn_of_zero_codes(self._standardised(samples))
+        elif self.target_active is not None:
+            indices = torch.randperm(len(samples), generator=generator, device="cpu")[:1024]
+            self._learner.lam = calibrated_lam(
+                self._standardised(samples[indices.to(samples.device)]),
+                self._learner.phi,
+                lam=self._learner.lam,
+                prior=as_prior(self.prior),
+                infer=as_method(self.infer),
+                target=self.target_active,
+                max_iter=self.max_iter,
+                tol=self.tol,
+            )
         return self._update_attributes()
 
     def partial_fit(self, X: Any, y: Any = None) -> "SubspaceSparseCoding":  # noqa: ARG002
@@ -307,9 +321,13 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
     def _warn_of_zero_codes(self, x: Tensor) -> None:
         """Warn that every code is zero, and suggest a λ for which codes are active."""
         strongest = float(group_norms((x @ self._phi(x).flatten(1)).unflatten(1, self.phi_.shape[1:])).max())
+        if as_prior(self.prior).counts_groups:
+            largest, strongest = "½‖Φ_iᵀx‖²", 0.5 * strongest**2
+        else:
+            largest = "‖Φ_iᵀx‖"
         mean = "" if self.center else ", or center=True if the samples have a mean"
         warnings.warn(
-            f"every code is zero: lam must be less than the largest ‖Φ_iᵀx‖ = {strongest:.3g}; got lam = "
+            f"every code is zero: lam must be less than the largest {largest} = {strongest:.3g}; got lam = "
             f"{self.lam_:.3g}; try lam={strongest / 4:.2g}{mean}",
             UserWarning,
             stacklevel=3,

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from gramian.coding.inference import InferenceMethod
-from gramian.coding.priors import Prior
+from gramian.coding.inference import InferenceMethod, check_method
+from gramian.coding.priors import Prior, as_prior
 from gramian.errors import OptionError
 from gramian.options import real_number, whole_number
 from gramian.penalties import Penalty
@@ -30,7 +30,7 @@ class LearningOptions:
         update: How a step updates the dictionary, 'sgd' or 'online'.
         prior: Prior of the codes, a name or a `Prior`.
         infer: Inference method, a name or an `InferenceMethod`.
-        iterations: Iterations of inference in a learning step.
+        iterations: Iterations of inference in a learning step; `block_omp` takes as many as its rule needs.
         target_active: Target for the mean number of active groups, reached by adapting λ; None keeps λ constant.
         patience: Number of steps without activity after which a group is replaced; None never replaces groups.
 
@@ -48,7 +48,7 @@ class LearningOptions:
     penalty: str | Penalty = "l1"
     update: str = "sgd"
     prior: str | Prior = "group_laplace"
-    infer: str | InferenceMethod = "fista"
+    infer: str | InferenceMethod = "auto"
     iterations: int = 10
     target_active: float | None = None
     patience: int | None = 200
@@ -58,6 +58,7 @@ class LearningOptions:
             raise OptionError(f"update must be one of {', '.join(map(repr, UPDATES))}; got {self.update!r}")
         real_number(self.lam, name="lam")
         real_number(self.beta, name="beta", zero=True, attempt="0.3")
+        check_method(self.infer, as_prior(self.prior))
         whole_number(self.iterations, name="iterations")
         if self.target_active is not None:
             real_number(self.target_active, name="target_active")

@@ -2,14 +2,26 @@
 
 from gramian.coding.priors.prior import GroupLaplace, Prior, group_soft_threshold
 from gramian.coding.priors.scale_mixture import LaplacianScaleMixture
+from gramian.coding.priors.spike_slab import GroupL0, SpikeSlab
 from gramian.errors import OptionError
 
-__all__ = ["PRIORS", "GroupLaplace", "LaplacianScaleMixture", "Prior", "as_prior", "group_soft_threshold"]
+__all__ = [
+    "PRIORS",
+    "GroupL0",
+    "GroupLaplace",
+    "LaplacianScaleMixture",
+    "Prior",
+    "SpikeSlab",
+    "as_prior",
+    "group_soft_threshold",
+]
 
 PRIORS: dict[str, Prior] = {
     "group_laplace": GroupLaplace(),
     "nonnegative": GroupLaplace(nonnegative=True),
     "scale_mixture": LaplacianScaleMixture(),
+    "group_l0": GroupL0(),
+    "spike_slab": SpikeSlab(),
 }
 """The priors by name."""
 

@@ -47,26 +47,55 @@ def group_soft_threshold(codes: Codes, threshold: float | Tensor) -> Codes:
 class Prior(ABC):
     """A prior p(a) ∝ exp(−value(a)), independent over groups, that prefers few active groups.
 
-    The larger λ is, the fewer groups are active. Inference with a prior that is not log-concave takes several rounds.
-    Each round uses the group Laplace prior that `majorizer` returns for the codes of the previous round.
+    The larger λ is, the fewer groups are active. Two kinds of inference are possible:
+
+    - If `has_majorizer`, `fista`, `lca` and `coordinate_descent` solve one group lasso, or a sequence of them for a
+      prior that is not log-concave: each round uses the group Laplace prior that `majorizer` returns for the codes
+      of the previous round.
+    - `block_iht` applies `prox`, which every prior has.
 
     Attributes:
-        rounds: Number of rounds of inference; 1 for a log-concave prior.
+        rounds: Number of rounds of inference with the majorizer; 1 for a log-concave prior.
+        has_majorizer: Whether `majorizer` exists. A prior with a jump at 0 has none.
+        counts_groups: Whether the prior has a price for every active group, so that `block_omp` can minimise it.
     """
 
     rounds: int = 1
+    has_majorizer: bool = True
+    counts_groups: bool = False
 
     @abstractmethod
     def value(self, codes: Codes, lam: float) -> Float[Tensor, " batch"]:
         """Compute −log p(a) up to a constant; 0 at a = 0."""
 
     @abstractmethod
-    def majorizer(self, codes: Codes, lam: float) -> "GroupLaplace":
-        """Return the group Laplace prior whose −log p equals that of this prior at the codes and is nowhere smaller."""
+    def prox(self, codes: Codes, lam: float, step: float | Tensor = 1.0) -> Codes:
+        """Return the codes a that minimise ½‖codes − a‖² + step·value(a).
+
+        Args:
+            codes: Any codes.
+            lam: Sparsity λ.
+            step: Step size, one number, or one for each sample in a shape that broadcasts with the amplitudes.
+        """
+
+    def majorizer(self, codes: Codes, lam: float) -> "GroupLaplace":  # noqa: ARG002
+        """Return the group Laplace prior whose −log p equals that of this prior at the codes and is nowhere smaller.
+
+        Raises:
+            OptionError: If there is none.
+        """
+        raise OptionError(
+            f"prior must have a group Laplace majorizer for this method; got {self!r}; try infer='block_omp' or "
+            "'block_iht'"
+        )
 
     @abstractmethod
     def log_normalizer(self, m: int, n: int, lam: float) -> float:
-        """Compute log ∫exp(−value(a)) da for one sample."""
+        """Compute log ∫exp(−value(a)) da for one sample.
+
+        Raises:
+            OptionError: If the integral is infinite.
+        """
 
     @abstractmethod
     def sample(self, count: int, m: int, n: int, lam: float, *, generator: torch.Generator) -> Codes:
@@ -132,11 +161,11 @@ class GroupLaplace(Prior):
     def majorizer(self, codes: Codes, lam: float) -> "GroupLaplace":  # noqa: ARG002
         return self
 
-    def prox(self, codes: Codes, threshold: float) -> Codes:
-        """Apply the prox of threshold·Σ w_i‖a_i‖."""
+    def prox(self, codes: Codes, lam: float, step: float | Tensor = 1.0) -> Codes:
+        threshold = lam * step
         if self.nonnegative:
             codes = codes.clamp_min(0)
-        if codes.shape[2] == 1 and self.weights is None:
+        if codes.shape[2] == 1 and self.weights is None and not isinstance(threshold, Tensor):
             return functional.softshrink(codes, threshold)  # the same result, in one pass
         return group_soft_threshold(codes, threshold if self.weights is None else threshold * self._weights(codes))
 

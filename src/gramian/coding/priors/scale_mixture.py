@@ -52,8 +52,20 @@ class LaplacianScaleMixture(Prior):
         n = codes.shape[2]
         return (self.shape + n) * (lam / self.shape * group_norms(codes)).log1p().flatten(1).sum(dim=1)
 
+    def prox(self, codes: Codes, lam: float, step: float | Tensor = 1.0) -> Codes:
+        # With the length r of a group and v that of its codes, stationarity r + step·(s + n)λ/(s + λr) = v is a
+        # quadratic equation; its larger root is a minimum, and the objective decides between it and 0.
+        lengths, n = group_norms(codes), codes.shape[2]
+        offset = self.shape / lam
+        weight = step * (self.shape + n)
+        discriminant = (lengths + offset).square() - 4 * weight
+        root = (0.5 * (lengths - offset + discriminant.clamp_min(0).sqrt())).clamp_min(0)
+        cost = 0.5 * (root - lengths).square() + weight * (root / offset).log1p()
+        root = torch.where((discriminant >= 0) & (cost < 0.5 * lengths.square()), root, 0)
+        return codes * (root / lengths.clamp_min(torch.finfo(codes.dtype).tiny)).unsqueeze(2)
+
     def majorizer(self, codes: Codes, lam: float) -> GroupLaplace:
-        amplitudes = group_norms(codes)
+        amplitudes = group_norms(codes).nan_to_num(0.0, 0.0)  # codes of samples that are not finite
         return GroupLaplace((1 + codes.shape[2] / self.shape) / (1 + lam / self.shape * amplitudes))
 
     def log_normalizer(self, m: int, n: int, lam: float) -> float:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from gramian.coding.inference import Inference, as_method
+from gramian.coding.learning.calibration import calibrated_lam
 from gramian.coding.learning.dictionary import cosine_decay
 from gramian.coding.learning.learner import Learner, LearningStep
 from gramian.coding.learning.options import LearningOptions
+from gramian.coding.priors import as_prior
 from gramian.coding.runs.folder import DICTIONARY, METRICS, SETTINGS, remove_on_failure
 from gramian.coding.runs.metrics import Row, metrics_text
 from gramian.coding.synthesis import Samples
@@ -22,6 +25,7 @@ from gramian.typing import Phi
 
 __all__ = ["Run", "RunOptions"]
 
+_CALIBRATION_BATCHES = 8
 _REPLACING = 0.75
 """Fraction of a run during which silent groups are replaced: a group that is replaced later has no time to learn."""
 
@@ -45,7 +49,7 @@ class RunOptions(LearningOptions):
     rule: str = "proximal"
     penalty: str = "l1"
     prior: str = "group_laplace"
-    infer: str = "fista"
+    infer: str = "auto"
     groups: int = 64
     size: int = 4
     lr: float = 0.5
@@ -129,7 +133,19 @@ class Run(ABC, Generic[Settings]):
     def advance(self) -> LearningStep:
         """Make one learning step."""
         batch = self.batch(self.step).to(self.settings.device)
-        return self.learner.step(batch, lr=self.lr, replace_silent=self.step < _REPLACING * self.settings.steps)
+        step = self.learner.step(batch, lr=self.lr, replace_silent=self.step < _REPLACING * self.settings.steps)
+        if self.finished and self.settings.target_active is not None:
+            self.learner.lam = calibrated_lam(
+                torch.cat([self.batch(self.step + extra) for extra in range(_CALIBRATION_BATCHES)]),
+                self.phi,
+                lam=self.learner.lam,
+                prior=as_prior(self.settings.prior),
+                infer=as_method(self.settings.infer),
+                target=self.settings.target_active,
+                max_iter=1000,
+                tol=1e-3,
+            )
+        return step
 
     def seconds_per_step(self, trials: int = 10) -> float:
         """Measure the time of a step as the minimum over the trials, and restore the learner."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
-from gramian.coding.evaluation.measures import debias, group_state, snr, strongest_groups
-from gramian.coding.inference import fista
+from gramian.coding.evaluation.measures import group_state, snr, strongest_groups
+from gramian.coding.inference import infer, refit
 from gramian.coding.model import reconstruct
 from gramian.images.evaluation.invariance import shift_control
 from gramian.images.run import LearningRun, RunSettings
@@ -120,14 +120,14 @@ def _scikit_learn(run: LearningRun) -> tuple[Phi, float]:
 def _measured(name: str, run: LearningRun, phi: Phi, seconds: float, active: int) -> Compared:
     lam, prior = run.learner.lam, run.settings.prior
     x = run.held_out_patches(_PATCHES)
-    codes = fista(x, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes
+    codes = infer(x, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes
     state = group_state(phi)
     size = run.settings.patch
     moved = []
     for shift in (0, 1):
         pictures = [image.pixels[:, shift : image.pixels.shape[1] - 1 + shift] for image in run.split.held_out]
         patches = torch.cat([run.preparation.samples(picture, stride=size).x for picture in pictures])
-        moved.append(fista(patches, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes)
+        moved.append(infer(patches, phi, lam=lam, prior=prior, max_iter=1000, tol=1e-3).codes)
     control = shift_control(*moved)
     return Compared(
         name=name,
@@ -137,7 +137,7 @@ def _measured(name: str, run: LearningRun, phi: Phi, seconds: float, active: int
         effective_rank=state.effective_rank,
         active=active,
         snr=snr(x, reconstruct(phi, strongest_groups(codes, active))),
-        debiased=snr(x, reconstruct(phi, debias(x, phi, codes, active))),
+        debiased=snr(x, reconstruct(phi, refit(x, phi, strongest_groups(codes, active)))),
         shift=control.learned,
         random=control.random_groups,
     )

@@ -89,7 +89,7 @@ def group_agreement(fit: GaborFit, *, threshold: float = 0.5, draws: int = 20, s
     good = fit.explained > threshold
     n, within = good.shape[1], good.sum(dim=1)
     numbers = (fit.row, fit.column, fit.orientation, fit.frequency, fit.phase)
-    waves = torch.stack([each.flatten().double() for each in numbers])
+    waves = torch.stack([values.flatten().double() for values in numbers])
     places = good.flatten().nonzero()[:, 0]
     order = torch.arange(good.numel(), device=good.device)
     draws = max(1, min(draws, _MOST_PAIRS // max(1, good.numel() * (n - 1) // 2)))

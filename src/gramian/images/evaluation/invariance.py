@@ -125,7 +125,7 @@ def phase_response(
     *,
     lam: float,
     prior: str | Prior = "group_laplace",
-    infer: str | InferenceMethod = "fista",
+    infer: str | InferenceMethod = "auto",
     phases: int = 24,
     channels: int = 1,
     seed: int = 0,

@@ -12,12 +12,12 @@ from torch import Tensor
 from gramian.coding.evaluation import (
     GroupPlanes,
     GroupState,
-    debias,
     group_planes,
     group_state,
     snr,
     strongest_groups,
 )
+from gramian.coding.inference import refit
 from gramian.coding.model import group_norms, reconstruct
 from gramian.images.evaluation.gabor import GaborFit, fit_gabor
 from gramian.images.evaluation.gabor_agreement import GaborAgreement, group_agreement
@@ -188,7 +188,7 @@ def learning_record(run: LearningRun, progress: Progress | None = None) -> Learn
         patches=len(x),
         active=active,
         snr_active=snr(x, reconstruct(run.phi, strongest_groups(codes, active))),
-        snr_debiased=snr(x, reconstruct(run.phi, debias(x, run.phi, codes, active))),
+        snr_debiased=snr(x, reconstruct(run.phi, refit(x, run.phi, strongest_groups(codes, active)))),
         held_out=picture,
         shift=shift,
         phase=phase,
@@ -265,7 +265,7 @@ def _gabor(run: LearningRun, usage: Float[Tensor, " m"], report: Progress) -> tu
     report("Gabor functions", 0, len(chosen))
     for part in chosen.split(max(1, 64 // n)):
         parts.append(fit_gabor(grey[:, part]))
-        report("Gabor functions", sum(len(each.row) for each in parts), len(chosen))
+        report("Gabor functions", sum(len(fit.row) for fit in parts), len(chosen))
     names = [field.name for field in fields(GaborFit)]
     fitted = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     empty = run.phi.new_full((m, n), torch.nan)

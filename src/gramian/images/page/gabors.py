@@ -74,7 +74,7 @@ def _field(record: LearningRecord, group: int) -> str:
         if not fit.explained[group, member] > record.agreement.threshold:
             continue
         numbers = (fit.row, fit.column, fit.orientation, fit.frequency, fit.width_across)
-        row, column, angle, frequency, reach = torch.stack([each[group, member] for each in numbers]).tolist()
+        row, column, angle, frequency, reach = torch.stack([values[group, member] for values in numbers]).tolist()
         # Stripes are perpendicular to the wave vector; the 0.5 is there because the centre of pixel k is at k.
         across, down = -reach * math.sin(angle), reach * math.cos(angle)
         ends = (column - across + 0.5, row - down + 0.5, column + across + 0.5, row + down + 0.5)

@@ -30,20 +30,20 @@ def groups_figure(record: LearningRecord, order: Tensor) -> str:
         record: Measurements of the run.
         order: All groups, most used first.
     """
-    shown = order[:MOST_DRAWN]
+    most_used = order[:MOST_DRAWN]
     _, m, n = record.phi.shape
     letters = _letters(record.patch, digits=len(str(m - 1)))
-    grid = pictures.AtomGrid.near_square(len(shown), n, side=record.patch, margin=letters.room)
-    phi = record.phi[:, shown]
+    grid = pictures.AtomGrid.near_square(len(most_used), n, side=record.patch, margin=letters.room)
+    phi = record.phi[:, most_used]
     pixels = pictures.atoms_picture(phi, columns=grid.columns, channels=record.channels, margin=letters.room)
     numbers: list[str] = []
-    for place, group in enumerate(shown.tolist()):
+    for place, group in enumerate(most_used.tolist()):
         top, left = grid.corner(place)
         numbers.append(f'<text x="{left - 1}" y="{top + record.patch / 2:g}">{group}</text>')
     width, height = grid.width, grid.height
     return (
-        f'<svg class="atoms" viewBox="0 0 {width} {height}" role="img" aria-label="{len(shown)} groups of {n} atoms, '
-        f'sorted by use, each with its number"><image width="{width}" height="{height}" '
+        f'<svg class="atoms" viewBox="0 0 {width} {height}" role="img" aria-label="{len(most_used)} groups of {n} '
+        f'atoms, sorted by use, each with its number"><image width="{width}" height="{height}" '
         f'href="{as_data(pictures.png(pixels))}"/><g font-size="{letters.height:g}">{"".join(numbers)}</g></svg>'
     )
 

@@ -88,9 +88,9 @@ def _groups(record: LearningRecord, order: Tensor) -> dict[str, object]:
 
 
 def _orthogonality(record: LearningRecord, order: Tensor) -> dict[str, object]:
-    shown = order[:MOST_DRAWN]
-    side = max(1, math.isqrt(_PIXELS // len(shown)))
-    blocks = [pictures.residual_picture(phi, shown, side=side) for phi in (record.initial_phi, record.phi)]
+    most_used = order[:MOST_DRAWN]
+    side = max(1, math.isqrt(_PIXELS // len(most_used)))
+    blocks = [pictures.residual_picture(phi, most_used, side=side) for phi in (record.initial_phi, record.phi)]
     return {
         "residual_before": as_data(pictures.png(blocks[0])),
         "residual_after": as_data(pictures.png(blocks[1])),
@@ -158,11 +158,13 @@ def _numbers(numbers: Mapping[str, str]) -> str:
 
 
 def _maps(record: LearningRecord, order: Tensor) -> str:
-    shown = order[:_MAPS].tolist()
+    most_used = order[:_MAPS].tolist()
     amplitudes, directions = record.held_out.amplitudes, record.held_out.directions
-    largest = float(torch.quantile(amplitudes[shown].flatten()[:: max(1, amplitudes[shown].numel() // 100_000)], 0.995))
+    largest = float(
+        torch.quantile(amplitudes[most_used].flatten()[:: max(1, amplitudes[most_used].numel() // 100_000)], 0.995)
+    )
     cells: list[str] = []
-    for group in shown:
+    for group in most_used:
         atoms = pictures.atoms_picture(record.phi[:, [group], :], columns=1, channels=record.channels)
         size = pictures.amplitude_picture(amplitudes[group], largest=largest)
         cells += ["<figure>", _crisp(f"the atoms of group {group}", atoms), _crisp(f"amplitude of group {group}", size)]

@@ -26,18 +26,18 @@ def turning_section(record: LearningRecord, order: Tensor) -> str:
     """
     if record.planes is None:
         return ""
-    shown = order[:_GROUPS]
+    most_used = order[:_GROUPS]
     n = record.phi.shape[2]
-    share = 100 * float(record.planes.share[shown].nanmedian())
-    directions = torch.einsum("lmn,mnk->mkl", record.grey_phi[:, shown], record.planes.axes[shown])
+    share = 100 * float(record.planes.share[most_used].nanmedian())
+    directions = torch.einsum("lmn,mnk->mkl", record.grey_phi[:, most_used], record.planes.axes[most_used])
     return fill(
         "gramian.images.page",
         "turning.html",
         {
             "plane": "" if n == 2 else f" (two of {n}; they hold {share:.0f} % of the power of these groups' codes)",
             "side": record.patch,
-            "shown": len(shown),
-            "strips": "".join(_strip(group, axes) for group, axes in zip(shown.tolist(), directions, strict=True)),
+            "shown": len(most_used),
+            "strips": "".join(_strip(group, axes) for group, axes in zip(most_used.tolist(), directions, strict=True)),
             "script": text_of("gramian.images.page", "turning.js"),
         },
     )

@@ -186,9 +186,9 @@ def _array_file(path: Path, *, colour: bool) -> LoadedImages:
 
 def _sequence(name: str, arrays: Sequence[np.ndarray], *, colour: bool) -> LoadedImages:
     name = printable(name)
-    named = [f"{name}[{index}]" for index in range(len(arrays))] if len(arrays) > 1 else [name]
-    pixels = (_pixels(array, each, colour=colour) for each, array in zip(named, arrays, strict=True))
-    images = tuple(Picture(each, values) for each, values in zip(named, pixels, strict=True))
+    names = [f"{name}[{index}]" for index in range(len(arrays))] if len(arrays) > 1 else [name]
+    pixels = (_pixels(array, picture_name, colour=colour) for picture_name, array in zip(names, arrays, strict=True))
+    images = tuple(Picture(picture_name, values) for picture_name, values in zip(names, pixels, strict=True))
     return LoadedImages(images, sequence=len(images) > 1)
 
 

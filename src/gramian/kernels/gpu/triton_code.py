@@ -169,8 +169,10 @@ def strip(
         subgradient = _subgradient(X, parameter, PENALTY).to(G.dtype.element_ty)
         row, column = (i - first).to(tl.int64), (j - first).to(tl.int64)
         tl.store(G + row[:, None] * (n - first) + column[None, :], subgradient, mask=there)
-        mirrored = there & ((j < last) & (across > down))[None, :]
-        tl.store(G + column[None, :] * (n - first) + row[:, None], subgradient, mask=mirrored)
+        # A branch: in a mask, the comparison of two numbers is int32 in Triton's interpreter, which 3.9 refuses there.
+        if across > down:
+            mirrored = there & (j < last)[None, :]
+            tl.store(G + column[None, :] * (n - first) + row[:, None], subgradient, mask=mirrored)
 
 
 @triton.jit

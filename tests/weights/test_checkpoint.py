@@ -92,9 +92,9 @@ def test_training_goes_on_from_a_rewritten_checkpoint(tmp_path) -> None:
     model, optimiser, _ = trained()
     torch.save({"state_dict": model.state_dict(), "optimizer": optimiser.state_dict()}, tmp_path / "in.pt")
     orthogonalize_file(tmp_path / "in.pt", tmp_path / "out.pt")
-    found = torch.load(tmp_path / "out.pt", weights_only=True)
-    model.load_state_dict(found["state_dict"])
-    optimiser.load_state_dict(found["optimizer"])
+    rewritten = torch.load(tmp_path / "out.pt", weights_only=True)
+    model.load_state_dict(rewritten["state_dict"])
+    optimiser.load_state_dict(rewritten["optimizer"])
     model(torch.randn(6, 8)).square().sum().backward()
     optimiser.step()
     assert all(bool(torch.isfinite(each).all()) for each in model.parameters())
@@ -113,8 +113,8 @@ def test_names_that_are_one_when_dotted(tmp_path) -> None:
     weights = open_weights(tmp_path / "in.pt")
     assert {name: entry.shape for name, entry in weights.entries.items()} == {"a.b": (3, 5), "a.b (2)": (4, 6)}
     orthogonalize_file(tmp_path / "in.pt", tmp_path / "out.pt")
-    found = torch.load(tmp_path / "out.pt", weights_only=True)
-    for rows in (found["a.b"], found["a"]["b"]):
+    rewritten = torch.load(tmp_path / "out.pt", weights_only=True)
+    for rows in (rewritten["a.b"], rewritten["a"]["b"]):
         torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)))
 
 
@@ -150,8 +150,8 @@ def test_tied_and_overlapping_tensors_are_changed_once(tmp_path) -> None:
     done, skipped = orthogonalize_file(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [each.name for each in done] == ["one"]
     assert reasons(skipped) == dict.fromkeys(("two", "part", "across"), "in the memory of one")
-    found = torch.load(tmp_path / "b.pt", weights_only=True)
-    torch.testing.assert_close(found["across"].T @ found["two"].T, torch.eye(4))
+    rewritten = torch.load(tmp_path / "b.pt", weights_only=True)
+    torch.testing.assert_close(rewritten["across"].T @ rewritten["two"].T, torch.eye(4))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "pt"])
@@ -177,10 +177,10 @@ def test_order_and_bytes_of_arrays_stay(tmp_path) -> None:
     array = np.asfortranarray(np.random.default_rng(0).normal(size=(3, 5))).astype(">f8", order="F")
     np.savez(tmp_path / "a.npz", w=array)
     orthogonalize_file(tmp_path / "a.npz", tmp_path / "b.npz")
-    found = np.load(tmp_path / "b.npz")["w"]
-    assert found.dtype == array.dtype
-    assert found.flags.f_contiguous
-    np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-12)
+    rewritten = np.load(tmp_path / "b.npz")["w"]
+    assert rewritten.dtype == array.dtype
+    assert rewritten.flags.f_contiguous
+    np.testing.assert_allclose(rewritten @ rewritten.T, np.eye(3), atol=1e-12)
 
 
 def test_an_array_that_promises_a_terabyte(tmp_path) -> None:
@@ -210,7 +210,7 @@ def test_what_does_not_converge_is_named_and_written(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "script"])
-def test_pickled_models_in_our_words(how, tmp_path) -> None:
+def test_pickled_models_are_refused(how, tmp_path) -> None:
     path = tmp_path / "model.pt"
     if how == "script":
         with warnings.catch_warnings():

@@ -1,0 +1,61 @@
+"""The inference method that suits a prior and a dictionary."""
+
+from gramian.coding.inference.base import Inference
+from gramian.coding.inference.fista import fista
+from gramian.coding.inference.greedy import block_omp
+from gramian.coding.inference.thresholding import block_iht
+from gramian.coding.model import Codes
+from gramian.coding.priors import Prior, as_prior
+from gramian.coding.synthesis import Dense, Samples, Synthesis, as_synthesis
+from gramian.options import real_number
+from gramian.typing import Phi
+
+__all__ = ["infer"]
+
+
+def infer(
+    x: Samples,
+    phi: Phi | Synthesis,
+    *,
+    lam: float,
+    prior: str | Prior = "group_laplace",
+    max_iter: int = 500,
+    tol: float | None = 1e-4,
+    start: Codes | None = None,
+) -> Inference:
+    """Infer the codes of samples with the method that suits the prior and the dictionary.
+
+    A prior with a price for every active group is minimised by `block_omp` if atoms are as long as samples, otherwise
+    by `block_iht`; every other prior by `fista`.
+
+    Args:
+        x: Samples [batch, l].
+        phi: Dictionary Φ[l, m, n] or a `Synthesis`.
+        lam: Sparsity λ > 0.
+        prior: Name or `Prior`.
+        max_iter: Maximal number of iterations, for methods other than `block_omp`.
+        tol: As in these methods.
+        start: Initial codes; default 0. `block_omp` does not use them.
+
+    Returns:
+        The codes, with what is certified about them.
+
+    Raises:
+        ShapeError: If `x` or `start` does not fit the dictionary.
+        OptionError: If an option is out of range.
+
+    Examples:
+        >>> import torch, gramian
+        >>> phi = gramian.orthogonalize(torch.randn(32, 8, 4)).phi
+        >>> infer(torch.randn(10, 32), phi, lam=1.0).certified
+        'minimum'
+        >>> infer(torch.randn(10, 32), phi, lam=8.0, prior="group_l0").certified
+        'support'
+    """
+    prior = as_prior(prior)
+    if not prior.counts_groups:
+        return fista(x, phi, lam=lam, prior=prior, max_iter=max_iter, tol=tol, start=start)
+    lam = real_number(lam, name="lam")
+    synthesis = as_synthesis(phi)
+    method = block_omp if isinstance(synthesis, Dense) else block_iht
+    return method(x, synthesis, lam=lam, prior=prior, max_iter=max_iter, tol=tol, start=start)
