@@ -1,24 +1,26 @@
 """Measure inference and dictionary learning with priors that have a price for every active group.
 
-    python benchmarks/inference.py [--device cuda] [--seeds 5] [--quick]
+    python benchmarks/inference.py [--device cuda] [--seeds 5] [--workers 1] [--resume] [--quick]
 
 Sums of points on manifolds in random subspaces (`gramian.coding.ManifoldSum`): 128 factors in 128 dimensions, 4 active.
 First the support and the codes with the true dictionary; then dictionaries that are learned by a one-pass encoder, by
 learning with group ℓ0 inference in the loop, and by additive factor analysers, each decoded by inference. It writes
-benchmarks/results/inference.md; an otherwise idle machine with 2 cores needs about half an hour for five seeds.
+benchmarks/results/inference.md; an otherwise idle machine with 2 cores needs about 25 minutes for each seed. Seed by
+seed, every dictionary is measured and kept in benchmarks/results/inference.jsonl, so that `--resume` continues.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from multiprocessing import get_context
 from statistics import mean, stdev
 
 import torch
-from record import machine, table, write
+from record import RESULTS, machine, table, write
 from torch import Tensor
 
 from gramian.coding import (
@@ -192,33 +194,46 @@ def measure(task: Task) -> Outcome:
     return Outcome(qualities, seconds, int(greedy.support.any(dim=0).sum()))
 
 
-def learned_dictionaries(tasks: Sequence[Task], workers: int) -> str:
-    """Make the table of learned dictionaries; times are those of one process on the whole machine."""
-    if workers == 1:
-        outcomes = [measure(task) for task in tasks]
+def measure_all(tasks: Sequence[Task], workers: int, *, resume: bool) -> dict[Task, Outcome]:
+    """Measure every task, and keep each outcome in a file; `resume` takes those that are in it."""
+    path = RESULTS / "inference.jsonl"
+    outcomes: dict[Task, Outcome] = {}
+    if resume and path.exists():
+        for line in path.read_text().splitlines():
+            task, outcome = json.loads(line)
+            outcomes[Task(Setting(**task.pop("setting")), **task)] = Outcome(**outcome)
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            outcomes = list(pool.map(measure, tasks))
+        path.unlink(missing_ok=True)
+    with path.open("a") as file, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(measure, task): task for task in tasks if task not in outcomes}
+        for future in as_completed(futures):
+            task, outcome = futures[future], future.result()
+            outcomes[task] = outcome
+            print(json.dumps([asdict(task), asdict(outcome)]), file=file, flush=True)
+            print(*astuple(task)[1:3], task.setting.name, outcome, flush=True)
+    return {task: outcomes[task] for task in tasks}
+
+
+def learned_dictionaries(outcomes: dict[Task, Outcome]) -> str:
+    """Make the table of learned dictionaries; durations are given if one process measured them."""
     rows = []
-    for setting, learner in dict.fromkeys((task.setting, task.learner) for task in tasks):
-        found = [
-            outcome
-            for task, outcome in zip(tasks, outcomes, strict=True)
-            if (task.setting, task.learner) == (setting, learner)
-        ]
-        duration = f", {mean(outcome.seconds for outcome in found):.0f} s" if workers == 1 else ""
+    for setting, learner in dict.fromkeys((task.setting, task.learner) for task in outcomes):
+        values = [value for task, value in outcomes.items() if (task.setting, task.learner) == (setting, learner)]
         rows += [
             [
                 setting.name,
-                learner + duration,
+                learner,
                 decoder,
-                *(spread(outcome.qualities[decoder][key] for outcome in found) for key in ("r2", "segments", "curved")),
-                f"{100 * mean(outcome.qualities[decoder]['error'] for outcome in found):.2g} %",
-                f"{mean(outcome.used for outcome in found):.0f}",
+                *(spread(value.qualities[decoder][key] for value in values) for key in ("r2", "segments", "curved")),
+                f"{100 * mean(value.qualities[decoder]['error'] for value in values):.2g} %",
+                f"{mean(value.used for value in values):.0f}",
+                f"{mean(value.seconds for value in values):.0f}",
             ]
-            for decoder in found[0].qualities
+            for decoder in values[0].qualities
         ]
-    header = ("data", "learned by", "decoded by", "block R²", "segments", "curved", "unexplained", "groups used")
+    header = (
+        "data", "learned by", "decoded by", "block R²", "segments", "curved", "unexplained", "groups used", "seconds",
+    )  # fmt: skip
     return table(header, rows)
 
 
@@ -226,23 +241,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=1, help="processes; with more than one, times are left out")
+    parser.add_argument("--workers", type=int, default=1, help="processes; durations are those of one of them")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted")
     parser.add_argument("--quick", action="store_true", help="two seeds, one setting, short learning")
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
     device = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
     tasks = [
         Task(setting, learner, seed, options.device, options.quick)
+        for seed in range(seeds)
         for setting in (SETTINGS[:1] if options.quick else SETTINGS)
         for learner in LEARNERS
-        for seed in range(seeds)
     ]
+    known = known_dictionary(seeds, options.device)
+    print(known, flush=True)
+    learned = learned_dictionaries(measure_all(tasks, options.workers, resume=options.resume))
     write(
         "inference.md",
-        f"Measured on {machine()}, on {device}; {seeds} seeds, means and standard deviations.\n\n"
-        "## With the true dictionary\n\n"
-        f"{known_dictionary(seeds, options.device)}\n## With a learned dictionary\n\n"
-        f"{learned_dictionaries(tasks, options.workers)}",
+        f"Measured on {machine()}, on {device}, {options.workers} processes at once; {seeds} seeds, means and standard "
+        f"deviations.\n\n## With the true dictionary\n\n{known}\n## With a learned dictionary\n\n{learned}",
     )
 
 

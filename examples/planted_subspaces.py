@@ -1,10 +1,12 @@
-"""Measure whether learning recovers planted subspaces, with and without the penalty, each at its best λ.
+"""Measure whether learning recovers planted subspaces: with penalties, priors and factor analysers, at their best λ.
 
     python examples/planted_subspaces.py
 
 Samples are drawn from the model: 24 random subspaces of 4 of 64 dimensions, some of which are active in a sample, in
-random directions, and noise. From random starts, dictionaries of as many groups are learned from fresh samples. Writes
-a table and the recovery over λ into docs/measured. About fifteen minutes on 2 cores.
+random directions, and noise. From random starts, dictionaries of as many groups are learned from fresh samples, with
+the group Laplace prior and penalties of several weights, with group ℓ0 and with spike and slab; additive factor
+analysers learn from the same samples. Writes a table and the recovery over λ into docs/measured. About half an hour on
+2 cores.
 """
 
 import math
@@ -22,7 +24,17 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import gramian
-from gramian.coding import Learner, LearningOptions, cosine_decay, group_state, initial_dictionary, reconstruct
+from gramian.coding import (
+    AdditiveFactorAnalyzers,
+    Learner,
+    LearningOptions,
+    Prior,
+    SpikeSlab,
+    cosine_decay,
+    group_state,
+    initial_dictionary,
+    reconstruct,
+)
 from gramian.penalties import Penalty
 from gramian.rules import Rule, Step, proximal
 from gramian.typing import Phi
@@ -46,12 +58,22 @@ def hard(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:  # noqa
 
 @dataclass(frozen=True)
 class Variant:
-    """A method to keep groups orthonormal."""
+    """A way to learn: a penalty and a prior; without a prior, additive factor analysers."""
 
     name: str
     rule: str | Rule | None
     beta: float
     colour: str
+    prior: str | Prior | None = "group_laplace"
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """The λ that are tried; factor analysers need none."""
+        return SPARSITIES if self.prior is not None else (math.nan,)
+
+    def price(self, lam: float) -> float:
+        """Convert λ to the price of a group that enters, as with group Laplace, where ‖Φ_iᵀx‖ is above λ."""
+        return lam if self.prior == "group_laplace" else lam**2 / 2
 
 
 CONDITIONS = (Condition(3, 0.1), Condition(3, 0.3), Condition(3, 1.0), Condition(1, 0.3), Condition(8, 0.3))
@@ -60,6 +82,9 @@ VARIANTS = (
     Variant("β = 0.03", "proximal", 0.03, "#e0a030"),
     Variant("β = 0.3", "proximal", 0.3, "#2563a8"),
     Variant("β = ∞", hard, 1.0, "#777777"),
+    Variant("group ℓ0, β = 0.3", "proximal", 0.3, "#27865a", "group_l0"),
+    Variant("spike and slab, β = 0.3", "proximal", 0.3, "#8a4fa3", SpikeSlab(scale=4.0)),
+    Variant("factor analysers", None, 0.0, "#000000", None),
 )
 
 
@@ -113,15 +138,33 @@ def principal_angles(truth: Phi, learned: Phi) -> Tensor:
     return torch.rad2deg(torch.acos(cosines[rows, columns]))
 
 
+def learn(samples: Tensor, job: Job) -> Phi:
+    variant = job.variant
+    assert variant.prior is not None
+    options = LearningOptions(
+        prior=variant.prior,
+        lam=variant.price(job.lam),
+        beta=variant.beta,
+        rule=variant.rule,
+        iterations=20,
+        patience=None,
+    )
+    learner = Learner(initial_dictionary(LENGTH, GROUPS, SIZE, seed=job.seed), options)
+    for step, x in enumerate(samples.split(BATCH)):
+        learner.step(x, lr=cosine_decay(LR, step, job.steps))
+    return learner.phi
+
+
 def run(job: Job) -> Outcome:
     truth = gramian.orthogonalize(initial_dictionary(LENGTH, GROUPS, SIZE, seed=1000 + job.seed)).phi
     generator = torch.Generator().manual_seed(job.seed)
-    samples = draw(truth, job.condition, job.steps * BATCH, generator).split(BATCH)
-    options = LearningOptions(lam=job.lam, beta=job.variant.beta, rule=job.variant.rule, iterations=20, patience=None)
-    learner = Learner(initial_dictionary(LENGTH, GROUPS, SIZE, seed=job.seed), options)
-    for step, x in enumerate(samples):
-        learner.step(x, lr=cosine_decay(LR, step, job.steps))
-    phi = learner.phi
+    samples = draw(truth, job.condition, job.steps * BATCH, generator)
+    if job.variant.prior is None:
+        phi = (
+            AdditiveFactorAnalyzers(GROUPS, SIZE, active=job.condition.active, random_state=job.seed).fit(samples).phi_
+        )
+    else:
+        phi = learn(samples, job)
     largest = principal_angles(truth, phi).amax(dim=1)
     return Outcome(
         recovered=(largest < NEAR).double().mean().item(),
@@ -141,18 +184,18 @@ def best_sparsity(outcomes: Outcomes, condition: Condition, variant: Variant, wi
         others = others or outcomes[condition, variant, lam]
         return mean(each.recovered for each in others), -mean(each.angle for each in others)
 
-    return max(SPARSITIES, key=merit)
+    return max(variant.sparsities, key=merit)
 
 
 def row(outcomes: Outcomes, condition: Condition, variant: Variant, seeds: int) -> list[str]:
     chosen = [best_sparsity(outcomes, condition, variant, seed) for seed in range(seeds)]
     at_best = [outcomes[condition, variant, lam][seed] for seed, lam in enumerate(chosen)]
-    means = [mean(each.recovered for each in outcomes[condition, variant, lam]) for lam in SPARSITIES]
+    means = [mean(each.recovered for each in outcomes[condition, variant, lam]) for lam in variant.sparsities]
     return [
         str(condition.active),
         f"{condition.noise:g}",
         variant.name,
-        ", ".join(f"{lam:g}" for lam in sorted(set(chosen))),
+        ", ".join(f"{lam:g}" for lam in sorted(set(chosen))) if variant.prior else "",
         spread([100 * each.recovered for each in at_best], ".0f") + " %",
         spread([each.angle for each in at_best], ".1f") + "°",
         spread([100 * each.collapsed for each in at_best], ".0f") + " %",
@@ -165,7 +208,8 @@ def picture(outcomes: Outcomes) -> Figure:
     axes = drawing.subplots(1, len(CONDITIONS), sharey=True)
     for axis, condition in zip(axes, CONDITIONS, strict=True):
         for variant in VARIANTS:
-            lines = [[100 * each.recovered for each in outcomes[condition, variant, lam]] for lam in SPARSITIES]
+            lines = [[100 * each.recovered for each in outcomes[condition, variant, lam]] for lam in variant.sparsities]
+            lines *= len(SPARSITIES) // len(lines)
             axis.plot(
                 SPARSITIES, [mean(line) for line in lines], marker="o", ms=3, color=variant.colour, label=variant.name
             )
@@ -181,14 +225,14 @@ def picture(outcomes: Outcomes) -> Figure:
 
 def main() -> None:
     chosen = options(__doc__, steps=1000)
-    kinds = list(product(CONDITIONS, VARIANTS, SPARSITIES))
+    kinds = [(*kind, lam) for kind in product(CONDITIONS, VARIANTS) for lam in kind[1].sparsities]
     jobs = [Job(*kind, seed, chosen.steps) for kind in kinds for seed in range(chosen.seeds)]
     # Threads do not speed up such small matrices: run one process for each core, with one thread.
     with get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
         results = list(track(pool.imap(run, jobs), "learning", total=len(jobs)))
     outcomes = {kind: results[place * chosen.seeds :][: chosen.seeds] for place, kind in enumerate(kinds)}
     rows = [row(outcomes, condition, variant, chosen.seeds) for condition, variant in product(CONDITIONS, VARIANTS)]
-    header = ("active groups", "noise", "penalty", "its best λ", "subspaces recovered", "largest angle, median",
+    header = ("active groups", "noise", "method", "its best λ", "subspaces recovered", "largest angle, median",
               "groups collapsed", "recovered, mean over all λ")  # fmt: skip
     note = (
         f"{GROUPS} subspaces of {SIZE} of {LENGTH} dimensions, {chosen.steps} steps of {BATCH} fresh samples of unit "
@@ -196,7 +240,8 @@ def main() -> None:
         f"standard deviation of {chosen.seeds} seeds. Recovered: the largest of the {SIZE} principal angles to the "
         f"matched group is below {NEAR:g}°. Collapsed: two atoms of a group with |cos| > 0.5. Each method has its λ "
         f"of {', '.join(f'{lam:g}' for lam in SPARSITIES)}: for each seed the one that recovered most on the other "
-        "seeds. β = ∞ makes the groups orthonormal after each gradient step."
+        "seeds; the other priors have the price λ²/2. β = ∞ makes the groups orthonormal after each gradient step. "
+        "Factor analysers fit all samples at once, and are told how many groups are active for their start."
     )
     write_table("planted_subspaces", chosen.out, header, rows, note)
     picture(outcomes).savefig(chosen.out / "planted_subspaces.png")
