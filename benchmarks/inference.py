@@ -5,8 +5,8 @@
 Sums of points on manifolds in random subspaces (`gramian.coding.ManifoldSum`): 128 factors in 128 dimensions, 4 active.
 First the support and the codes with the true dictionary; then dictionaries that are learned by a one-pass encoder, by
 learning with group ℓ0 inference in the loop, and by additive factor analysers, each decoded by inference. It writes
-benchmarks/results/inference.md; an otherwise idle machine with 2 cores needs about an hour. Every
-dictionary that was measured is kept in benchmarks/results/inference.jsonl, so that `--resume` continues.
+benchmarks/results/inference.md; an otherwise idle machine with 2 cores needs about an hour. Every dictionary that
+was measured is kept in benchmarks/results/inference.jsonl, so that `--resume` continues.
 """
 
 import argparse
@@ -264,7 +264,8 @@ def main() -> None:
     write(
         "inference.md",
         f"Measured on {machine()}, on {device}, {options.workers} processes at once; means and standard "
-        f"deviations.\n\n## With the true dictionary, {seeds} seeds\n\n{known}\n## With a learned dictionary\n\n{learned}",
+        f"deviations.\n\n## With the true dictionary, {seeds} seeds\n\n{known}\n"
+        f"## With a learned dictionary\n\n{learned}",
     )
 
 
