@@ -1,6 +1,9 @@
 """The inference method that suits a prior and a dictionary."""
 
+import math
+
 from gramian.coding.inference.base import Inference
+from gramian.coding.inference.coordinate_descent import coordinate_descent, fallback_reason
 from gramian.coding.inference.fista import fista
 from gramian.coding.inference.greedy import block_omp
 from gramian.coding.inference.thresholding import block_iht
@@ -11,6 +14,9 @@ from gramian.options import real_number
 from gramian.typing import Phi
 
 __all__ = ["infer"]
+
+_MANY = 2**20
+"""Number of codes, batch·m·n, from which compiled loops are used: FISTA needs about a second for so many."""
 
 
 def infer(
@@ -26,7 +32,8 @@ def infer(
     """Infer the codes of samples with the method that suits the prior and the dictionary.
 
     A prior with a price for every active group is minimised by `block_omp` if atoms are as long as samples, otherwise
-    by `block_iht`; every other prior by `fista`.
+    by `block_iht`. Every other prior is minimised by `fista`; if the batch has at least 2²⁰ coefficients and `tol` asks
+    for a certified gap, by `coordinate_descent` where that is compiled, to the same gap.
 
     Args:
         x: Samples [batch, l].
@@ -53,9 +60,15 @@ def infer(
         'support'
     """
     prior = as_prior(prior)
-    if not prior.counts_groups:
-        return fista(x, phi, lam=lam, prior=prior, max_iter=max_iter, tol=tol, start=start)
-    lam = real_number(lam, name="lam")
     synthesis = as_synthesis(phi)
+    if not prior.counts_groups:
+        compiled = tol is not None and _coefficients(x, synthesis) >= _MANY and fallback_reason(x, synthesis) is None
+        convex = coordinate_descent if compiled else fista
+        return convex(x, synthesis, lam=lam, prior=prior, max_iter=max_iter, tol=tol, start=start)
+    lam = real_number(lam, name="lam")
     method = block_omp if isinstance(synthesis, Dense) else block_iht
     return method(x, synthesis, lam=lam, prior=prior, max_iter=max_iter, tol=tol, start=start)
+
+
+def _coefficients(x: Samples, synthesis: Synthesis) -> int:
+    return len(x) * math.prod(synthesis.groups) if isinstance(synthesis, Dense) and x.ndim == 2 else 0
