@@ -1,4 +1,4 @@
-"""Measure the size of the package, how many files a call passes through, and how long imports take.
+"""Measure the size of the package, how many files a call passes through, and how long imports and steps take.
 
     python benchmarks/house.py [SRC] [--before SRC] [--write]
 
@@ -56,6 +56,42 @@ print(json.dumps({
     "an attached step": walk(optimizer.step),
     "value_and_grad": walk(lambda: gramian.value_and_grad(phi)),
     "step_": walk(lambda: gramian.step_(phi, lr=0.1)),
+}))
+"""
+
+SPEED = """
+import json, statistics, time
+import torch, gramian
+from gramian.coding import Learner, initial_dictionary
+
+def learner():
+    phi = initial_dictionary(256, 64, 4, seed=0)
+    try:
+        from gramian.coding import LearningOptions
+    except ImportError:  # before the options had a class
+        return Learner(phi, lam=2.0, beta=0.3)
+    return Learner(phi, LearningOptions(lam=2.0, beta=0.3))
+
+def median_ms(call):
+    for _ in range(5):
+        call()
+    times = []
+    for _ in range(60):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+torch.manual_seed(0)
+small, large, square = torch.randn(64, 4096, 4), torch.randn(256, 16, 64), torch.randn(1024, 1, 1024)
+x, coder = torch.randn(128, 256), learner()
+print(json.dumps({
+    "value_and_grad (64, 4096, 4)": median_ms(lambda: gramian.value_and_grad(small)),
+    "value_and_grad (256, 16, 64)": median_ms(lambda: gramian.value_and_grad(large)),
+    "value_and_grad (1024, 1, 1024)": median_ms(lambda: gramian.value_and_grad(square)),
+    "step_ (64, 4096, 4)": median_ms(lambda: gramian.step_(small, lr=0.01)),
+    "step_ (256, 16, 64)": median_ms(lambda: gramian.step_(large, lr=0.01)),
+    "learning step (256, 64, 4), batch 128": median_ms(lambda: coder.step(x, lr=0.1)),
 }))
 """
 
@@ -122,6 +158,13 @@ def measure(sources: list[Path], trials: int) -> list[list[str]]:
     for name, code in IMPORTS.items():
         medians = seconds(sources, trials, (sys.executable, "-c", code))
         rows.append([f"`{name}`, seconds", *(f"{median:.3f}" for median in medians)])
+    speeds: list[list[dict[str, float]]] = [[] for _ in sources]
+    for _ in range(trials):
+        for column, source in zip(speeds, sources, strict=True):
+            column.append(json.loads(run(source, sys.executable, "-c", SPEED)))
+    for name in speeds[0][0]:
+        medians = [statistics.median(each[name] for each in column) for column in speeds]
+        rows.append([f"{name}, ms", *(f"{median:.2f}" for median in medians)])
     return rows
 
 
@@ -129,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", type=Path, default=HERE, metavar="SRC")
     parser.add_argument("--before", type=Path, metavar="SRC", help="another version, in a column before this one")
-    parser.add_argument("--trials", type=int, default=7, help="timed runs of each import (default 7)")
+    parser.add_argument("--trials", type=int, default=7, help="timed processes for each number (default 7)")
     parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results/house.md")
     options = parser.parse_args()
     sources = [source.resolve() for source in (options.before, options.source) if source is not None]
@@ -141,7 +184,8 @@ def main() -> None:
     )
     text += f"""
 Calls: Python functions of the package in one call, after a first one; crossings: calls from one file into another.
-Imports: medians of {options.trials} whole processes.
+Imports: medians of {options.trials} whole processes. Steps: medians of {options.trials} processes in turn, each a
+median of 60 calls.
 
 Measured by `python benchmarks/house.py` on {record.machine()}.
 """
