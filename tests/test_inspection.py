@@ -78,7 +78,9 @@ def test_a_model_and_its_tensors() -> None:
     heads = ["parameter", "layout", "l × m × n", "mean |X|", "max |X|", "coherence", "condition", "eff. rank"]
     assert " ".join(lines[0].split()) == " ".join(heads)
     assert lines[1].startswith("0.weight")
-    assert inspection.as_dict()["parameters"][0]["groups"] == (12, 1, 4)
+    plain = inspection.as_dict()
+    assert plain["parameters"][0]["groups"] == (12, 1, 4)
+    assert plain["skipped"] == {parameter.name: parameter.reason for parameter in inspection.skipped}
 
 
 def test_selected_and_laid_out() -> None:

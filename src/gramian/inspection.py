@@ -81,7 +81,7 @@ class Inspection:
             return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in pairs}
 
         rows = [asdict(row, dict_factory=plain) | {"layout": row.layout.pattern} for row in self.rows]
-        return {"parameters": rows, "left_out": {parameter.name: parameter.reason for parameter in self.skipped}}
+        return {"parameters": rows, "skipped": {parameter.name: parameter.reason for parameter in self.skipped}}
 
     def __repr__(self) -> str:
         if not self.rows:
