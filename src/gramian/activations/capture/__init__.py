@@ -1,0 +1,1 @@
+"""Run networks over texts and pictures, and keep what their modules return."""

@@ -1,0 +1,1 @@
+"""Shuffled samples from activations, and their preparation."""
