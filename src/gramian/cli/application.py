@@ -219,6 +219,49 @@ def compare(
 
 
 @application.command()
+def capture(
+    model: Annotated[
+        Path, typer.Argument(help="A folder of the transformers library; with --arch, a file of weights.")
+    ],
+    inputs: Annotated[
+        Path, typer.Argument(help="Texts (.txt by line, .jsonl, .parquet), pictures, or a folder of them.")
+    ],
+    layer: Annotated[list[str], typer.Option(help="Glob of module names, like 'encoder.layer.3'; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store.")],
+    arch: Annotated[
+        str | None, typer.Option(help="Network of a file of weights: timm:NAME or torchvision:NAME.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Numbers in the store: float32, bfloat16.")] = "float32",
+    max_samples: Annotated[int | None, _option("Largest number of samples.", "all")] = None,
+    batch: Annotated[int, typer.Option(help="Texts or pictures in a batch.")] = 32,
+    tokens: Annotated[int | None, _option("Largest number of tokens of a text.", "the network's, at most 512")] = None,
+    field: Annotated[str, typer.Option(help="Name of the text in .jsonl and .parquet.")] = "text",
+    special: Annotated[
+        bool, typer.Option("--special", help="Also keep tokens that stand for no text or patch, like [CLS].")
+    ] = False,
+    axes: Annotated[str | None, _option("Axes of outputs.", "'b l', 'b p l' or 'b l h w'")] = None,
+    device: Annotated[str, typer.Option(help="Device, by its name in torch.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted capture.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
+) -> None:
+    """Run a network over texts or pictures, and keep the activations of a layer.
+
+    Ctrl-C keeps the whole shards; the same command with --resume continues after them.
+    """
+    for name, value in (("batch", batch), ("tokens", tokens), ("max-samples", max_samples)):
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} must be at least 1; got {value}")
+
+    from gramian.cli.capture import CaptureOptions, capture_activations
+
+    options = CaptureOptions(
+        layer=layer, arch=arch, field=field, tokens=tokens, special=special, axes=axes, batch=batch, dtype=dtype,
+        max_samples=max_samples, device=device,
+    )  # fmt: skip
+    capture_activations(model, inputs, out, options, resume=resume, force=force)
+
+
+@application.command()
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="Files: safetensors, an index of them, .npz, .pt.")],
     select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; repeatable.")] = None,

@@ -323,8 +323,9 @@ def _of_array(array: ndarray | Tensor, *, source: Any = None, name: str = "the a
             )
     if not dtype.is_floating_point:
         raise DataError(f"{name} must hold floating-point numbers; got {dtype}; try x.float()")
-    flat = array.reshape(_flattened(array.shape, name))
-    return Activations([Part(len(flat), dtype, lambda: flat)], length=flat.shape[1], source=(source, None))
+    samples, length = _flattened(array.shape, name)
+    flat = array.reshape(samples, length)
+    return Activations([Part(samples, dtype, lambda: flat)], length=length, source=(source, None))
 
 
 def _flattened(shape: tuple[int, ...], name: str) -> tuple[int, int]:

@@ -98,6 +98,10 @@ class StoreWriter:
         if self._bytes >= self._shard_bytes:
             self._write_shard()
 
+    def skip_batch(self) -> None:
+        """Count a batch without documents, so that a capture that continues counts the same batches."""
+        self._batches += 1
+
     def finish(self) -> Manifest:
         """Write the last shard, and say in the manifest that the store is complete.
 

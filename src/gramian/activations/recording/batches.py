@@ -26,20 +26,28 @@ class Batch:
         keep: Which positions give samples [batch, positions], such as an attention mask; None for all.
         contexts: The text or the name of each document; None if unknown.
         spans: Start and end of each token in its text [batch, positions, 2]; None for other inputs.
-        patches: Rows, columns, and number of positions before the first patch, where outputs have one axis of
-            positions; None for other inputs.
+        patches: Rows and columns of patches, which are the last positions of outputs [batch, positions, l]; None for
+            other inputs.
+        only_patches: Whether to leave out the positions before the first patch, such as a class token.
     """
 
     inputs: Any
     keep: Bool[Tensor, "batch positions"] | None = None
     contexts: Sequence[str] | None = None
     spans: Int[Tensor, "batch positions 2"] | None = None
-    patches: tuple[int, int, int] | None = None
+    patches: tuple[int, int] | None = None
+    only_patches: bool = False
 
 
-def as_batch(inputs: Any) -> Batch:
-    """Turn inputs into a batch; the `attention_mask` of a mapping says which positions are padding."""
-    if isinstance(inputs, Batch):
+def as_batch(inputs: Any) -> Batch | None:
+    """Turn inputs into a batch; the `attention_mask` of a mapping says which positions are padding.
+
+    Args:
+        inputs: Inputs, a batch, or a function without arguments that returns one of them, or None for no batch.
+    """
+    if not isinstance(inputs, nn.Module) and callable(inputs):
+        inputs = inputs()
+    if inputs is None or isinstance(inputs, Batch):
         return inputs
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return Batch(inputs, keep=mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None)
@@ -108,6 +116,7 @@ def samples_of(
                 else f"the module {name!r} must be called for each batch; got no call; try another module"
             )
         x, grid = _arranged(calls[0], name, axes)
+        grid = _patches(batch, x.shape[1]) if grid is None else (*grid, 0)
         keep = _kept(x, grid, batch, name)
         if places is None:
             documents, arranged_by = len(x), name
@@ -137,21 +146,32 @@ def _arranged(output: Tensor, name: str, axes: str | None) -> tuple[Tensor, tupl
     return x.reshape(x.shape[0], -1, x.shape[-1]), grid
 
 
-def _kept(x: Tensor, grid: tuple[int, int] | None, batch: Batch, name: str) -> Tensor:
+def _patches(batch: Batch, positions: int) -> tuple[int, int, int] | None:
+    """Return rows, columns, and number of positions before the first patch; None if there are fewer positions."""
+    if batch.patches is None or positions == 1:
+        return None
+    rows, columns = batch.patches
+    before = positions - rows * columns
+    return (rows, columns, before) if before >= 0 else None
+
+
+def _kept(x: Tensor, grid: tuple[int, int, int] | None, batch: Batch, name: str) -> Tensor:
     """Return which positions of an output give samples."""
     count, positions = x.shape[:2]
-    if batch.keep is None or grid is not None or positions == 1:
-        return torch.ones(count, positions, dtype=torch.bool)
-    keep = batch.keep.bool().cpu()
+    keep = torch.ones(count, positions, dtype=torch.bool)
+    if batch.keep is not None and grid is None and positions > 1:
+        keep = batch.keep.bool().cpu()
     if keep.shape != (count, positions):
         raise ShapeError(
             f"the output of {name!r} must have the positions of its inputs, {list(keep.shape)}; got "
             f"{[count, positions]}; try another module, or axes='p b l'"
         )
+    if grid is not None and batch.only_patches:
+        keep[:, : grid[2]] = False
     return keep
 
 
-def _places(keep: Tensor, grid: tuple[int, int] | None, batch: Batch, first_document: int) -> Places:
+def _places(keep: Tensor, grid: tuple[int, int, int] | None, batch: Batch, first_document: int) -> Places:
     rows, positions = keep.nonzero(as_tuple=True)
     contexts: dict[int, str] = {}
     if batch.contexts is not None:
@@ -159,10 +179,7 @@ def _places(keep: Tensor, grid: tuple[int, int] | None, batch: Batch, first_docu
     spans = batch.spans
     if spans is not None and spans.shape[:2] != keep.shape:  # an output for the whole text
         spans = torch.full((*keep.shape, 2), -1)
-    patches = batch.patches if grid is None else (*grid, 0)
-    return Places(
-        first_document + rows, positions, None if spans is None else spans[rows, positions], patches, contexts
-    )
+    return Places(first_document + rows, positions, None if spans is None else spans[rows, positions], grid, contexts)
 
 
 def _moved(value: Any, device: torch.device | None) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gramian.activations.capture.batches import Batch, as_batch, check_axes, run_model, samples_of
-from gramian.activations.capture.hooks import evaluating, matching_modules, recorded_outputs
+from gramian.activations.recording.batches import Batch, as_batch, check_axes, run_model, samples_of
+from gramian.activations.recording.hooks import evaluating, matching_modules, recorded_outputs
 from gramian.activations.store.manifest import DTYPES, Manifest
 from gramian.activations.store.places import KINDS, Places
 from gramian.activations.store.writer import SHARD_BYTES, StoreWriter, open_writer
@@ -47,7 +47,8 @@ def capture(
     Args:
         model: The network, on its device.
         batches: Inputs of the network: tensors, tuples of arguments, mappings of arguments, or `Batch` objects with
-            the text or the name of each document. The `attention_mask` of a mapping leaves out padding.
+            the text or the name of each document. The `attention_mask` of a mapping leaves out padding. A function
+            without arguments that returns inputs is called only if they are needed, after a resume.
         layer: A glob of module names, or several. All selected modules must have the same positions.
         store: Folder of the store, new or empty.
         dtype: 'float32' or 'bfloat16', in which samples are stored.
@@ -102,6 +103,9 @@ def capture(
                 if limit is not None and writer.samples >= limit:
                     break
                 batch = as_batch(inputs)
+                if batch is None:
+                    writer.skip_batch()
+                    continue
                 run_model(model, batch, device=target)
                 _add(writer, outputs, batch, axes=axes, limit=limit)
                 for calls in outputs.values():

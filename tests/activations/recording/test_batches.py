@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gramian.activations.capture.batches import Batch, as_batch, check_axes, run_model, samples_of
+from gramian.activations.recording.batches import Batch, as_batch, check_axes, run_model, samples_of
 from gramian.errors import OptionError, ShapeError
 
 
@@ -25,7 +25,7 @@ def test_axes(axes, shape) -> None:
     names = (axes or "b l h w").split()
     given = x.reshape(2, 12, 5) if "p" in names else x.permute(["bhwl".index(name) for name in names])
     assert given.shape == shape
-    patches = (3, 4, 0) if "p" in names else None
+    patches = (3, 4) if "p" in names else None
     batch = Batch(torch.empty(2, 3), contexts=["a", "b"], patches=patches)
     samples, places, _ = samples_of({"a": [given]}, batch, first_document=0, axes=axes)
     assert torch.equal(samples["a"], x.reshape(24, 5))
@@ -38,6 +38,19 @@ def test_one_sample_for_each_document() -> None:
     samples, places, _ = samples_of({"a": [torch.ones(2, 4)]}, batch, first_document=0)
     assert samples["a"].shape == (2, 4)
     assert [place.span for place in places.places()] == [None, None]
+
+
+def test_a_class_token_is_no_patch() -> None:
+    x = torch.arange(14.0).view(1, 7, 2)
+    for only_patches, first in ((False, None), (True, (0, 0))):
+        batch = Batch(None, patches=(2, 3), only_patches=only_patches)
+        samples, places, _ = samples_of({"a": [x]}, batch, first_document=0)
+        assert len(samples["a"]) == (6 if only_patches else 7)
+        assert places.places()[0].patch == first
+        assert places.places()[-1].patch == (1, 2)
+    merged, places, _ = samples_of({"a": [x[:, :3]]}, Batch(None, patches=(2, 3)), first_document=0)
+    assert len(merged["a"]) == 3
+    assert places.grid is None
 
 
 def test_what_does_not_fit() -> None:
@@ -68,5 +81,5 @@ def test_inputs_of_every_kind() -> None:
         run_model(model, Batch(inputs), device=torch.device("cpu"))
     assert [len(positional) for positional, _ in calls] == [1, 2, 0]
     assert calls[2][1].keys() == {"a", "b"}
-    with pytest.raises(OptionError, match="a batch must be a tensor, .* or a Batch; got str"):
+    with pytest.raises(OptionError, match=r"a batch must be a tensor, .* or a Batch; got str"):
         run_model(model, Batch("text"), device=None)

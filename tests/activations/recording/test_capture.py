@@ -19,7 +19,7 @@ def contents(path) -> dict[str, bytes]:
 def test_several_layers_have_the_same_places(captured) -> None:
     path, manifest = captured(layer=["embedding", "block*dropout"])
     assert list(manifest.layers) == ["embedding", "block.dropout"]
-    with pytest.raises(OptionError, match="one layer of the store .* must be selected; got 2: 'embedding', 'block"):
+    with pytest.raises(OptionError, match=r"one layer of the store .* must be selected; got 2: 'embedding', 'block"):
         open_activations(path)
     first, second = (open_activations(path, layer=name) for name in manifest.layers)
     assert len(first) == len(second) == manifest.samples
@@ -97,11 +97,13 @@ def test_a_failure_before_the_first_shard_leaves_no_folder(encoder, batches, tmp
 
 
 def test_nothing_is_overwritten(encoder, batches, captured, tmp_path) -> None:
-    path, manifest = captured()
+    path, _ = captured()
     before = contents(path)
     with pytest.raises(RunError, match=r"already holds a store of \d+ samples; try another name, --resume"):
         captured()
-    with pytest.raises(RunError, match="must be continued with its settings, layers .*; got .*head.*; try the command"):
+    with pytest.raises(
+        RunError, match=r"must be continued with its settings, layers .*; got .*head.*; try the command"
+    ):
         captured(resume=True, layer="head")
     with pytest.raises(RunError, match="got --resume and --force; try one of them"):
         captured(resume=True, force=True)
@@ -143,9 +145,28 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path) -> None:
         capture(nn.Sequential(nn.Identity()), [torch.tensor([[1.0, torch.nan]])], layer="0", store=tmp_path / "x")
 
 
+def test_batches_may_be_functions_and_may_be_empty(encoder, batches, captured, tmp_path) -> None:
+    expected = open_activations(captured()[0])[:]
+    called = []
+
+    def function(number):
+        called.append(number)
+        return None if number is None else batches[number]
+
+    functions = [lambda number=number: function(number) for number in (None, 0, None, 1, 2, 3, 4)]
+    options = {"layer": "block", "shard_bytes": 15 * 6 * 4, "places": "tokens", "store": tmp_path / "part"}
+    with pytest.raises(KeyboardInterrupt):
+        capture(encoder, Interrupted(functions, 6, KeyboardInterrupt), **options)
+    called.clear()
+    capture(encoder, functions, **options, resume=True)
+    assert called
+    assert 0 not in called
+    assert torch.equal(open_activations(tmp_path / "part")[:], expected)
+
+
 def test_lengths_may_not_change(tmp_path) -> None:
     batches = [torch.ones(2, 3), torch.ones(2, 4)]
-    with pytest.raises(ShapeError, match="the layers and lengths of the first, {'0': 3}; got {'0': 4}"):
+    with pytest.raises(ShapeError, match=r"the layers and lengths of the first, \{'0': 3\}; got \{'0': 4\}"):
         capture(nn.Sequential(nn.Identity()), batches, layer="0", store=tmp_path / "x")
 
 
@@ -161,9 +182,9 @@ def test_options(encoder, tmp_path) -> None:
 
 
 def test_the_manifest_can_be_read_by_anybody(captured) -> None:
-    path, manifest = captured(name="a network", settings={"batch": 4})
+    path, manifest = captured(settings={"batch": 4})
     content = json.loads((path / MANIFEST).read_text())
-    assert content["model"] == "a network"
+    assert content["model"] == "Encoder"
     assert content["samples"] == manifest.samples == sum(shard["samples"] for shard in content["shards"])
     assert content["places"] == "tokens"
     assert content["settings"]["batch"] == 4

@@ -1,1 +1,0 @@
-"""Run networks over texts and pictures, and keep what their modules return."""
