@@ -57,7 +57,10 @@ USES = {
 
 
 class TestLoading:
-    @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["learn", "--help"], ["orthogonalize", "--help"]])
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--version"], ["--help"], ["learn", "--help"], ["capture", "--help"], ["orthogonalize", "--help"]],
+    )
     def test_help_loads_neither_torch_nor_the_extras(self, arguments) -> None:
         heavy = {"torch", "numpy", "sklearn", "skimage", "matplotlib", "PIL", "einops", "safetensors"}
         done = python(

@@ -34,7 +34,7 @@ def capture(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     force: bool = False,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
     progress: Callable[[StoreWriter], object] | None = None,
 ) -> Manifest:
     r"""Run a network over batches, and write what modules return to a store, shard by shard.
@@ -61,7 +61,7 @@ def capture(
         settings: What else an interrupted capture must continue with, in JSON, such as the size of a batch.
         resume: Whether to continue the store.
         force: Whether to replace the store in the folder.
-        shard_bytes: Size of a shard.
+        shard_bytes: Size of a shard; default 64 MiB.
         progress: A function that is called after each batch, with the writer.
 
     Returns:
@@ -89,7 +89,7 @@ def capture(
     if places not in KINDS:
         raise OptionError(f"places must be one of {', '.join(map(repr, KINDS))}; got {places!r}")
     limit = None if max_samples is None else whole_number(max_samples, name="max_samples")
-    whole_number(shard_bytes, name="shard_bytes")
+    shard_bytes = SHARD_BYTES if shard_bytes is None else whole_number(shard_bytes, name="shard_bytes")
     modules = matching_modules(model, layer)
     check_axes(axes)
     known = {"layers": list(modules), "axes": axes, "max_samples": limit, "shard_bytes": shard_bytes}
