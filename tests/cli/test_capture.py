@@ -118,7 +118,10 @@ def test_errors_are_one_line(command, text_folder, texts, tmp_path) -> None:
         ((text_folder, "missing", *layer), "inputs must be texts or pictures"),
         (("empty", texts, *layer), "must be a folder of the transformers library"),
         ((text_folder, texts, *layer, "--arch", "timm:a"), "--arch is for networks that see pictures"),
-        ((text_folder, texts, *layer, "--device", "meta"), "--device must be available to torch; got 'meta'"),
+        (
+            (text_folder, texts, *layer, "--device", "meta"),
+            "device must be available to torch and have storage; got 'meta'",
+        ),
         ((text_folder, texts, *layer, "--dtype", "int8"), "dtype must be one of 'float32', 'bfloat16'; got 'int8'"),
         ((text_folder, texts, *layer, "--batch", 0), "--batch must be at least 1; got 0"),
         ((text_folder, texts, *layer, "--resume"), "must hold a store, to be continued; got no manifest.json"),

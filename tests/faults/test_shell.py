@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gramian.activations.settings import FeatureSettings
 from gramian.cli import choices, main
 from gramian.coding.inference import METHODS
 from gramian.coding.learning.options import UPDATES
@@ -88,6 +89,9 @@ class TestLoading:
         assert tuple(METHODS) == choices.METHODS
         settings = RunSettings()
         assert {name: getattr(settings, name) for name in vars(choices.DEFAULTS)} == vars(choices.DEFAULTS)
+        features = FeatureSettings(store="")
+        defaults = vars(choices.FEATURE_DEFAULTS)
+        assert {name: getattr(features, name) for name in defaults} == defaults
 
     def test_the_package_loads_torch_at_the_first_name_and_keeps_its_functions(self) -> None:
         done = python("""

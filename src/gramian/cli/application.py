@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gramian import __version__
-from gramian.cli.choices import DEFAULTS, METHODS, PENALTIES, PRIORS, RULES, UPDATES, WHITENINGS
+from gramian.cli.choices import DEFAULTS, FEATURE_DEFAULTS, METHODS, PENALTIES, PRIORS, RULES, UPDATES, WHITENINGS
 from gramian.errors import OptionError
 
 __all__ = ["application"]
@@ -259,6 +259,87 @@ def capture(
         max_samples=max_samples, device=device,
     )  # fmt: skip
     capture_activations(model, inputs, out, options, resume=resume, force=force)
+
+
+@application.command()
+def features(
+    store: Annotated[
+        Path | None, typer.Argument(help="A store that gramian capture wrote, or an array .npy or .safetensors.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for the result. [default: the next free of runs/001, …]", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out, or the latest in runs/.")
+    ] = False,
+    layer: Annotated[str | None, _option("Layer of a store that has several.", "the only one")] = None,
+    groups: Annotated[
+        str | None,
+        _option(
+            "Number of groups, or groups x size, as in 4096x4.", f"{FEATURE_DEFAULTS.groups}x{FEATURE_DEFAULTS.size}"
+        ),
+    ] = None,
+    active: Annotated[
+        float | None, _option("Mean number of active groups of a sample.", FEATURE_DEFAULTS.target_active)
+    ] = None,
+    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", FEATURE_DEFAULTS.beta)] = None,
+    lr: Annotated[float | None, _option("Learning rate at the first step.", FEATURE_DEFAULTS.lr)] = None,
+    steps: Annotated[int | None, _option("Learning steps.", FEATURE_DEFAULTS.steps)] = None,
+    seconds: Annotated[float | None, _option("Learn for this many seconds instead of --steps.", "no limit")] = None,
+    batch: Annotated[int | None, _option("Samples in one step.", FEATURE_DEFAULTS.batch)] = None,
+    prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", FEATURE_DEFAULTS.prior)] = None,
+    infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", FEATURE_DEFAULTS.infer)] = None,
+    device: Annotated[str | None, _option("Device, by its name in torch.", FEATURE_DEFAULTS.device)] = None,
+    spread: Annotated[
+        int | None, _option("Under torchrun: number of processes that share the groups.", FEATURE_DEFAULTS.spread)
+    ] = None,
+    seed: Annotated[
+        int | None, _option("Seed: the same seed gives the same dictionary.", FEATURE_DEFAULTS.seed)
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")] = False,
+) -> None:
+    """Learn subspaces from the activations of a network.
+
+    Ctrl-C saves the dictionary so far and stops; --resume continues from there.
+    """
+    n_groups, size = _parse_groups(groups)
+    if seconds is not None and steps is not None:
+        raise OptionError(f"give --steps or --seconds; got {steps} and {seconds:g}")
+    options: dict[str, Any] = {
+        "store": None if store is None else str(store.resolve()),
+        "layer": layer,
+        "groups": n_groups,
+        "size": size,
+        "target_active": active,
+        "beta": beta,
+        "lr": lr,
+        "steps": steps,
+        "batch": batch,
+        "prior": prior,
+        "infer": infer,
+        "device": device,
+        "spread": spread,
+        "seed": seed,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if not resume and store is None:
+        raise OptionError("a new run needs STORE; got none; try gramian features STORE, or --resume")
+
+    from gramian.cli.features import continue_features, start_features
+
+    if not resume:
+        start_features(options, out, seconds=seconds, tensorboard=tensorboard)
+    elif options or seconds is not None:
+        names = [*options, *([] if seconds is None else ["seconds"])]
+        raise OptionError(
+            f"--resume uses the settings of the run; got {', '.join(names)} as well; leave them out, or start a new "
+            "run without --resume"
+        )
+    else:
+        continue_features(out, tensorboard=tensorboard)
 
 
 @application.command()

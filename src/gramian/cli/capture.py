@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
@@ -17,6 +16,7 @@ from gramian.activations.recording.hooks import matching_modules
 from gramian.activations.recording.hugging_face import load_picture_network, load_text_network
 from gramian.activations.recording.pictures import PICTURE_SUFFIXES
 from gramian.activations.recording.texts import TEXT_SUFFIXES, files_of, read_texts
+from gramian.activations.settings import check_device
 from gramian.activations.store.manifest import read_manifest
 from gramian.activations.store.writer import StoreWriter, check_store
 from gramian.errors import DataError, OptionError, printable
@@ -80,7 +80,7 @@ def capture_activations(
     console = Console(highlight=False, markup=False)
     if before is not None:
         console.print(f"continuing after {_counts(before)}", soft_wrap=True)
-    _check_device(options.device)
+    check_device(options.device)
     source = _open(model, inputs, options)
     names = list(matching_modules(source.model, options.layer))
     console.print(f"capturing {', '.join(map(printable, names))}", soft_wrap=True)
@@ -137,13 +137,6 @@ def _listed(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
         return files_of(path, suffixes, kind="files")
     except DataError:
         return []
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device).cpu()  # 'meta' has no storage
-    except (RuntimeError, AssertionError, ImportError, ValueError, NotImplementedError) as error:
-        raise OptionError(f"--device must be available to torch; got {device!r}; try 'cpu'") from error
 
 
 def _print_rest(console: Console, out: Path) -> None:

@@ -60,6 +60,11 @@ class ActivationSampler:
         self._activations = activations
         self._process, self._processes = process, processes
 
+    @property
+    def samples(self) -> int:
+        """Number of samples of an epoch."""
+        return len(self._activations)
+
     def sample(self, count: int, *, seed: int, step: int) -> Float[Tensor, "count l"]:
         """Draw the samples of a step.
 
