@@ -69,7 +69,7 @@ def test_what_does_not_fit(settings, tmp_path, monkeypatch) -> None:
         FeatureRun(replace(settings, size=17))
     with pytest.raises(DataError, match="must be the folder of a store"):
         FeatureRun(replace(settings, store=str(tmp_path / "missing")))
-    with pytest.raises(OptionError, match="the settings must fit into memory; .* try fewer groups"):
+    with pytest.raises(OptionError, match=r"the settings must fit into memory; .* try fewer groups"):
         FeatureRun(replace(settings, groups=10**12))
     with pytest.raises(RunError, match="must hold a run, to be resumed"):
         FeatureRun.resume(tmp_path / "none")
@@ -77,7 +77,7 @@ def test_what_does_not_fit(settings, tmp_path, monkeypatch) -> None:
     from safetensors.torch import load_file, save_file
 
     save_file({"x": load_file(settings.store)["x"] + 1}, settings.store)
-    with pytest.raises(RunError, match="the activations of the run in .* have changed since it began"):
+    with pytest.raises(RunError, match=r"the activations of the run in .* have changed since it began"):
         FeatureRun.resume(tmp_path / "run")
 
 

@@ -50,5 +50,5 @@ def test_files(tmp_path) -> None:
         path.write_text(text)
         with pytest.raises(RunError, match=words):
             read_settings(path)
-    with pytest.raises(RunError, match="there must be settings at .*; got no such file"):
+    with pytest.raises(RunError, match=r"there must be settings at .*; got no such file"):
         read_settings(tmp_path / "missing")
