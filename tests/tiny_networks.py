@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,7 +36,7 @@ def save_text_network(folder: Path) -> Path:
         vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=32,
     )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
+    _save(BertModel(config), folder)
     return folder
 
 
@@ -48,9 +49,7 @@ def save_picture_network(folder: Path) -> Path:
     config = ViTConfig(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ViTModel(config).save_pretrained(folder)
+    _save(ViTModel(config), folder)
     processor = {
         "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 32, "width": 32},
         "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5, 0.5, 0.5],
@@ -58,6 +57,16 @@ def save_picture_network(folder: Path) -> Path:
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
+
+
+def _save(model: Any, folder: Path) -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(folder)
+    logging.enable_progress_bar()
 
 
 def save_pictures(folder: Path, count: int = 5) -> Path:

@@ -43,7 +43,7 @@ def test_every_option(command, text_folder, texts, tmp_path) -> None:
         "--device", "cpu", "-o", "store",
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
-    with pytest.raises(ValueError, match=r"must be selected; got 3: 'embeddings', 'encoder.layer.0.output'"):
+    with pytest.raises(ValueError, match=r"must be selected; got 5: 'embeddings', 'encoder.layer.0.attention"):
         open_activations(tmp_path / "store")
     activations = open_activations(tmp_path / "store", layer="embeddings")
     assert activations.manifest.dtype == "bfloat16"

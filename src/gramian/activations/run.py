@@ -10,7 +10,8 @@ from gramian.activations.dictionary import Dictionary, load_dictionary, save_dic
 from gramian.activations.samples.preparation import Preparation
 from gramian.activations.samples.sampler import ActivationSampler, split_held_out
 from gramian.activations.settings import FeatureSettings, read_settings, settings_text
-from gramian.activations.store.reader import Activations, open_activations
+from gramian.activations.store.opening import open_activations
+from gramian.activations.store.reader import Activations
 from gramian.coding.energy import energy
 from gramian.coding.evaluation.measures import snr
 from gramian.coding.inference import Inference, as_method

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from gramian import __version__
-from gramian.cli.choices import DEFAULTS, FEATURE_DEFAULTS, METHODS, PENALTIES, PRIORS, RULES, UPDATES, WHITENINGS
+from gramian.cli.activations import capture, features
+from gramian.cli.choices import DEFAULTS, METHODS, PENALTIES, PRIORS, RULES, UPDATES, WHITENINGS
+from gramian.cli.parsing import option, parse_groups
 from gramian.errors import OptionError
 
 __all__ = ["application"]
@@ -21,10 +23,6 @@ application = typer.Typer(
 )
 
 _TABLE = Path("compare.md")
-
-
-def _option(text: str, default: object) -> Any:
-    return typer.Option(help=f"{text} [default: {default}]", show_default=False)
 
 
 def _version(value: bool) -> bool:
@@ -46,38 +44,38 @@ def _root(
 @application.command()
 def learn(
     images: Annotated[
-        Path | None, _option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
     ] = None,
-    out: Annotated[Path | None, _option("Folder for the result.", "the next free of runs/001, runs/002 …")] = None,
+    out: Annotated[Path | None, option("Folder for the result.", "the next free of runs/001, runs/002 …")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, or the latest in runs/.")
     ] = False,
     groups: Annotated[
-        str | None, _option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
+        str | None, option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
-    size: Annotated[int | None, _option("Atoms in a group.", DEFAULTS.size)] = None,
-    patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
+    size: Annotated[int | None, option("Atoms in a group.", DEFAULTS.size)] = None,
+    patch: Annotated[int | None, option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
     colour: Annotated[bool, typer.Option("--colour", help="Learn from colours instead of luminance.")] = False,
-    whiten: Annotated[str | None, _option(f"Whitening: {', '.join(WHITENINGS)}.", DEFAULTS.whiten)] = None,
-    lam: Annotated[float | None, _option("Sparsity λ: a larger λ gives fewer active groups.", DEFAULTS.lam)] = None,
+    whiten: Annotated[str | None, option(f"Whitening: {', '.join(WHITENINGS)}.", DEFAULTS.whiten)] = None,
+    lam: Annotated[float | None, option("Sparsity λ: a larger λ gives fewer active groups.", DEFAULTS.lam)] = None,
     target_active: Annotated[
-        float | None, _option("Adapt λ to this mean number of active groups.", "λ is fixed")
+        float | None, option("Adapt λ to this mean number of active groups.", "λ is fixed")
     ] = None,
-    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
-    lr: Annotated[float | None, _option("Learning rate at the first step.", DEFAULTS.lr)] = None,
-    steps: Annotated[int | None, _option("Learning steps.", DEFAULTS.steps)] = None,
-    seconds: Annotated[float | None, _option("Learn for this many seconds instead of --steps.", "no limit")] = None,
-    batch: Annotated[int | None, _option("Patches in one step.", DEFAULTS.batch)] = None,
-    rule: Annotated[str | None, _option(f"Update rule: {', '.join(RULES)}.", DEFAULTS.rule)] = None,
-    penalty: Annotated[str | None, _option(f"Penalty: {', '.join(PENALTIES)}.", DEFAULTS.penalty)] = None,
-    update: Annotated[str | None, _option(f"Update of the dictionary: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
-    prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", DEFAULTS.prior)] = None,
-    infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", DEFAULTS.infer)] = None,
-    device: Annotated[str | None, _option("Device, by its name in torch.", DEFAULTS.device)] = None,
+    beta: Annotated[float | None, option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
+    lr: Annotated[float | None, option("Learning rate at the first step.", DEFAULTS.lr)] = None,
+    steps: Annotated[int | None, option("Learning steps.", DEFAULTS.steps)] = None,
+    seconds: Annotated[float | None, option("Learn for this many seconds instead of --steps.", "no limit")] = None,
+    batch: Annotated[int | None, option("Patches in one step.", DEFAULTS.batch)] = None,
+    rule: Annotated[str | None, option(f"Update rule: {', '.join(RULES)}.", DEFAULTS.rule)] = None,
+    penalty: Annotated[str | None, option(f"Penalty: {', '.join(PENALTIES)}.", DEFAULTS.penalty)] = None,
+    update: Annotated[str | None, option(f"Update of the dictionary: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
+    prior: Annotated[str | None, option(f"Prior of codes: {', '.join(PRIORS)}.", DEFAULTS.prior)] = None,
+    infer: Annotated[str | None, option(f"Inference: {', '.join(METHODS)}.", DEFAULTS.infer)] = None,
+    device: Annotated[str | None, option("Device, by its name in torch.", DEFAULTS.device)] = None,
     spread: Annotated[
-        int | None, _option("Under torchrun: number of processes that share the groups.", DEFAULTS.spread)
+        int | None, option("Under torchrun: number of processes that share the groups.", DEFAULTS.spread)
     ] = None,
-    seed: Annotated[int | None, _option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)] = None,
+    seed: Annotated[int | None, option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")] = False,
 ) -> None:
     """Learn groups of atoms from natural images, and write a report with pictures.
@@ -85,7 +83,7 @@ def learn(
     Ctrl-C saves the dictionary so far and stops; --resume continues from there. torchrun starts several processes for
     one run: torchrun --nproc-per-node=2 --no-python gramian learn.
     """
-    n_groups, group_size = _parse_groups(groups)
+    n_groups, group_size = parse_groups(groups)
     if group_size is not None and size is not None:
         raise OptionError(f"the size of groups must be given once; got --groups {groups} and --size {size}")
     if seconds is not None and steps is not None:
@@ -129,22 +127,12 @@ def learn(
         continue_run(out, tensorboard=tensorboard)
 
 
-def _parse_groups(text: str | None) -> tuple[int | None, int | None]:
-    """Parse 64 or 64x4."""
-    if text is None:
-        return None, None
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
-        raise OptionError(f"--groups must be a number, or two as in 64x4; got {text!r}")
-    return int(parts[0]), int(parts[1]) if len(parts) == 2 else None
-
-
 @application.command()
 def encode(
     dictionary: Annotated[Path, typer.Argument(help="A dictionary file, or the folder of a run.")],
     images: Annotated[Path, typer.Argument(help="A picture, a folder of pictures, an array or a film.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, one file for each picture.")],
-    stride: Annotated[int | None, _option("Distance between patches, pixels.", "half a patch")] = None,
+    stride: Annotated[int | None, option("Distance between patches, pixels.", "half a patch")] = None,
     tol: Annotated[float, typer.Option(help="Relative duality gap at which a patch has converged.")] = 1e-4,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
@@ -185,21 +173,21 @@ def report(
 @application.command()
 def compare(
     images: Annotated[
-        Path | None, _option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = _TABLE,
     groups: Annotated[
-        str | None, _option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
+        str | None, option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
-    patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
-    lam: Annotated[float | None, _option("Sparsity λ.", DEFAULTS.lam)] = None,
-    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
+    patch: Annotated[int | None, option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
+    lam: Annotated[float | None, option("Sparsity λ.", DEFAULTS.lam)] = None,
+    beta: Annotated[float | None, option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
     steps: Annotated[int, typer.Option(help="Learning steps of each dictionary.")] = 1000,
-    seed: Annotated[int | None, _option("Seed.", DEFAULTS.seed)] = None,
+    seed: Annotated[int | None, option("Seed.", DEFAULTS.seed)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing table.")] = False,
 ) -> None:
     """Learn with the penalty, without it, without groups and with scikit-learn; compare them on held-out patches."""
-    n_groups, group_size = _parse_groups(groups)
+    n_groups, group_size = parse_groups(groups)
     options: dict[str, Any] = {
         "images": None if images is None else str(images.resolve()),
         "groups": n_groups,
@@ -218,128 +206,8 @@ def compare(
     compare_dictionaries(settings, out, force=force)
 
 
-@application.command()
-def capture(
-    model: Annotated[
-        Path, typer.Argument(help="A folder of the transformers library; with --arch, a file of weights.")
-    ],
-    inputs: Annotated[
-        Path, typer.Argument(help="Texts (.txt by line, .jsonl, .parquet), pictures, or a folder of them.")
-    ],
-    layer: Annotated[list[str], typer.Option(help="Glob of module names, like 'encoder.layer.3'; repeatable.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store.")],
-    arch: Annotated[
-        str | None, typer.Option(help="Network of a file of weights: timm:NAME or torchvision:NAME.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="Numbers in the store: float32, bfloat16.")] = "float32",
-    max_samples: Annotated[int | None, _option("Largest number of samples.", "all")] = None,
-    batch: Annotated[int, typer.Option(help="Texts or pictures in a batch.")] = 32,
-    tokens: Annotated[int | None, _option("Largest number of tokens of a text.", "the network's, at most 512")] = None,
-    field: Annotated[str, typer.Option(help="Name of the text in .jsonl and .parquet.")] = "text",
-    special: Annotated[
-        bool, typer.Option("--special", help="Also keep tokens that stand for no text or patch, like [CLS].")
-    ] = False,
-    axes: Annotated[str | None, _option("Axes of outputs.", "'b l', 'b p l' or 'b l h w'")] = None,
-    device: Annotated[str, typer.Option(help="Device, by its name in torch.")] = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted capture.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
-) -> None:
-    """Run a network over texts or pictures, and keep the activations of a layer.
-
-    Ctrl-C keeps the whole shards; the same command with --resume continues after them.
-    """
-    for name, value in (("batch", batch), ("tokens", tokens), ("max-samples", max_samples)):
-        if value is not None and value < 1:
-            raise OptionError(f"--{name} must be at least 1; got {value}")
-
-    from gramian.cli.capture import CaptureOptions, capture_activations
-
-    options = CaptureOptions(
-        layer=layer, arch=arch, field=field, tokens=tokens, special=special, axes=axes, batch=batch, dtype=dtype,
-        max_samples=max_samples, device=device,
-    )  # fmt: skip
-    capture_activations(model, inputs, out, options, resume=resume, force=force)
-
-
-@application.command()
-def features(
-    store: Annotated[
-        Path | None, typer.Argument(help="A store that gramian capture wrote, or an array .npy or .safetensors.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder for the result. [default: the next free of runs/001, …]", show_default=False
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out, or the latest in runs/.")
-    ] = False,
-    layer: Annotated[str | None, _option("Layer of a store that has several.", "the only one")] = None,
-    groups: Annotated[
-        str | None,
-        _option(
-            "Number of groups, or groups x size, as in 4096x4.", f"{FEATURE_DEFAULTS.groups}x{FEATURE_DEFAULTS.size}"
-        ),
-    ] = None,
-    active: Annotated[
-        float | None, _option("Mean number of active groups of a sample.", FEATURE_DEFAULTS.target_active)
-    ] = None,
-    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", FEATURE_DEFAULTS.beta)] = None,
-    lr: Annotated[float | None, _option("Learning rate at the first step.", FEATURE_DEFAULTS.lr)] = None,
-    steps: Annotated[int | None, _option("Learning steps.", FEATURE_DEFAULTS.steps)] = None,
-    seconds: Annotated[float | None, _option("Learn for this many seconds instead of --steps.", "no limit")] = None,
-    batch: Annotated[int | None, _option("Samples in one step.", FEATURE_DEFAULTS.batch)] = None,
-    prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", FEATURE_DEFAULTS.prior)] = None,
-    infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", FEATURE_DEFAULTS.infer)] = None,
-    device: Annotated[str | None, _option("Device, by its name in torch.", FEATURE_DEFAULTS.device)] = None,
-    spread: Annotated[
-        int | None, _option("Under torchrun: number of processes that share the groups.", FEATURE_DEFAULTS.spread)
-    ] = None,
-    seed: Annotated[
-        int | None, _option("Seed: the same seed gives the same dictionary.", FEATURE_DEFAULTS.seed)
-    ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")] = False,
-) -> None:
-    """Learn subspaces from the activations of a network.
-
-    Ctrl-C saves the dictionary so far and stops; --resume continues from there.
-    """
-    n_groups, size = _parse_groups(groups)
-    if seconds is not None and steps is not None:
-        raise OptionError(f"give --steps or --seconds; got {steps} and {seconds:g}")
-    options: dict[str, Any] = {
-        "store": None if store is None else str(store.resolve()),
-        "layer": layer,
-        "groups": n_groups,
-        "size": size,
-        "target_active": active,
-        "beta": beta,
-        "lr": lr,
-        "steps": steps,
-        "batch": batch,
-        "prior": prior,
-        "infer": infer,
-        "device": device,
-        "spread": spread,
-        "seed": seed,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    if not resume and store is None:
-        raise OptionError("a new run needs STORE; got none; try gramian features STORE, or --resume")
-
-    from gramian.cli.features import continue_features, start_features
-
-    if not resume:
-        start_features(options, out, seconds=seconds, tensorboard=tensorboard)
-    elif options or seconds is not None:
-        names = [*options, *([] if seconds is None else ["seconds"])]
-        raise OptionError(
-            f"--resume uses the settings of the run; got {', '.join(names)} as well; leave them out, or start a new "
-            "run without --resume"
-        )
-    else:
-        continue_features(out, tensorboard=tensorboard)
+application.command()(capture)
+application.command()(features)
 
 
 @application.command()

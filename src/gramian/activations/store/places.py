@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gramian.errors import ShapeError
 
-__all__ = ["KINDS", "Place", "Places", "place_tensors", "read_places"]
+__all__ = ["KINDS", "Place", "Places", "are_places", "place_tensors", "read_places"]
 
 KINDS = ("tokens", "patches", "rows")
 """What positions count: tokens of a text, patches of a picture, or rows of an input of another kind."""
@@ -141,6 +141,16 @@ def place_tensors(places: Places) -> dict[str, Tensor]:
         "context.text": torch.from_numpy(np.frombuffer(bytearray(joined), dtype=np.uint8)),
     }
     return tensors if places.span is None else {**tensors, "span": places.span.to(torch.int32)}
+
+
+def are_places(shapes: Mapping[str, tuple[int, ...]], samples: int) -> bool:
+    """Return whether tensors of these shapes are the places of a number of samples."""
+    documents = shapes.get("context.document", ())
+    required = {
+        "document": (samples,), "position": (samples,), "grid": (3,), "span": shapes.get("span") and (samples, 2),
+        "context.document": documents, "context.end": documents, "context.text": shapes.get("context.text", ())[:1],
+    }  # fmt: skip
+    return all(shapes.get(name) == shape for name, shape in required.items()) and len(documents) == 1
 
 
 def read_places(arrays: Mapping[str, ndarray], rows: ndarray) -> Places:
