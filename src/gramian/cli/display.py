@@ -51,7 +51,7 @@ class RunDisplay(ABC, Generic[RunT]):
 
     def __enter__(self) -> "RunDisplay[RunT]":
         for line in self.introduction():
-            self._console.print(line, markup=False)
+            self._console.print(line, markup=False, soft_wrap=True)
         if self._console.is_terminal:
             self._live.start()
             self._draw()
