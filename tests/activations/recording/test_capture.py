@@ -128,6 +128,14 @@ def test_nothing_is_overwritten(encoder, batches, captured, tmp_path) -> None:
     assert len(after) == 2 + 1 + len(open_activations(path).manifest.shards)
 
 
+def test_a_capture_that_fails_at_once_leaves_the_old_store(encoder, captured) -> None:
+    path, _ = captured()
+    before = contents(path)
+    with pytest.raises(ShapeError, match="'unused' must be called"):
+        captured(force=True, layer="unused")
+    assert contents(path) == before
+
+
 def test_a_shard_without_its_manifest_is_replaced_and_another_file_is_not(captured) -> None:
     path, manifest = captured()
     expected = contents(path)
@@ -176,17 +184,19 @@ def test_options(encoder, tmp_path) -> None:
         ({"places": "words"}, "places must be one of 'tokens', 'patches', 'rows'; got 'words'"),
         ({"max_samples": 0}, "max_samples must be at least 1"),
         ({"axes": "b"}, "axes must name each axis once"),
+        ({"settings": {"seed": {1, 2}}}, "settings must be values of JSON; got"),
     ):
         with pytest.raises(OptionError, match=words):
             capture(encoder, [], layer="block", store=tmp_path / "x", **options)
 
 
 def test_the_manifest_can_be_read_by_anybody(captured) -> None:
-    path, manifest = captured(settings={"batch": 4})
+    path, manifest = captured(settings={"batch": 4, "sizes": (1, 2)})
     content = json.loads((path / MANIFEST).read_text())
     assert content["model"] == "Encoder"
     assert content["samples"] == manifest.samples == sum(shard["samples"] for shard in content["shards"])
     assert content["places"] == "tokens"
     assert content["settings"]["batch"] == 4
+    captured(settings={"batch": 4, "sizes": (1, 2)}, resume=True)
     assert len(content["layers"]["block"]["mean"]) == 6
     assert content["complete"] is True

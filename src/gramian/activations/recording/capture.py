@@ -1,5 +1,6 @@
 """Run a network over inputs, and keep what some of its modules return."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -93,7 +94,9 @@ def capture(
     modules = matching_modules(model, layer)
     check_axes(axes)
     known = {"layers": list(modules), "axes": axes, "max_samples": limit, "shard_bytes": shard_bytes}
-    description = Manifest(name or type(model).__name__, _dtype_name(dtype), places, {**known, **(settings or {})})
+    description = Manifest(
+        name or type(model).__name__, _dtype_name(dtype), places, _as_json({**known, **(settings or {})})
+    )
     target = _device(model) if device is None else torch.device(device)
     with open_writer(Path(store), description, resume=resume, force=force, shard_bytes=shard_bytes) as writer:
         if writer.manifest.complete:
@@ -122,6 +125,14 @@ def _add(writer: StoreWriter, outputs: Mapping[str, Any], batch: Batch, *, axes:
         samples = {name: x[:room] for name, x in samples.items()}
         places: Places = places[:room]
     writer.add(samples, places, documents=documents)
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as they are read from a manifest, with lists for tuples."""
+    try:
+        return json.loads(json.dumps(settings, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"settings must be values of JSON; got {error}; try text and numbers") from error
 
 
 def _device(model: nn.Module) -> torch.device | None:

@@ -1,6 +1,7 @@
 """Networks in folders of the transformers library, for texts and for pictures, without code from the folder."""
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,10 @@ class TextNetwork:
         if spans is not None:  # what no token covers is not part of the context
             ends = (spans[..., 1] * encoded["attention_mask"]).amax(dim=1).tolist()
             texts = [text[:end] for text, end in zip(texts, ends, strict=True)]
+        parameters = inspect.signature(self.model.forward).parameters
+        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         names = {*self.tokenizer.model_input_names, "input_ids", "attention_mask"}
-        inputs = {name: encoded[name] for name in encoded if name in names}
+        inputs = {name: encoded[name] for name in encoded if name in names and (any_name or name in parameters)}
         return Batch(inputs, keep=keep, contexts=texts, spans=spans)
 
 

@@ -45,13 +45,17 @@ class StoreWriter:
         folder: Folder of the store, locked by the caller.
         manifest: The store so far.
         shard_bytes: Number of bytes from which on a shard is written.
+        replace_store: Whether to remove the store in the folder before the first shard is written.
 
     Attributes:
         manifest: What is on the disk.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, shard_bytes: int = SHARD_BYTES, replace_store: bool = False
+    ) -> None:
         self.manifest = manifest
+        self._replace_store = replace_store
         self._folder = folder
         self._shard_bytes = shard_bytes
         self._dtype = DTYPES[manifest.dtype]
@@ -134,6 +138,9 @@ class StoreWriter:
     def _write_shard(self) -> None:
         contents = {name: torch.cat(parts) for name, parts in self._samples.items()}
         places = Places.concatenated(self._places)
+        if self._replace_store:  # only now, so that a capture that fails at once leaves the old store
+            _remove_store(self._folder)
+            self._replace_store = False
         path = self._folder / shard_name(len(self.manifest.shards))
         _check_replaceable(path)
         tensors = {f"{SAMPLES}.{name}": x for name, x in contents.items()} | place_tensors(places)
@@ -226,10 +233,8 @@ def open_writer(
         sweep_temporaries(folder)
         if before is not None:
             _check_settings(folder, before, manifest)
-        if force:
-            _remove_store(folder)
         try:
-            yield StoreWriter(folder, before or manifest, shard_bytes=shard_bytes)
+            yield StoreWriter(folder, before or manifest, shard_bytes=shard_bytes, replace_store=force)
         finally:
             if created and not (folder / MANIFEST).exists():
                 with contextlib.suppress(OSError):
