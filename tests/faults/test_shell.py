@@ -139,8 +139,8 @@ class TestLoading:
                 assert isinstance(error, GramianError)
                 print(error)
         """)
-        if package in ("activations", "images") and missing == "numpy":
-            package = "coding"  # which they import first
+        if (package, missing) == ("images", "numpy"):
+            package = "coding"  # which images imports first
         assert done.stdout.decode().strip() == (
             f"gramian.{package} needs {missing}, which must be installed; try pip install 'gramian[coding]'"
         ), done.stderr
