@@ -41,7 +41,10 @@ def test_errors_are_one_line(command, store, tmp_path) -> None:
         ((), "a new run needs STORE; got none"),
         ((store, "--groups", "axb"), "--groups must be a number, or two as in 64x4"),
         ((store, "--steps", 3, "--seconds", 3), "give --steps or --seconds"),
-        ((store, "--groups", "4x11"), "as many orthonormal atoms as a sample has numbers, 10; got size 11"),
+        (
+            (store, "--groups", "4x11", "--active", 2),
+            "as many orthonormal atoms as a sample has numbers, 10; got size 11",
+        ),
         ((store, "--groups", "4", "--active", "5"), "must be at most that of groups, 4; got 5"),
         ((store, "--layer", "none"), "must be selected; got none of this name, 'none': 'x'"),
         (("missing",), "must be the folder of a store, or a file .npy or .safetensors"),
