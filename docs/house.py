@@ -20,7 +20,11 @@ FLOORS: list[tuple[str, dict[str, str]]] = [
     ("command line", {"cli": "commands, progress, tables"}),
     (
         "applications",
-        {"images": "dictionaries of natural images, end to end", "report": "drawing: pictures, curves, the page"},
+        {
+            "activations": "activations of networks, captured and drawn",
+            "images": "dictionaries of natural images, end to end",
+            "report": "drawing: pictures, curves, the page",
+        },
     ),
     (
         "models",

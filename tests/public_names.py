@@ -3,7 +3,14 @@
 import importlib
 
 PUBLIC = (
-    *("gramian", "gramian.calculus", "gramian.coding", "gramian.distributed", "gramian.distributions"),
+    *(
+        "gramian",
+        "gramian.activations",
+        "gramian.calculus",
+        "gramian.coding",
+        "gramian.distributed",
+        "gramian.distributions",
+    ),
     *("gramian.errors", "gramian.foreach"),
     *("gramian.images", "gramian.images.evaluation", "gramian.images.samples"),
     *("gramian.inspection", "gramian.kernels", "gramian.layout", "gramian.penalties"),

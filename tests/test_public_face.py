@@ -33,7 +33,7 @@ ROOMS = (
         "rules",
     ),
     *("foreach", "orthogonalize", "distributed", "selection", "inspection", "training", "weights"),
-    *("coding", "distributions", "report", "images", "cli"),
+    *("coding", "distributions", "report", "images", "activations", "cli"),
 )
 """From the ground up. A room may import itself and those before it; DESIGN.md has the floors."""
 
@@ -45,6 +45,7 @@ ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy", "triton"}  # where t
 ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "safetensors"}
 for _room in ("coding", "report", "images"):
     ALLOWED[_room] = ALLOWED["errors"] | {"numpy", "scipy", "sklearn", "skimage", "matplotlib", "PIL", "safetensors"}
+ALLOWED["activations"] = ALLOWED["errors"] | {"numpy", "PIL", "pyarrow", "timm", "torchvision", "transformers"}
 ALLOWED["distributions"] = ALLOWED["errors"]
 ALLOWED["cli"] = ALLOWED["errors"] | {"rich", "typer"}
 

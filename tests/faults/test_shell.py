@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gramian.activations.settings import FeatureSettings
 from gramian.cli import choices, main
 from gramian.coding.inference import METHODS
 from gramian.coding.learning.options import UPDATES
@@ -57,7 +58,10 @@ USES = {
 
 
 class TestLoading:
-    @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["learn", "--help"], ["orthogonalize", "--help"]])
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--version"], ["--help"], ["learn", "--help"], ["capture", "--help"], ["orthogonalize", "--help"]],
+    )
     def test_help_loads_neither_torch_nor_the_extras(self, arguments) -> None:
         heavy = {"torch", "numpy", "sklearn", "skimage", "matplotlib", "PIL", "einops", "safetensors"}
         done = python(
@@ -85,6 +89,9 @@ class TestLoading:
         assert tuple(METHODS) == choices.METHODS
         settings = RunSettings()
         assert {name: getattr(settings, name) for name in vars(choices.DEFAULTS)} == vars(choices.DEFAULTS)
+        features = FeatureSettings(store="")
+        defaults = vars(choices.FEATURE_DEFAULTS)
+        assert {name: getattr(features, name) for name in defaults} == defaults
 
     def test_the_package_loads_torch_at_the_first_name_and_keeps_its_functions(self) -> None:
         done = python("""
@@ -106,6 +113,7 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("package", "missing"),
         [
+            ("activations", "numpy"),
             ("coding", "numpy"),
             ("coding", "sklearn"),
             ("images", "numpy"),

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from gramian import __version__
+from gramian.cli.activations import capture, features
 from gramian.cli.choices import DEFAULTS, METHODS, PENALTIES, PRIORS, RULES, UPDATES, WHITENINGS
+from gramian.cli.parsing import option, parse_groups
 from gramian.errors import OptionError
 
 __all__ = ["application"]
@@ -21,10 +23,6 @@ application = typer.Typer(
 )
 
 _TABLE = Path("compare.md")
-
-
-def _option(text: str, default: object) -> Any:
-    return typer.Option(help=f"{text} [default: {default}]", show_default=False)
 
 
 def _version(value: bool) -> bool:
@@ -46,38 +44,38 @@ def _root(
 @application.command()
 def learn(
     images: Annotated[
-        Path | None, _option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
     ] = None,
-    out: Annotated[Path | None, _option("Folder for the result.", "the next free of runs/001, runs/002 …")] = None,
+    out: Annotated[Path | None, option("Folder for the result.", "the next free of runs/001, runs/002 …")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, or the latest in runs/.")
     ] = False,
     groups: Annotated[
-        str | None, _option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
+        str | None, option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
-    size: Annotated[int | None, _option("Atoms in a group.", DEFAULTS.size)] = None,
-    patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
+    size: Annotated[int | None, option("Atoms in a group.", DEFAULTS.size)] = None,
+    patch: Annotated[int | None, option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
     colour: Annotated[bool, typer.Option("--colour", help="Learn from colours instead of luminance.")] = False,
-    whiten: Annotated[str | None, _option(f"Whitening: {', '.join(WHITENINGS)}.", DEFAULTS.whiten)] = None,
-    lam: Annotated[float | None, _option("Sparsity λ: a larger λ gives fewer active groups.", DEFAULTS.lam)] = None,
+    whiten: Annotated[str | None, option(f"Whitening: {', '.join(WHITENINGS)}.", DEFAULTS.whiten)] = None,
+    lam: Annotated[float | None, option("Sparsity λ: a larger λ gives fewer active groups.", DEFAULTS.lam)] = None,
     target_active: Annotated[
-        float | None, _option("Adapt λ to this mean number of active groups.", "λ is fixed")
+        float | None, option("Adapt λ to this mean number of active groups.", "λ is fixed")
     ] = None,
-    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
-    lr: Annotated[float | None, _option("Learning rate at the first step.", DEFAULTS.lr)] = None,
-    steps: Annotated[int | None, _option("Learning steps.", DEFAULTS.steps)] = None,
-    seconds: Annotated[float | None, _option("Learn for this many seconds instead of --steps.", "no limit")] = None,
-    batch: Annotated[int | None, _option("Patches in one step.", DEFAULTS.batch)] = None,
-    rule: Annotated[str | None, _option(f"Update rule: {', '.join(RULES)}.", DEFAULTS.rule)] = None,
-    penalty: Annotated[str | None, _option(f"Penalty: {', '.join(PENALTIES)}.", DEFAULTS.penalty)] = None,
-    update: Annotated[str | None, _option(f"Update of the dictionary: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
-    prior: Annotated[str | None, _option(f"Prior of codes: {', '.join(PRIORS)}.", DEFAULTS.prior)] = None,
-    infer: Annotated[str | None, _option(f"Inference: {', '.join(METHODS)}.", DEFAULTS.infer)] = None,
-    device: Annotated[str | None, _option("Device, by its name in torch.", DEFAULTS.device)] = None,
+    beta: Annotated[float | None, option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
+    lr: Annotated[float | None, option("Learning rate at the first step.", DEFAULTS.lr)] = None,
+    steps: Annotated[int | None, option("Learning steps.", DEFAULTS.steps)] = None,
+    seconds: Annotated[float | None, option("Learn for this many seconds instead of --steps.", "no limit")] = None,
+    batch: Annotated[int | None, option("Patches in one step.", DEFAULTS.batch)] = None,
+    rule: Annotated[str | None, option(f"Update rule: {', '.join(RULES)}.", DEFAULTS.rule)] = None,
+    penalty: Annotated[str | None, option(f"Penalty: {', '.join(PENALTIES)}.", DEFAULTS.penalty)] = None,
+    update: Annotated[str | None, option(f"Update of the dictionary: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
+    prior: Annotated[str | None, option(f"Prior of codes: {', '.join(PRIORS)}.", DEFAULTS.prior)] = None,
+    infer: Annotated[str | None, option(f"Inference: {', '.join(METHODS)}.", DEFAULTS.infer)] = None,
+    device: Annotated[str | None, option("Device, by its name in torch.", DEFAULTS.device)] = None,
     spread: Annotated[
-        int | None, _option("Under torchrun: number of processes that share the groups.", DEFAULTS.spread)
+        int | None, option("Under torchrun: number of processes that share the groups.", DEFAULTS.spread)
     ] = None,
-    seed: Annotated[int | None, _option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)] = None,
+    seed: Annotated[int | None, option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")] = False,
 ) -> None:
     """Learn groups of atoms from natural images, and write a report with pictures.
@@ -85,7 +83,7 @@ def learn(
     Ctrl-C saves the dictionary so far and stops; --resume continues from there. torchrun starts several processes for
     one run: torchrun --nproc-per-node=2 --no-python gramian learn.
     """
-    n_groups, group_size = _parse_groups(groups)
+    n_groups, group_size = parse_groups(groups)
     if group_size is not None and size is not None:
         raise OptionError(f"the size of groups must be given once; got --groups {groups} and --size {size}")
     if seconds is not None and steps is not None:
@@ -129,22 +127,12 @@ def learn(
         continue_run(out, tensorboard=tensorboard)
 
 
-def _parse_groups(text: str | None) -> tuple[int | None, int | None]:
-    """Parse 64 or 64x4."""
-    if text is None:
-        return None, None
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
-        raise OptionError(f"--groups must be a number, or two as in 64x4; got {text!r}")
-    return int(parts[0]), int(parts[1]) if len(parts) == 2 else None
-
-
 @application.command()
 def encode(
     dictionary: Annotated[Path, typer.Argument(help="A dictionary file, or the folder of a run.")],
     images: Annotated[Path, typer.Argument(help="A picture, a folder of pictures, an array or a film.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, one file for each picture.")],
-    stride: Annotated[int | None, _option("Distance between patches, pixels.", "half a patch")] = None,
+    stride: Annotated[int | None, option("Distance between patches, pixels.", "half a patch")] = None,
     tol: Annotated[float, typer.Option(help="Relative duality gap at which a patch has converged.")] = 1e-4,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
@@ -185,21 +173,21 @@ def report(
 @application.command()
 def compare(
     images: Annotated[
-        Path | None, _option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = _TABLE,
     groups: Annotated[
-        str | None, _option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
+        str | None, option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
     ] = None,
-    patch: Annotated[int | None, _option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
-    lam: Annotated[float | None, _option("Sparsity λ.", DEFAULTS.lam)] = None,
-    beta: Annotated[float | None, _option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
+    patch: Annotated[int | None, option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
+    lam: Annotated[float | None, option("Sparsity λ.", DEFAULTS.lam)] = None,
+    beta: Annotated[float | None, option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
     steps: Annotated[int, typer.Option(help="Learning steps of each dictionary.")] = 1000,
-    seed: Annotated[int | None, _option("Seed.", DEFAULTS.seed)] = None,
+    seed: Annotated[int | None, option("Seed.", DEFAULTS.seed)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing table.")] = False,
 ) -> None:
     """Learn with the penalty, without it, without groups and with scikit-learn; compare them on held-out patches."""
-    n_groups, group_size = _parse_groups(groups)
+    n_groups, group_size = parse_groups(groups)
     options: dict[str, Any] = {
         "images": None if images is None else str(images.resolve()),
         "groups": n_groups,
@@ -216,6 +204,10 @@ def compare(
 
     settings = RunSettings(**{name: value for name, value in options.items() if value is not None})
     compare_dictionaries(settings, out, force=force)
+
+
+application.command()(capture)
+application.command()(features)
 
 
 @application.command()

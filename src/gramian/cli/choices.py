@@ -7,7 +7,7 @@ or function, so that the name stands there in any case.
 
 from types import SimpleNamespace
 
-__all__ = ["DEFAULTS", "METHODS", "PENALTIES", "PRIORS", "RULES", "UPDATES", "WHITENINGS"]
+__all__ = ["DEFAULTS", "FEATURE_DEFAULTS", "METHODS", "PENALTIES", "PRIORS", "RULES", "UPDATES", "WHITENINGS"]
 
 PENALTIES = ("l1", "huber", "squared_frobenius", "frobenius", "spectral", "coherence", "logdet")
 RULES = ("proximal", "polyak", "subgradient")
@@ -21,3 +21,9 @@ DEFAULTS = SimpleNamespace(
     penalty="l1", update="sgd", prior="group_laplace", infer="auto", device="cpu", spread=1, seed=0,
 )  # fmt: skip
 """Defaults of `RunSettings`."""
+
+FEATURE_DEFAULTS = SimpleNamespace(
+    groups=512, size=4, target_active=16, lam=2.0, beta=0.3, lr=0.5, steps=2000, batch=512, rule="proximal",
+    penalty="l1", update="sgd", prior="group_laplace", infer="auto", device="cpu", spread=1, seed=0,
+)  # fmt: skip
+"""Defaults of `FeatureSettings`."""

@@ -1,8 +1,10 @@
 """The live display of a learning run."""
 
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,15 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from gramian.coding.runs.run import Run
 from gramian.images.run import LearningRun
 
-__all__ = ["LearningDisplay"]
+__all__ = ["LearningDisplay", "RunDisplay"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 110
 
 
-class LearningDisplay:
+RunT = TypeVar("RunT", bound=Run[Any])
+
+
+class RunDisplay(ABC, Generic[RunT]):
     """Show a live panel on a terminal; elsewhere print one line for each report.
 
     Args:
@@ -28,7 +34,7 @@ class LearningDisplay:
         console: Console to print on; default standard output.
     """
 
-    def __init__(self, run: LearningRun, folder: Path, console: Console | None = None) -> None:
+    def __init__(self, run: RunT, folder: Path, console: Console | None = None) -> None:
         self._run = run
         self._console = console or Console()
         self._folder = folder
@@ -43,17 +49,9 @@ class LearningDisplay:
         self._live = Live(console=self._console, refresh_per_second=4, transient=False)
         self._drawn = 0.0
 
-    def __enter__(self) -> "LearningDisplay":
-        run = self._run
-        self._console.print(
-            f"learning {run.settings.groups} groups of {run.settings.size} atoms of {run.settings.patch} × "
-            f"{run.settings.patch} pixels from {len(run.split.train)} pictures; held out: "
-            f"{', '.join(image.name for image in run.split.held_out)}",
-            markup=False,
-        )
-        if run.skipped:
-            names = Text(", ".join(run.skipped))
-            self._console.print(Text("skipped, not readable: ", style="yellow") + names)
+    def __enter__(self) -> "RunDisplay[RunT]":
+        for line in self.introduction():
+            self._console.print(line, markup=False, soft_wrap=True)
         if self._console.is_terminal:
             self._live.start()
             self._draw()
@@ -65,6 +63,10 @@ class LearningDisplay:
         if self._console.is_terminal:
             self._draw()
             self._live.stop()
+
+    @abstractmethod
+    def introduction(self) -> list[str | Text]:
+        """Say what the run learns from."""
 
     def advance(self) -> None:
         """Advance the progress bar by one step."""
@@ -91,7 +93,7 @@ class LearningDisplay:
         table.add_column(justify="right")
         table.add_column(style="cyan")
         for title, key, form in (
-            ("energy of a held-out patch", "energy", "{:.2f}"),
+            ("energy of a held-out sample", "energy", "{:.2f}"),
             ("   reconstruction", "reconstruction", "{:.2f}"),
             ("   sparsity", "sparsity", "{:.2f}"),
             ("orthogonality loss L/β", "orthogonality", "{:.1e}"),
@@ -106,6 +108,23 @@ class LearningDisplay:
         width = min(self._console.width - 4, _WIDEST)
         title = Text(str(self._folder))
         self._live.update(Panel(Group(table, self._progress, footer), title=title, padding=(0, 1), width=width))
+
+
+class LearningDisplay(RunDisplay[LearningRun]):
+    """Show a run on pictures."""
+
+    def introduction(self) -> list[str | Text]:
+        """Say what the run learns from."""
+        run = self._run
+        sentence = (
+            f"learning {run.settings.groups} groups of {run.settings.size} atoms of {run.settings.patch} × "
+            f"{run.settings.patch} pixels from {len(run.split.train)} pictures; held out: "
+            f"{', '.join(image.name for image in run.split.held_out)}"
+        )
+        lines: list[str | Text] = [sentence]
+        if run.skipped:
+            lines.append(Text("skipped, not readable: ", style="yellow") + Text(", ".join(run.skipped)))
+        return lines
 
 
 def _spark(values: list[float], width: int = 32) -> str:

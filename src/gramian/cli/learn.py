@@ -1,13 +1,13 @@
-"""`gramian learn`: the loop of a learning run, and its folder."""
+"""`gramian learn`: the loop of a learning run, and its folder; `gramian features` runs it for activations."""
 
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from gramian.cli.display import LearningDisplay
+from gramian.cli.display import LearningDisplay, RunDisplay
 from gramian.cli.report import make_report, write_report
 from gramian.cli.tensorboard import TensorBoardLogger, require_tensorboard
 from gramian.coding.runs.folder import (
@@ -29,12 +29,13 @@ from gramian.coding.runs.folder import (
     not_begun,
     old_run,
 )
+from gramian.coding.runs.run import Run, RunOptions
 from gramian.errors import OptionError, RunError
-from gramian.images.run import LearningRun, RunSettings
+from gramian.images.run import LearningRun
 from gramian.images.settings import read_settings
 from gramian.torch_internals import restart_count, store_of_this_start
 
-__all__ = ["continue_run", "start_run", "write_report"]
+__all__ = ["IMAGES", "Application", "continue_run", "start_run", "write_report"]
 
 _RUNS = Path("runs")
 _FOLDER = "gramian/folder"
@@ -43,8 +44,38 @@ _STOP_CHECK_EVERY = 10
 """Number of steps after which processes exchange whether one of them received a stop signal."""
 
 
+@dataclass(frozen=True)
+class Application:
+    """What the loop needs from the application whose samples it learns from.
+
+    Attributes:
+        command: Name of the command, for messages.
+        run: Makes a new run from its settings.
+        resume: Restores a run from its folder.
+        read_settings: Reads the settings of a run.
+        display: Shows a run.
+        report: Writes the report of a run; None if there is none.
+    """
+
+    command: str
+    run: Callable[[Any], Run[Any]]
+    resume: Callable[[Path], Run[Any]]
+    read_settings: Callable[[Path], RunOptions]
+    display: Callable[[Any, Path], RunDisplay[Any]]
+    report: Callable[[Any, Path], None] | None
+
+
+IMAGES = Application("learn", LearningRun, LearningRun.resume, read_settings, LearningDisplay, make_report)
+"""Learning from pictures."""
+
+
 def start_run(
-    settings: RunSettings, out: Path | None, *, seconds: float | None = None, tensorboard: bool = False
+    settings: RunOptions,
+    out: Path | None,
+    *,
+    seconds: float | None = None,
+    tensorboard: bool = False,
+    application: Application = IMAGES,
 ) -> None:
     """Start a run in a new or empty folder.
 
@@ -56,40 +87,41 @@ def start_run(
         out: Folder for the result; default the next free folder of runs/.
         seconds: Duration of learning; default the number of steps of the settings.
         tensorboard: Whether to write the metrics for TensorBoard too.
+        application: The application.
 
     Raises:
         RunError: If the folder is not empty, or cannot be written.
-        DataError: If the pictures cannot be used.
-        OptionError: If the settings do not fit the pictures or the memory.
+        DataError: If the data cannot be used.
+        OptionError: If the settings do not fit the data or the memory.
     """
     if tensorboard:
         require_tensorboard()
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise OptionError(f"seconds must be a positive finite number; got {seconds:g}")
     store = _join_others()
-    earlier = _folder_before_restart(store, out)
+    earlier = _folder_before_restart(store, out, application)
     if earlier is not None:
-        if holds_run(earlier) or not_begun(earlier, read_settings):
-            continue_run(earlier, tensorboard=tensorboard)
+        if holds_run(earlier) or not_begun(earlier, application.read_settings):
+            continue_run(earlier, tensorboard=tensorboard, application=application)
             return
         out = earlier
     if out is not None and _is_first():
-        check_free(out, read_settings)  # before loading pictures, which is slow
-    run = LearningRun(settings)
+        check_free(out, application.read_settings)  # before loading data, which is slow
+    run = application.run(settings)
     step_seconds = run.grid.max_over_all(_time_step(run, 1 if seconds is None else 10))
     if seconds is not None:
         run.settings = replace(settings, steps=max(1, round(seconds / step_seconds)))
     run.log_metrics(seconds=0.0)
     run_folder: AbstractContextManager[Path] = (
-        new_run(out, read_settings, runs=_RUNS) if run.grid.is_main else nullcontext(_RUNS)
+        new_run(out, application.read_settings, runs=_RUNS) if run.grid.is_main else nullcontext(_RUNS)
     )
     with run_folder as folder:
         if store is not None and run.grid.is_main:
             store.set(_FOLDER, os.fsencode(folder))
-        _begin(run, folder, tensorboard=tensorboard)
+        _begin(run, folder, tensorboard=tensorboard, application=application)
 
 
-def continue_run(out: Path | None, *, tensorboard: bool = False) -> None:
+def continue_run(out: Path | None, *, tensorboard: bool = False, application: Application = IMAGES) -> None:
     """Continue a stopped run; the result equals that of an uninterrupted run.
 
     A run that stopped before its first checkpoint starts again with the same settings.
@@ -97,6 +129,7 @@ def continue_run(out: Path | None, *, tensorboard: bool = False) -> None:
     Args:
         out: Folder of the run; default the latest of runs/.
         tensorboard: Whether to write the metrics for TensorBoard too.
+        application: The application.
 
     Raises:
         RunError: If there is no run, it cannot be read, or another process is using it.
@@ -104,35 +137,36 @@ def continue_run(out: Path | None, *, tensorboard: bool = False) -> None:
     if tensorboard:
         require_tensorboard()
     _join_others()
-    folder = _latest() if out is None else out
-    check_run(folder, read_settings)
-    with old_run(folder, read_settings) if _is_first() else nullcontext():
+    folder = _latest(application) if out is None else out
+    check_run(folder, application.read_settings)
+    with old_run(folder, application.read_settings) if _is_first() else nullcontext():
         if not holds_run(folder):
             if _is_first():
                 print(f"the run in {folder} stopped before its first checkpoint; it starts again from step 0")
-            run = LearningRun(read_settings(folder / SETTINGS))
+            run = application.run(application.read_settings(folder / SETTINGS))
             run.log_metrics(seconds=0.0)
-            _begin(run, folder, tensorboard=tensorboard)
+            _begin(run, folder, tensorboard=tensorboard, application=application)
             return
-        run = LearningRun.resume(folder)
+        run = application.resume(folder)
         if run.finished:
-            print(f"the run in {folder} is finished: {run.step} steps; see {folder / REPORT}")
-            if (folder / REPORT).is_file():
+            see = "" if application.report is None else f"; see {folder / REPORT}"
+            print(f"the run in {folder} is finished: {run.step} steps{see}")
+            if application.report is None or (folder / REPORT).is_file():
                 return
-        _learn(run, folder, tensorboard=tensorboard)
+        _learn(run, folder, tensorboard=tensorboard, application=application)
 
 
-def _begin(run: LearningRun, folder: Path, *, tensorboard: bool) -> None:
+def _begin(run: Run[Any], folder: Path, *, tensorboard: bool, application: Application) -> None:
     # Save before the first step, so that a full or read-only disk raises now and not after learning.
     run.save(folder)
-    _learn(run, folder, tensorboard=tensorboard)
+    _learn(run, folder, tensorboard=tensorboard, application=application)
 
 
-def _learn(run: LearningRun, folder: Path, *, tensorboard: bool) -> None:
+def _learn(run: Run[Any], folder: Path, *, tensorboard: bool, application: Application) -> None:
     before = run.metrics[-1]["seconds"] if run.metrics else 0.0
     began = time.monotonic()
     first, saved = run.grid.is_main, run.step
-    display = LearningDisplay(run, folder) if first else nullcontext()
+    display = application.display(run, folder) if first else nullcontext()
     board = TensorBoardLogger(folder if tensorboard and first else None, run)
     try:
         with display as panel, board, _stop_signal() as stop:
@@ -153,19 +187,22 @@ def _learn(run: LearningRun, folder: Path, *, tensorboard: bool) -> None:
     except KeyboardInterrupt:  # a second Ctrl-C during a step
         if first:
             print(f"interrupted; {folder} holds the dictionary of step {saved}")
-            print(f"to continue: gramian learn --resume --out {folder}")
+            print(f"to continue: gramian {application.command} --resume --out {folder}")
         sys.exit(130)
     if first:
-        print("learned" if run.finished else f"stopped at step {run.step} of {run.settings.steps}", end="; ")
-        print("writing the report", flush=True)
+        print("learned" if run.finished else f"stopped at step {run.step} of {run.settings.steps}", end="")
+        print("" if application.report is None else "; writing the report", flush=True)
         if not run.finished:
-            print(f"to continue: gramian learn --resume --out {folder}")
-        make_report(run, folder)
-        print(f"the dictionary, the metrics and the report are in {folder}: open {folder / REPORT}")
+            print(f"to continue: gramian {application.command} --resume --out {folder}")
+        if application.report is None:
+            print(f"the dictionary and the metrics are in {folder}")
+        else:
+            application.report(run, folder)
+            print(f"the dictionary, the metrics and the report are in {folder}: open {folder / REPORT}")
     leave_group(run)
 
 
-def _time_step(run: LearningRun, trials: int) -> float:
+def _time_step(run: Run[Any], trials: int) -> float:
     """Measure the seconds of a learning step without changing the run.
 
     Raises:
@@ -183,7 +220,7 @@ def _time_step(run: LearningRun, trials: int) -> float:
         ) from error
 
 
-def _should_stop(run: LearningRun, stop: list[int]) -> bool:
+def _should_stop(run: Run[Any], stop: list[int]) -> bool:
     """Return whether to stop. Several processes stop at the same step; otherwise the remaining ones would deadlock."""
     if run.grid.is_single:
         return bool(stop)
@@ -210,19 +247,19 @@ def _is_first() -> bool:
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
-def _folder_before_restart(store: Any, out: Path | None) -> Path | None:
+def _folder_before_restart(store: Any, out: Path | None, application: Application) -> Path | None:
     """Return the folder that this run used before torchrun restarted it; None if there is none."""
     if store is None or restart_count() == 0:
         if store is not None and _is_first():
             store.set(_FOLDER, "")
         return None
     if not store.check([_FOLDER]):  # the store ended with its processes
-        return latest_run(_RUNS, read_settings) if out is None else out
+        return latest_run(_RUNS, application.read_settings) if out is None else out
     folder = store.get(_FOLDER).decode(errors="surrogateescape")
     return Path(folder) if folder else None
 
 
-def leave_group(run: LearningRun) -> None:
+def leave_group(run: Run[Any]) -> None:
     if not run.grid.is_single:
         distributed.barrier()  # leaving earlier may fail a process that still communicates
         distributed.destroy_process_group()
@@ -245,8 +282,8 @@ def _stop_signal() -> Generator[list[int]]:
             signal.signal(number, handler)
 
 
-def _latest() -> Path:
-    latest = latest_run(_RUNS, read_settings)
+def _latest(application: Application) -> Path:
+    latest = latest_run(_RUNS, application.read_settings)
     if latest is None:
         raise RunError(f"there must be a run in {_RUNS}/ to resume; got none; try --out FOLDER")
     return latest

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gramian.coding.runs.run import Run
 from gramian.errors import OptionError, RunError
-from gramian.images.run import LearningRun
 
 __all__ = ["TensorBoardLogger", "require_tensorboard"]
 
@@ -31,7 +31,7 @@ class TensorBoardLogger:
         run: The run.
     """
 
-    def __init__(self, folder: Path | None, run: LearningRun) -> None:
+    def __init__(self, folder: Path | None, run: Run[Any]) -> None:
         self._run = run
         self._writer: Any = None
         self._folder: Path | None = None

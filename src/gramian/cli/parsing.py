@@ -1,0 +1,24 @@
+"""Options of commands: their help and their values."""
+
+from typing import Any
+
+import typer
+
+from gramian.errors import OptionError
+
+__all__ = ["option", "parse_groups"]
+
+
+def option(text: str, default: object) -> Any:
+    """Return an option whose help shows its default, which is None in the signature."""
+    return typer.Option(help=f"{text} [default: {default}]", show_default=False)
+
+
+def parse_groups(text: str | None) -> tuple[int | None, int | None]:
+    """Parse 64 or 64x4."""
+    if text is None:
+        return None, None
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise OptionError(f"--groups must be a number, or two as in 64x4; got {text!r}")
+    return int(parts[0]), int(parts[1]) if len(parts) == 2 else None
