@@ -1,0 +1,93 @@
+r"""Products with a few groups of rows for each sample, and the groups of largest product, in bounded memory.
+
+Rows are stored as R[m, n, l]: m groups of n vectors of length l, the order in which they are gathered and sharded.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["LARGEST", "Rows", "all_products", "largest_groups", "selected_products", "weighted_sum"]
+
+Rows = Float[Tensor, "m n l"]
+"""m groups of n vectors of length l."""
+
+LARGEST = 2**24
+"""Numbers in the products of all groups with a batch; more groups are visited chunk by chunk. 64 MiB in float32."""
+
+
+def all_products(x: Float[Tensor, "batch l"], rows: Rows, bias: Float[Tensor, "m n"] | None) -> Tensor:
+    """Compute R_i x + b_i for all groups, [batch, m, n]."""
+    flat = rows.flatten(0, 1).mT
+    products = x @ flat if bias is None else torch.addmm(bias.flatten(), x, flat)
+    return products.unflatten(1, rows.shape[:2])
+
+
+@torch.no_grad()
+def largest_groups(
+    x: Float[Tensor, "batch l"],
+    rows: Rows,
+    bias: Float[Tensor, "m n"] | None,
+    count: int,
+    *,
+    scale: Float[Tensor, " m"] | None = None,
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """Select the groups of largest ‖R_i x + b_i‖ of each sample.
+
+    Args:
+        x: Samples [batch, l].
+        rows: R[m, n, l].
+        bias: b[m, n]; None for 0.
+        count: Number of groups to select.
+        scale: Factors of the norms of the groups, [m]; default 1.
+
+    Returns:
+        The norms in descending order, and the numbers of the groups. Neither has a gradient.
+
+    Cost:
+        2·batch·l·m·n flops. Memory for products of the batch with some of the groups, at most `LARGEST` numbers
+        unless `count` groups need more, and for two lists of the selected groups.
+    """
+    m, n, _ = rows.shape
+    size = max(1, count, LARGEST // max(1, len(x) * n))
+    best = x.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
+    for first in range(0, m, size):
+        part = slice(first, first + size)
+        products = all_products(x, rows[part], None if bias is None else bias[part])
+        norms = torch.linalg.vector_norm(products, dim=2)
+        if scale is not None:
+            norms = norms * scale[part]
+        top = norms.topk(min(count, norms.shape[1]), dim=1)
+        values, groups = torch.cat([best[0], top.values], dim=1), torch.cat([best[1], top.indices + first], dim=1)
+        if first > 0:
+            top = values.topk(min(count, values.shape[1]), dim=1)
+            values, groups = top.values, groups.gather(1, top.indices)
+        best = values, groups
+    return best
+
+
+def selected_products(
+    x: Float[Tensor, "batch l"], rows: Rows, groups: Int[Tensor, "batch k"]
+) -> Float[Tensor, "batch k n"]:
+    """Compute R_i x for the selected groups of each sample; differentiable by `x` and `rows`.
+
+    Cost:
+        2·batch·k·n·l flops, and memory for as many numbers as rows are gathered, batch·k·n·l.
+    """
+    batch, k = groups.shape
+    gathered = rows.index_select(0, groups.flatten()).view(batch, k * rows.shape[1], rows.shape[2])
+    return torch.bmm(gathered, x[..., None]).view(batch, k, rows.shape[1])
+
+
+def weighted_sum(
+    values: Float[Tensor, "batch k n"], rows: Rows, groups: Int[Tensor, "batch k"]
+) -> Float[Tensor, "batch l"]:
+    """Compute Σ_i R_iᵀ a_i over the selected groups of each sample; differentiable by `values` and `rows`.
+
+    Cost:
+        2·batch·k·n·l flops; no rows are gathered.
+    """
+    n = rows.shape[1]
+    index = (groups[..., None] * n + torch.arange(n, device=groups.device)).flatten(1)
+    return functional.embedding_bag(index, rows.flatten(0, 1), per_sample_weights=values.flatten(1), mode="sum")
