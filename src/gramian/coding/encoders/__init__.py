@@ -4,7 +4,7 @@ from gramian.coding.encoders.codes import SparseCodes
 from gramian.coding.encoders.discoveries import Discoveries
 from gramian.coding.encoders.iterative import IterativeEncoder
 from gramian.coding.encoders.one_pass import LinearEncoder, OnePass, PreCodes, TiedEncoder
-from gramian.coding.encoders.products import largest_groups, selected_products, weighted_sum
+from gramian.coding.encoders.products import weighted_sum
 from gramian.coding.encoders.selection import BatchTopK, Candidates, Selection, SoftThreshold, Threshold, TopK
 
 __all__ = [
@@ -21,7 +21,5 @@ __all__ = [
     "Threshold",
     "TiedEncoder",
     "TopK",
-    "largest_groups",
-    "selected_products",
     "weighted_sum",
 ]

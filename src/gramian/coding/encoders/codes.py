@@ -70,6 +70,10 @@ class SparseCodes(NamedTuple):
         """Return the same codes without their gradient."""
         return self._replace(values=self.values.detach())
 
+    def rows(self, rows: Any) -> "SparseCodes":
+        """Return the codes of some samples, selected by an index or a slice."""
+        return self._replace(groups=self.groups[rows], values=self.values[rows])
+
     def trimmed(self) -> "SparseCodes":
         """Store the active groups first, and no more slots than the sample with most active groups needs."""
         active = self.active
@@ -88,13 +92,13 @@ class SparseCodes(NamedTuple):
         """Return the row ends, columns and values of a matrix [batch, m·n] in compressed rows, ordered by column."""
         n = self.values.shape[2]
         counts = self.active_groups
-        rows = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)]) * n
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)]) * n
         order = torch.where(self.active, self.groups, self.n_groups).argsort(dim=1)
         kept = self.active.gather(1, order)
         groups = self.groups.gather(1, order)[kept]
         values = self.values.gather(1, order[..., None].expand(-1, -1, n))[kept]
         columns = groups[:, None] * n + torch.arange(n, device=groups.device)
-        return rows, columns.flatten(), values.flatten()
+        return ends, columns.flatten(), values.flatten()
 
     def csr(self) -> Any:
         """Return the codes as a `scipy.sparse.csr_array` [batch, m·n], ordered by group."""

@@ -64,7 +64,7 @@ class Discoveries(Selection):
 
     def observed(
         self,
-        candidates: Candidates,  # noqa: ARG002
+        candidates: Candidates,
         codes: Float[Tensor, "batch k n"],
         error: Float[Tensor, "batch l"],
     ) -> Float[Tensor, ""]:

@@ -57,7 +57,7 @@ class LinearEncoder(OnePass):
         self.weight = nn.Parameter(frames.detach().clone())
         self.bias = nn.Parameter(frames.new_zeros(frames.shape[:2]))
 
-    def forward(self, x: Float[Tensor, "batch l"], frames: Rows) -> PreCodes:  # noqa: ARG002
+    def forward(self, x: Float[Tensor, "batch l"], frames: Rows) -> PreCodes:
         return PreCodes(x, self.weight, self.bias)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LARGEST", "Rows", "all_products", "largest_groups", "selected_products", "weighted_sum"]
+__all__ = ["LARGEST", "Rows", "largest_groups", "largest_products", "selected_products", "weighted_sum"]
 
 Rows = Float[Tensor, "m n l"]
 """m groups of n vectors of length l."""
@@ -17,7 +17,46 @@ LARGEST = 2**24
 """Numbers in the products of all groups with a batch; more groups are visited chunk by chunk. 64 MiB in float32."""
 
 
-def all_products(x: Float[Tensor, "batch l"], rows: Rows, bias: Float[Tensor, "m n"] | None) -> Tensor:
+def largest_products(
+    x: Float[Tensor, "batch l"],
+    rows: Rows,
+    bias: Float[Tensor, "m n"] | None,
+    count: int,
+    *,
+    scale: Float[Tensor, " m"] | None = None,
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"], Float[Tensor, "batch k n"]]:
+    """Compute R_i x + b_i for the groups of largest norm of each sample; differentiable by `x`, `rows` and `bias`.
+
+    If the products of all groups are at most `LARGEST` numbers, they are computed once, and those of the selected
+    groups are gathered from them. Otherwise the groups are selected chunk by chunk, and their rows are gathered.
+
+    Args:
+        x: Samples [batch, l].
+        rows: R[m, n, l].
+        bias: b[m, n]; None for 0.
+        count: Number of groups to select.
+        scale: Factors of the norms of the groups, [m]; default 1.
+
+    Returns:
+        The norms in descending order, without a gradient; the numbers of the groups; the products.
+    """
+    m, n, _ = rows.shape
+    if len(x) * m * n > LARGEST:
+        norms, groups = largest_groups(x, rows, bias, count, scale=scale)
+        products = selected_products(x, rows, groups)
+        return norms, groups, products if bias is None else products + bias[groups]
+    products = _all_products(x, rows, bias)
+    norms = _norms(products.detach(), scale)
+    top = norms.topk(min(count, m), dim=1)
+    return top.values, top.indices, products.gather(1, top.indices[..., None].expand(-1, -1, n))
+
+
+def _norms(products: Float[Tensor, "batch m n"], scale: Float[Tensor, " m"] | None) -> Float[Tensor, "batch m"]:
+    norms = torch.linalg.vector_norm(products, dim=2)
+    return norms if scale is None else norms * scale
+
+
+def _all_products(x: Float[Tensor, "batch l"], rows: Rows, bias: Float[Tensor, "m n"] | None) -> Tensor:
     """Compute R_i x + b_i for all groups, [batch, m, n]."""
     flat = rows.flatten(0, 1).mT
     products = x @ flat if bias is None else torch.addmm(bias.flatten(), x, flat)
@@ -54,10 +93,8 @@ def largest_groups(
     best = x.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
     for first in range(0, m, size):
         part = slice(first, first + size)
-        products = all_products(x, rows[part], None if bias is None else bias[part])
-        norms = torch.linalg.vector_norm(products, dim=2)
-        if scale is not None:
-            norms = norms * scale[part]
+        products = _all_products(x, rows[part], None if bias is None else bias[part])
+        norms = _norms(products, None if scale is None else scale[part])
         top = norms.topk(min(count, norms.shape[1]), dim=1)
         values, groups = torch.cat([best[0], top.values], dim=1), torch.cat([best[1], top.indices + first], dim=1)
         if first > 0:

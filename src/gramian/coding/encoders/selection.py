@@ -1,4 +1,4 @@
-r"""Selections: which of the groups of largest pre-codes are active, with state so that a code is that of its sample alone.
+r"""Selections: which of the groups of largest pre-codes are active. In use, a code is that of its sample alone.
 
 A selection gets the candidates of each sample, the groups of largest norm in descending order, and returns their codes,
 0 for those that it does not keep. What it needs to know of other samples, such as a threshold, it tracks in training
@@ -89,7 +89,7 @@ class TopK(Selection):
     def __init__(self, n_groups: int, active: int) -> None:
         super().__init__(n_groups, active, active)
 
-    def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:  # noqa: ARG002
+    def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:
         return candidates.values * first(candidates.values, self.active)
 
 
@@ -109,7 +109,7 @@ class Threshold(Selection):
         super().__init__(n_groups, active, _SPARE * active)
         self.register_buffer("threshold", torch.zeros(()))
 
-    def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:  # noqa: ARG002
+    def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:
         return candidates.values * self.kept(candidates.norms)[..., None]
 
     def kept(self, norms: Float[Tensor, "batch k"]) -> Bool[Tensor, "batch k"]:
@@ -128,7 +128,7 @@ class Threshold(Selection):
         self,
         candidates: Candidates,
         codes: Float[Tensor, "batch k n"],
-        error: Float[Tensor, "batch l"],  # noqa: ARG002
+        error: Float[Tensor, "batch l"],
     ) -> Float[Tensor, ""]:
         return self.batch_threshold(candidates.norms)
 
@@ -165,7 +165,7 @@ class SoftThreshold(Threshold):
     def scale(self) -> Float[Tensor, " m"] | None:
         return (self.log_ratio.mean() - self.log_ratio).detach().exp()
 
-    def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:  # noqa: ARG002
+    def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:
         level = torch.where(self.seen > 0, self.threshold.to(candidates.norms), self.batch_threshold(candidates.norms))
         ratio = (self.log_ratio - self.log_ratio.mean()).exp()[candidates.groups]
         lengths = torch.linalg.vector_norm(candidates.values, dim=2)
