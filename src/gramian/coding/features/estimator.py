@@ -44,9 +44,9 @@ class BlockFeatures(GroupTransformer):
     r"""Learn features that are low-dimensional subspaces, of which a few are active in each sample.
 
     The model is x = c + s(Σ_{i ∈ S} Φ_i a_i + ε) with orthonormal frames Φ_i of n directions and a small set S of
-    active groups. Training minimises the mean of ‖(x − c)/s − Σ_i Φ_i a_i‖² over the frames and an encoder that computes the
-    codes a in one pass; c is the mean of the samples, and s scales them to a mean norm of √l. After each step of the
-    optimiser the frames are made orthonormal by `gramian.attach`.
+    active groups. Training minimises the mean of ‖(x − c)/s − Σ_i Φ_i a_i‖² over the frames and an encoder that
+    computes the codes a in one pass; c is the mean of the samples, and s scales them to a mean norm of √l. After each
+    step of the optimiser the frames are made orthonormal by `gramian.attach`.
 
     One pass finds subspaces well and codes less well. `audit` tells how much of what inference finds it misses, and
     `gramian.coding.block_omp` decodes with the learned dictionary.
