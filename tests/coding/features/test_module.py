@@ -36,13 +36,14 @@ def train(model: nn.Module, steps: int, *, beta: float = math.inf) -> gramian.tr
 @pytest.mark.parametrize(("encoder", "select"), KINDS)
 def test_every_encoder_with_every_selection(encoder, select) -> None:
     model = BlockSparseAutoencoder(**SIZES, encoder=encoder, select=select)
-    before = float(model(samples(seed=99)).loss)
+    before = float(model(samples(seed=99)).loss.detach())
     attachment = train(model, 30 if encoder == "iterative" else 100)
     assert max(attachment.residuals().values()) < 1e-5
     model.eval()
     with torch.no_grad():
         output = model(samples(seed=99))
-    assert float(output.loss) < before
+    if select in {"topk", "batch_topk"}:  # with the same number of active groups, then and now
+        assert float(output.loss) < before
     torch.testing.assert_close(output.reconstruction, model.decode(output.codes))
     torch.testing.assert_close(output.loss, (samples(seed=99) - output.reconstruction).square().mean())
     dense = output.codes.dense()

@@ -17,9 +17,10 @@ class Discoveries(Selection):
     r"""Keep the groups whose ‖Φ_iᵀr‖² noise of the measured variance does not explain, in use.
 
     r is the sample without the other groups: with orthonormal frames, Φ_iᵀr = Φ_iᵀ(x − Φa) + a_i, where a are the codes
-    of the `active` groups of largest pre-codes. Without group i, ‖Φ_iᵀr‖² is σ²χ² with n degrees of freedom; the groups
-    are kept by the rule of Benjamini and Hochberg. In training, the `active` groups of largest norm are active, and σ²
-    is the running mean of what they leave unexplained.
+    of the `active` groups of largest pre-codes, and in a second round those of the groups that were kept. If group i is
+    not in the sample, ‖Φ_iᵀr‖² is σ²χ² with n degrees of freedom; groups are kept by the rule of Benjamini and
+    Hochberg. In training, the `active` groups of largest norm are active, and σ² is the running mean of what they leave
+    unexplained.
 
     Args:
         n_groups: Number of groups m.
@@ -44,16 +45,20 @@ class Discoveries(Selection):
         strongest = candidates.values * first(candidates.values, self.active)
         if self.training:
             return strongest
-        alone = self.alone(candidates, strongest, x, frames)
-        kept = self.discovered(alone)
-        return torch.where(first(alone, self.active), candidates.values, alone) * kept[..., None]
+        # Once with the strongest groups, and once with the groups that are kept: groups of the sample beyond the
+        # `active` strongest would otherwise make others look present.
+        codes = strongest
+        for _ in range(2):
+            alone = self.alone(candidates, codes, x, frames)
+            codes = torch.where(codes != 0, codes, alone) * self.discovered(alone)[..., None]
+        return codes
 
     def alone(
-        self, candidates: Candidates, strongest: Float[Tensor, "batch k n"], x: Float[Tensor, "batch l"], frames: Rows
+        self, candidates: Candidates, codes: Float[Tensor, "batch k n"], x: Float[Tensor, "batch l"], frames: Rows
     ) -> Float[Tensor, "batch k n"]:
-        """Compute the code Φ_iᵀr of each candidate without the other groups."""
-        error = x - weighted_sum(strongest, frames, candidates.groups)
-        return selected_products(error, frames, candidates.groups) + strongest
+        """Compute the code Φ_iᵀr of each candidate, where r is the sample without the other groups that have codes."""
+        error = x - weighted_sum(codes, frames, candidates.groups)
+        return selected_products(error, frames, candidates.groups) + codes
 
     def discovered(self, alone: Float[Tensor, "batch k n"]) -> Bool[Tensor, "batch k"]:
         """Return which candidates noise does not explain."""

@@ -12,6 +12,7 @@ from gramian.coding.priors import as_prior
 __all__ = ["calibrate_"]
 
 _PART = 1024
+_INFERRED = 4096
 _ROUNDS = 20
 _CLOSE = 1e-3
 
@@ -34,7 +35,7 @@ def calibrate_(model: BlockSparseAutoencoder, x: Float[Tensor, "batch l"]) -> No
     if isinstance(encoder, IterativeEncoder) and encoder.rule in ("threshold", "soft"):
         lam = calibrated_lam(
             x, model.phi, lam=float(encoder.lam), prior=as_prior(encoder.prior), infer=encoder.method(training=False),
-            target=model.active, max_iter=encoder.max_iter, tol=1e-4,
+            target=model.active, max_iter=encoder.max_iter, tol=1e-4, most=_INFERRED,
         )  # fmt: skip
         encoder.lam.fill_(lam)
     elif isinstance(select, Threshold):

@@ -35,7 +35,7 @@ __all__ = ["BlockFeatures"]
 
 _PART = 1024
 """Samples that are encoded at once."""
-_CALIBRATION = 8192
+_CALIBRATION = 16_384
 _REVIVING = 0.75
 """Share of `fit` during which idle groups may be replaced: a group that is replaced later has no time to learn."""
 

@@ -56,7 +56,7 @@ class FeatureOutput(NamedTuple):
     codes: SparseCodes
 
     def __repr__(self) -> str:
-        return f"FeatureOutput(loss={float(self.loss):.4g}, codes={self.codes})"
+        return f"FeatureOutput(loss={float(self.loss.detach()):.4g}, codes={self.codes})"
 
 
 class BlockSparseAutoencoder(nn.Module):
