@@ -23,6 +23,9 @@ __all__ = [
     "seed_of",
 ]
 
+_PART = 65_536
+"""Samples that are converted to float64 at once."""
+
 
 class GroupTransformer(TransformerMixin, BaseEstimator):
     """The base class of estimators with a dictionary `phi_` of groups, a mean `mean_` and a scale `scale_` of samples.
@@ -134,20 +137,21 @@ def merged_mean_and_scale(
     Raises:
         DataError: If all samples are equal; without `center`, if all are zero.
     """
-    exact = samples.cpu().double()
-    mean = exact.mean(dim=0) if center else torch.zeros_like(exact[0])
-    variance = float((exact - mean).square().mean())
-    count = len(exact)
+    count, parts = len(samples), samples.split(_PART)
+    mean = torch.zeros(samples.shape[1], dtype=torch.float64)
+    if center:
+        mean = torch.stack([part.cpu().double().sum(dim=0) for part in parts]).sum(dim=0) / count
+    variance = sum(float((part.cpu().double() - mean).square().sum()) for part in parts) / samples.numel()
     if previous is not None:
         previous_mean, previous_scale, previous_count = previous
         count += previous_count
-        old, weight = torch.from_numpy(previous_mean), len(exact) / count
+        old, weight = torch.from_numpy(previous_mean), len(samples) / count
         between = float((mean - old).square().mean())
         # The total variance is the variance within the two sets plus the variance between their means.
         variance = (1 - weight) * previous_scale**2 + weight * variance + weight * (1 - weight) * between
         mean = torch.lerp(old, mean, weight)
     # For equal numbers, the computed variance is the rounding error of their mean.
-    if not variance**0.5 > 4 * torch.finfo(exact.dtype).eps * float(exact.abs().max()):
+    if not variance**0.5 > 4 * torch.finfo(torch.float64).eps * float(samples.abs().max()):
         problem = "must differ; got one value in every feature" if center else "must not all be zero; got zeros"
         raise DataError(f"samples {problem}, n_samples = {count}; try other samples, or more of them")
     return mean.numpy(), variance**0.5

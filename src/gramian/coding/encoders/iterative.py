@@ -8,10 +8,19 @@ from torch import Tensor, nn
 
 from gramian.coding.encoders.codes import SparseCodes
 from gramian.coding.encoders.products import LARGEST, Rows
-from gramian.coding.inference import Inference, InferenceMethod, block_omp, fista
+from gramian.coding.inference import METHODS, Inference, InferenceMethod, as_method, block_omp
 from gramian.coding.priors import Prior
+from gramian.errors import OptionError
 
 __all__ = ["IterativeEncoder", "inferred"]
+
+_FITTING = {
+    "topk": ("block_omp", "block_iht"),
+    "fdr": ("block_omp",),
+    "threshold": ("block_omp", "block_iht"),
+    "soft": ("fista", "coordinate_descent", "lca"),
+}
+"""The inference methods that can end by each rule; the first is the default."""
 
 _GAIN = 0.05
 """Largest relative change of λ in a step of training."""
@@ -26,13 +35,17 @@ class IterativeEncoder(nn.Module):
             follows the number of active groups.
         active: Number of active groups to aim at.
         rate: False discovery rate α, for 'fdr'.
-        infer: The inference method of 'threshold' and 'soft'; default `block_omp` with a price for every active group,
-            and `fista`.
+        infer: Name or `InferenceMethod`: 'block_omp' (the default) or 'block_iht' for 'topk' and 'threshold', whose λ is
+            the price of an active group; 'block_omp' for 'fdr'; 'fista' (the default), 'coordinate_descent' or 'lca'
+            for 'soft'.
         iterations: Iterations of inference in training.
         max_iter: Iterations of inference in use.
 
     Attributes:
         lam: λ in training.
+
+    Raises:
+        OptionError: If the inference method cannot end by the rule.
     """
 
     lam: Tensor
@@ -43,7 +56,7 @@ class IterativeEncoder(nn.Module):
         active: int,
         *,
         rate: float = 0.1,
-        infer: InferenceMethod | None = None,
+        infer: str | InferenceMethod | None = None,
         iterations: int = 10,
         max_iter: int = 500,
     ) -> None:
@@ -51,20 +64,22 @@ class IterativeEncoder(nn.Module):
         self.rule = rule
         self.active = active
         self.rate = rate
-        self.infer = infer
+        self.infer = as_method(_FITTING[rule][0] if infer is None else infer)
+        name = next((name for name, method in METHODS.items() if method is self.infer), None)
+        if name is not None and name not in _FITTING[rule]:
+            raise OptionError(
+                f"infer must be one of {', '.join(map(repr, _FITTING[rule]))} with select={rule!r}; got {name!r}; try "
+                f"infer={_FITTING[rule][0]!r}"
+            )
         self.iterations = iterations
         self.max_iter = max_iter
         self.register_buffer("lam", torch.ones(()))
 
     def method(self, *, training: bool) -> InferenceMethod:
         """Return the inference method, with its rule."""
-        if self.rule == "topk" or (self.rule == "fdr" and training):
-            return partial(block_omp, active=self.active)
-        if self.rule == "fdr":
+        if self.rule == "fdr" and not training:
             return partial(block_omp, fdr=self.rate)
-        if self.infer is not None:
-            return self.infer
-        return fista if self.rule == "soft" else block_omp
+        return partial(self.infer, active=self.active) if self.rule in ("topk", "fdr") else self.infer
 
     @property
     def prior(self) -> str:

@@ -66,7 +66,8 @@ class BlockFeatures(GroupTransformer):
         beta: Strength β of the orthogonality penalty; infinite for exactly orthonormal frames, 0 for free ones.
         aux: If true, the `active` next groups must explain the error of the active ones, with weight 1/active.
         rate: False discovery rate α of 'fdr'.
-        infer: Inference method of the iterative encoder with 'threshold' or 'soft'; default that of the prior.
+        infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; default `block_omp`, and
+            `fista` for 'soft'.
         steps: Number of training steps of `fit`.
         batch_size: Number of samples in each step of `fit`, drawn with replacement.
         lr: Learning rate of Adam. In `fit` it falls to 0 along half a cosine, `partial_fit` keeps it.
@@ -118,7 +119,7 @@ class BlockFeatures(GroupTransformer):
         beta: float = math.inf,
         aux: bool = False,
         rate: float = 0.1,
-        infer: InferenceMethod | None = None,
+        infer: str | InferenceMethod | None = None,
         steps: int = 4000,
         batch_size: int = 512,
         lr: float = 3e-3,
@@ -213,7 +214,7 @@ class BlockFeatures(GroupTransformer):
         return self
 
     @property
-    def phi_(self) -> Phi:
+    def phi_(self) -> Phi:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The dictionary Φ[l, m, n]."""
         return self.module_.phi
 
@@ -381,8 +382,9 @@ class BlockFeatures(GroupTransformer):
         seen = self.n_samples_seen_
         previous = (self.mean_, self.scale_, seen) if seen else None
         mean, _ = merged_mean_and_scale(samples, center=self.center, previous=previous)
-        centred = samples - torch.as_tensor(mean).to(samples)
-        scale = float(torch.linalg.vector_norm(centred, dim=1).double().mean()) / samples.shape[1] ** 0.5
+        centre = torch.as_tensor(mean).to(samples)
+        norms = [torch.linalg.vector_norm(part - centre, dim=1) for part in samples.split(_PART)]
+        scale = float(torch.cat(norms).double().mean()) / samples.shape[1] ** 0.5
         weight = len(samples) / (seen + len(samples))
         self.mean_, self.scale_ = mean, weight * scale + (1 - weight) * (self.scale_ if seen else 0.0)
         self.n_samples_seen_ = seen + len(samples)

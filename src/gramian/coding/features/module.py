@@ -78,7 +78,8 @@ class BlockSparseAutoencoder(nn.Module):
         select: 'topk', 'batch_topk', 'threshold', 'fdr' or 'soft'.
         aux: If true, the `active` next groups by norm must explain the error of the active ones, with weight 1/active.
         rate: False discovery rate α of 'fdr'.
-        infer: Inference method of the iterative encoder, for 'threshold' and 'soft'; default that of its prior.
+        infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; default `block_omp`, and
+            `fista` for 'soft'.
         seed: Seed of the initial frames.
 
     Attributes:
@@ -124,7 +125,7 @@ class BlockSparseAutoencoder(nn.Module):
         select: str = "topk",
         aux: bool = False,
         rate: float = 0.1,
-        infer: InferenceMethod | None = None,
+        infer: str | InferenceMethod | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def missed_subspaces(
         if not power[worst] > 0:
             break
         basis = error[worst : worst + 1] / power[worst].sqrt()
-        inside = power > torch.inf
+        explained, inside = power, power > 0
         for _ in range(_ROUNDS):
             explained = (error @ basis.mT).square().sum(dim=1)
             inside = (explained > _INSIDE * power) & (power > 0)
