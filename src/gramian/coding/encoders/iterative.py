@@ -35,9 +35,9 @@ class IterativeEncoder(nn.Module):
             follows the number of active groups.
         active: Number of active groups to aim at.
         rate: False discovery rate α, for 'fdr'.
-        infer: Name or `InferenceMethod`: 'block_omp' (the default) or 'block_iht' for 'topk' and 'threshold', whose λ is
-            the price of an active group; 'block_omp' for 'fdr'; 'fista' (the default), 'coordinate_descent' or 'lca'
-            for 'soft'.
+        infer: Name or `InferenceMethod`: 'block_omp' (the default) or 'block_iht' for 'topk' and 'threshold', where λ
+            is the price of a group; 'block_omp' for 'fdr'; 'fista' (the default), 'coordinate_descent' or 'lca' for
+            'soft'.
         iterations: Iterations of inference in training.
         max_iter: Iterations of inference in use.
 
