@@ -16,7 +16,7 @@ import gramian
 from gramian.coding import BlockFeatures, ManifoldSum, SparseCodes, block_omp, block_recovery, fista
 from gramian.errors import DataError, OptionError, RunError, ShapeError
 
-DATA = ManifoldSum(32, n_factors=10, active=2, seed=1)
+DATA = ManifoldSum(48, n_factors=12, active=2, seed=1)
 SMALL = {"n_groups": 20, "group_size": 3, "active": 2, "steps": 60, "batch_size": 128}
 
 
@@ -26,7 +26,7 @@ def samples(count: int = 3000, seed: int = 1) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fitted() -> BlockFeatures:
-    return BlockFeatures(**{**SMALL, "steps": 1500}).fit(samples(10_000))
+    return BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
@@ -48,8 +48,8 @@ def test_it_finds_the_factors(fitted) -> None:
     x = (test.x - torch.as_tensor(fitted.mean_).float()) / fitted.scale_
     inferred = fitted.scale_ * block_omp(x, fitted.phi_, active=2).codes
     decoded = block_recovery(fitted.phi_, inferred, DATA.phi, test.codes, test.active)
-    assert float(one_pass.r2.mean()) > 0.9
-    assert float(decoded.r2.mean()) > 0.95
+    assert float(one_pass.r2.mean()) > 0.95
+    assert float(decoded.r2.mean()) > 0.9
     assert gramian.residual(fitted.phi_).abs().max() < 1e-5
     assert fitted.score(test.x.numpy()) > 0.9
 
@@ -66,11 +66,11 @@ def test_the_verbs(fitted) -> None:
     assert fitted.score(X) == pytest.approx(1 - np.sum((X - back) ** 2) / np.sum((X - fitted.mean_) ** 2), abs=1e-5)
     assert list(fitted.get_feature_names_out()[:4]) == ["group0_0", "group0_1", "group0_2", "group1_0"]
     assert isinstance(fitted.encode(X), SparseCodes)
-    assert len(fitted.loss_curve_) == fitted.n_iter_ == 1500
+    assert len(fitted.loss_curve_) == fitted.n_iter_ == 800
     assert fitted.active_groups_ == pytest.approx(2)
     assert fitted.dead_.shape == (20,)
     norms = np.linalg.norm((samples(10_000) - fitted.mean_) / fitted.scale_, axis=1)
-    assert norms.mean() == pytest.approx(32**0.5, rel=1e-4)
+    assert norms.mean() == pytest.approx(48**0.5, rel=1e-4)
     dense = clone(fitted).set_params(sparse_output=False, steps=5).fit(X)
     assert isinstance(dense.transform(X), np.ndarray)
 
@@ -169,7 +169,7 @@ def test_files(options, tmp_path) -> None:
     np.testing.assert_allclose(loaded.transform(X).toarray(), model.transform(X).toarray(), atol=1e-6)
     assert loaded.get_params()["select"] == model.select
     assert loaded.beta == model.beta
-    assert loaded.n_features_in_ == 32
+    assert loaded.n_features_in_ == 48
     loaded.partial_fit(X)
     assert loaded.n_iter_ == 61
 
@@ -194,7 +194,7 @@ def test_invalid_samples_and_options(unchecked) -> None:
     with pytest.raises(DataError, match="samples must not all be zero; got zeros"):
         BlockFeatures(**SMALL, center=False).fit(np.zeros_like(X))
     for wrong, message in (
-        ({"group_size": 33}, r"group_size must be at most .* got group_size = 33, n_features = 32; try group_size=32"),
+        ({"group_size": 49}, r"group_size must be at most .* got group_size = 49, n_features = 48; try group_size=48"),
         ({"encoder": "magic"}, "encoder must be one of"),
         ({"active": 2.5}, "active must be a whole number; got 2.5"),
         ({"active": 21}, "active must be at most the number of groups; got 21 of 20"),
