@@ -67,7 +67,7 @@ class LinearEncoder(OnePass):
 
 
 class TiedEncoder(OnePass):
-    r"""u_i = γ Φ_iᵀx with one learned γ > 0, stored as its logarithm.
+    r"""u_i = γ Φ_iᵀx with one learned γ > 0, stored as its logarithm in a tensor of one number, as FSDP2 requires.
 
     Args:
         frames: The frames of the dictionary, [m, n, l]; only their type and device matter.
@@ -75,7 +75,7 @@ class TiedEncoder(OnePass):
 
     def __init__(self, frames: Rows) -> None:
         super().__init__()
-        self.log_gain = nn.Parameter(frames.new_zeros(()))
+        self.log_gain = nn.Parameter(frames.new_zeros(1))
 
     def forward(self, x: Float[Tensor, "batch l"], frames: Rows) -> PreCodes:
         return PreCodes(x * self.log_gain.exp(), frames, None)

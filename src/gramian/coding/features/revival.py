@@ -32,7 +32,7 @@ def missed_subspaces(
     """Find subspaces in which the errors of some samples lie.
 
     Each starts from the largest error: the principal subspace of the errors with a large part in it, in a few rounds.
-    Then the errors that it explains are removed.
+    Then it is projected out of all errors.
 
     Args:
         error: Errors x − Φa of samples.
@@ -66,7 +66,7 @@ def missed_subspaces(
             found.append(basis)
         else:
             rejected += 1
-        error[inside] -= error[inside] @ basis.mT @ basis
+        error -= error @ basis.mT @ basis
         error[worst] = 0
     return found
 
