@@ -29,7 +29,7 @@ slow = pytest.mark.slow
 )
 def test_training_and_use(monkeypatch, encoder, select, aux, chunked) -> None:
     if chunked:
-        monkeypatch.setattr(products, "LARGEST", 64 * 3 * 4)
+        monkeypatch.setattr(products, "LARGEST", 64 * 3 * 4)  # both the products and the gathered rows in parts
     torch._dynamo.reset()
     plain = BlockSparseAutoencoder(16, n_groups=10, group_size=3, active=2, encoder=encoder, select=select, aux=aux)
     model = copy.deepcopy(plain)

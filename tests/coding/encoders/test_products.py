@@ -41,7 +41,9 @@ def test_the_gradient_in_chunks_is_that_of_the_whole(monkeypatch) -> None:
         torch.testing.assert_close(one, two)
 
 
-def test_weighted_sums_and_their_gradients() -> None:
+@pytest.mark.parametrize("limit", [1, 4 * 3 * 6 * 2, 2**24])
+def test_weighted_sums_and_their_gradients(monkeypatch, limit) -> None:
+    monkeypatch.setattr(products, "LARGEST", limit)
     x, rows, _ = problem()
     groups = largest_groups(x, rows, None, 4)[1]
     values = torch.randn(9, 4, 3, dtype=torch.float64, requires_grad=True)
@@ -49,6 +51,7 @@ def test_weighted_sums_and_their_gradients() -> None:
     dense = torch.zeros(9, 11, 3, dtype=torch.float64).scatter(1, groups[..., None].expand(-1, -1, 3), values)
     torch.testing.assert_close(weighted_sum(values, leaf, groups), torch.einsum("bmn,mnl->bl", dense, leaf))
     assert torch.autograd.gradcheck(lambda v, r: weighted_sum(v, r, groups), (values, leaf))
+    torch.testing.assert_close(selected_products(x, rows, groups), torch.einsum("bl,bknl->bkn", x, rows[groups]))
     assert torch.autograd.gradcheck(lambda a, r: selected_products(a, r, groups), (x.requires_grad_(), leaf))
 
 

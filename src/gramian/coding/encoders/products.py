@@ -3,9 +3,12 @@ r"""Products with a few groups of rows for each sample, and the groups of larges
 Rows are stored as R[m, n, l]: m groups of n vectors of length l, the order in which they are gathered and sharded.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 __all__ = ["LARGEST", "Rows", "largest_groups", "largest_products", "selected_products", "weighted_sum"]
@@ -107,14 +110,51 @@ def largest_groups(
 def selected_products(
     x: Float[Tensor, "batch l"], rows: Rows, groups: Int[Tensor, "batch k"]
 ) -> Float[Tensor, "batch k n"]:
-    """Compute R_i x for the selected groups of each sample; differentiable by `x` and `rows`.
+    """Compute R_i x for the selected groups of each sample; differentiable once by `x` and `rows`.
 
     Cost:
-        2·batch·k·n·l flops, and memory for as many numbers as rows are gathered, batch·k·n·l.
+        2·batch·k·n·l flops; the gathered rows of a part of the samples are in memory, at most `LARGEST` numbers, in the
+        backward pass too.
     """
+    return _SelectedProducts.apply(x, rows, groups)  # pyright: ignore[reportReturnType]
+
+
+class _SelectedProducts(torch.autograd.Function):
+    """The products of selected groups, whose gradient gathers the rows again instead of keeping them."""
+
+    @staticmethod
+    def forward(x: Tensor, rows: Tensor, groups: Tensor) -> Tensor:
+        _, n, length = rows.shape
+        parts: list[Tensor] = []
+        for part in _parts(groups, n * length):
+            gathered = rows.index_select(0, groups[part].flatten()).view(-1, groups.shape[1] * n, length)
+            parts.append(torch.bmm(gathered, x[part, :, None]).view(-1, groups.shape[1], n))
+        return torch.cat(parts) if parts else x.new_zeros(0, groups.shape[1], n)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, rows, groups = ctx.saved_tensors
+        _, n, length = rows.shape
+        grad_x, grad_rows = torch.zeros_like(x), torch.zeros_like(rows)
+        for part in _parts(groups, n * length):
+            index = groups[part].flatten()
+            outer = grad[part, :, :, None] * x[part, None, None, :]
+            grad_rows.index_add_(0, index, outer.flatten(0, 1))
+            gathered = rows.index_select(0, index).view(-1, groups.shape[1] * n, length)
+            grad_x[part] = torch.bmm(grad[part].flatten(1)[:, None], gathered)[:, 0]
+        return grad_x, grad_rows, None
+
+
+def _parts(groups: Int[Tensor, "batch k"], numbers: int) -> list[slice]:
+    """Split samples into parts for which at most `LARGEST` numbers are gathered."""
     batch, k = groups.shape
-    gathered = rows.index_select(0, groups.flatten()).view(batch, k * rows.shape[1], rows.shape[2])
-    return torch.bmm(gathered, x[..., None]).view(batch, k, rows.shape[1])
+    size = max(1, LARGEST // max(1, k * numbers))
+    return [slice(first, min(first + size, batch)) for first in range(0, batch, size)]
 
 
 def weighted_sum(
