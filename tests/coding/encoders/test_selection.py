@@ -100,16 +100,16 @@ def test_benjamini_hochberg_beside_the_definition() -> None:
 
 
 def test_few_false_discoveries_and_all_strong_groups() -> None:
-    torch.manual_seed(1)
     selection = make("fdr").eval()
-    sigma, phi = 0.1, frames()
+    length = 96
+    sigma, phi = 0.1, BlockSparseAutoencoder(length, n_groups=M, group_size=N, active=ACTIVE).frames.detach()
     selection.variance.fill_(sigma**2)
     counts = torch.randint(0, 5, (3000,))
     order = torch.rand(3000, M).argsort(dim=1)[:, :4]
     on = torch.arange(4) < counts[:, None]
     values = torch.nn.functional.normalize(torch.randn(3000, 4, N), dim=2) * on[..., None]
     clean = weighted_sum(values, phi, order)
-    x = clean + sigma * torch.randn(3000, L)
+    x = clean + sigma * torch.randn(3000, length)
     # Codes without interference, as a trained encoder has them: here by least squares on all groups of the sample.
     truth = torch.zeros(3000, M, N).scatter(1, order[..., None].expand(-1, -1, N), values)
     ranked = truth.norm(dim=2) + 1e-3 * torch.rand(3000, M)

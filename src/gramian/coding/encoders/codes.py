@@ -1,5 +1,6 @@
 """Sparse codes: the active groups of each sample and their coefficients, without the groups that are 0."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +107,13 @@ class SparseCodes(NamedTuple):
 
         rows, columns, values = (part.detach().cpu().numpy() for part in self.entries())
         return csr_array((values, columns, rows), shape=(len(self.groups), self.n_groups * self.values.shape[2]))
+
+    def sparse_tensor(self) -> Tensor:
+        """Return the codes as a sparse CSR tensor [batch, m·n], ordered by group."""
+        shape = (len(self.groups), self.n_groups * self.values.shape[2])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+            return torch.sparse_csr_tensor(*self.entries(), size=shape, check_invariants=True)
 
     def __repr__(self) -> str:
         batch, _, n = self.values.shape

@@ -1,7 +1,6 @@
 """Block-sparse features as an estimator with the interface of scikit-learn."""
 
 import math
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from gramian.coding.arrays import (
 from gramian.coding.encoders import SparseCodes
 from gramian.coding.features.audit import FeatureAudit, audit_codes
 from gramian.coding.features.calibration import calibrate_
-from gramian.coding.features.file import FeatureFile, load_features, save_features
+from gramian.coding.features.file import FeatureFile, load_features, plain_options, save_features
 from gramian.coding.features.module import BlockSparseAutoencoder
 from gramian.coding.features.training import FeatureTraining, OptimizerFactory, SchedulerFactory
 from gramian.coding.inference import InferenceMethod, as_method, block_omp
@@ -244,7 +243,7 @@ class BlockFeatures(GroupTransformer):
         codes = codes._replace(values=codes.values.to(samples))
         if not self.sparse_output:
             return like(codes.dense().flatten(1), X)
-        return _sparse_tensor(codes) if isinstance(X, Tensor) else codes.csr()
+        return codes.sparse_tensor() if isinstance(X, Tensor) else codes.csr()
 
     def inverse_transform(self, codes: Any) -> Any:
         """Reconstruct samples [samples, l] from dense or sparse codes, with the mean and scale of the samples."""
@@ -307,9 +306,6 @@ class BlockFeatures(GroupTransformer):
             RunError: If the file cannot be written.
         """
         check_is_fitted(self)
-        plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in self.get_params().items()
-                 if value is None or isinstance(value, bool | int | float | str | np.generic)}  # fmt: skip
-        plain.pop("random_state", None)
         state = {name: each for name, each in self.module_.state_dict().items() if name != "frames"}
         file = FeatureFile(
             phi=self.phi_,
@@ -317,7 +313,7 @@ class BlockFeatures(GroupTransformer):
             scale=self.scale_,
             samples=self.n_samples_seen_,
             steps=self.n_iter_,
-            options=plain,
+            options=plain_options(self.get_params()),
             state=state,
         )
         save_features(Path(path), file)
@@ -402,11 +398,3 @@ class BlockFeatures(GroupTransformer):
     def _encode_parts(self, x: Tensor) -> SparseCodes:
         self.module_.eval()
         return SparseCodes.join([self.module_.encode(part).trimmed() for part in x.split(_PART)])
-
-
-def _sparse_tensor(codes: SparseCodes) -> Tensor:
-    rows, columns, values = codes.entries()
-    shape = (len(codes.groups), codes.n_groups * codes.values.shape[2])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
-        return torch.sparse_csr_tensor(rows, columns, values, size=shape, check_invariants=True)

@@ -1,6 +1,7 @@
 """Files of block-sparse features, in the safetensors format of dictionary files."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gramian.coding.files.dictionary import LAYOUT, StoredParts
 from gramian.errors import RunError
 from gramian.typing import Phi
 
-__all__ = ["FeatureFile", "load_features", "save_features"]
+__all__ = ["FeatureFile", "load_features", "plain_options", "save_features"]
 
 _FORMAT = "gramian-features-1"
 _VALUES = ("scale", "samples", "steps", "options")
@@ -41,6 +42,14 @@ class FeatureFile:
     steps: int
     options: dict[str, Any]
     state: dict[str, Tensor]
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are plain values, without `random_state`."""
+    values = {name: each.item() if hasattr(each, "dtype") else each for name, each in options.items()}
+    kept = {name: each for name, each in values.items() if each is None or type(each) in _OPTIONS}
+    kept.pop("random_state", None)
+    return kept
 
 
 def save_features(path: Path, file: FeatureFile) -> None:

@@ -18,6 +18,8 @@ __all__ = ["missed_subspaces", "revive_"]
 
 _INSIDE = 0.5
 """Share of the power of an error that lies in a subspace, from which on the subspace explains the error."""
+_SAME = 0.5
+"""Mean squared cosine from which on two subspaces count as the same one."""
 _ROUNDS = 4
 _WORTH = 0.25
 """Share of the mean power of an active group that a new group must explain."""
@@ -32,7 +34,7 @@ def missed_subspaces(
     """Find subspaces in which the errors of some samples lie.
 
     Each starts from the largest error: the principal subspace of the errors with a large part in it, in a few rounds.
-    Then it is projected out of all errors.
+    Then it is projected out of the errors that it explains.
 
     Args:
         error: Errors x − Φa of samples.
@@ -62,11 +64,12 @@ def missed_subspaces(
             rows = error[inside]
             rows = rows[rows.square().sum(dim=1).topk(min(256, len(rows))).indices]
             basis = torch.linalg.svd(rows, full_matrices=False).Vh[:size]
-        if float(explained[inside].sum()) >= worth and len(basis) == size:
+        new = all(float((basis @ other.mT).square().sum()) < _SAME * size for other in found)
+        if float(explained[inside].sum()) >= worth and len(basis) == size and new:
             found.append(basis)
         else:
             rejected += 1
-        error -= error @ basis.mT @ basis
+        error[inside] -= error[inside] @ basis.mT @ basis
         error[worst] = 0
     return found
 
