@@ -42,13 +42,16 @@ class IterativeEncoder(nn.Module):
         max_iter: Iterations of inference in use.
 
     Attributes:
-        lam: λ in training.
+        lam: λ; it changes in training.
+        noise: Standard deviation σ of the noise in each entry of a sample, for 'fdr'; 0 to measure it from the samples of
+            each call.
 
     Raises:
         OptionError: If the inference method cannot end by the rule.
     """
 
     lam: Tensor
+    noise: Tensor
 
     def __init__(
         self,
@@ -74,11 +77,12 @@ class IterativeEncoder(nn.Module):
         self.iterations = iterations
         self.max_iter = max_iter
         self.register_buffer("lam", torch.ones(()))
+        self.register_buffer("noise", torch.zeros(()))
 
     def method(self, *, training: bool) -> InferenceMethod:
         """Return the inference method, with its rule."""
         if self.rule == "fdr" and not training:
-            return partial(block_omp, fdr=self.rate)
+            return partial(block_omp, fdr=self.rate, noise=float(self.noise) or None)
         return partial(self.infer, active=self.active) if self.rule in ("topk", "fdr") else self.infer
 
     @property

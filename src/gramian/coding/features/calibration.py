@@ -38,6 +38,12 @@ def calibrate_(model: BlockSparseAutoencoder, x: Float[Tensor, "batch l"]) -> No
             target=model.active, max_iter=encoder.max_iter, tol=1e-4, most=_INFERRED,
         )  # fmt: skip
         encoder.lam.fill_(lam)
+    elif isinstance(encoder, IterativeEncoder) and encoder.rule == "fdr":
+        encoder.noise.zero_()
+        codes = model.encode(x[:_INFERRED])
+        error = x[:_INFERRED] - model.decode(codes)
+        freedom = error.numel() - int(codes.active.sum()) * codes.values.shape[2]
+        encoder.noise.fill_((float(error.double().square().sum()) / max(1, freedom)) ** 0.5)
     elif isinstance(select, Threshold):
         norms = torch.cat([model.candidates(part).norms for part in x.split(_PART)])
         select.threshold.copy_(select.batch_threshold(norms))
