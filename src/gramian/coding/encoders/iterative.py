@@ -43,8 +43,8 @@ class IterativeEncoder(nn.Module):
 
     Attributes:
         lam: λ; it changes in training.
-        noise: Standard deviation σ of the noise in each entry of a sample, for 'fdr'; 0 to measure it from the samples of
-            each call.
+        noise: Standard deviation σ of the noise in each entry of a sample, for 'fdr'; 0 to measure it from the samples
+            of each call.
 
     Raises:
         OptionError: If the inference method cannot end by the rule.
