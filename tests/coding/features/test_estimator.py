@@ -1,8 +1,10 @@
 """The estimator keeps scikit-learn's contract, finds known factors, and keeps its model in files."""
 
 import pickle
+from collections.abc import Iterator
 from functools import partial
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -25,8 +27,11 @@ def samples(count: int = 3000, seed: int = 1) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> BlockFeatures:
-    return BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
+def fitted() -> Iterator[BlockFeatures]:
+    with pytest.MonkeyPatch.context() as patch:  # the switch of the fixture `unchecked`, which is that of one test
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        model = BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
+    yield model
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")

@@ -1,6 +1,7 @@
 """Encoding by inference: no learned encoder, but iterations for every sample."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -83,7 +84,8 @@ class IterativeEncoder(nn.Module):
         """Return the inference method, with its rule."""
         if self.rule == "fdr" and not training:
             return partial(block_omp, fdr=self.rate, noise=float(self.noise) or None)
-        return partial(self.infer, active=self.active) if self.rule in ("topk", "fdr") else self.infer
+        counting: Any = self.infer
+        return partial(counting, active=self.active) if self.rule in ("topk", "fdr") else self.infer
 
     @property
     def prior(self) -> str:

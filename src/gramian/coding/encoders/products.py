@@ -55,7 +55,8 @@ def largest_products(
 
 
 def _norms(products: Float[Tensor, "batch m n"], scale: Float[Tensor, " m"] | None) -> Float[Tensor, "batch m"]:
-    norms = torch.linalg.vector_norm(products, dim=2)
+    # For small n, twice as fast as a norm or a sum over the last axis on a CPU.
+    norms = torch.einsum("bmn,bmn->bm", products, products).sqrt()
     return norms if scale is None else norms * scale
 
 
@@ -137,7 +138,7 @@ class _SelectedProducts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, rows, groups = ctx.saved_tensors
         _, n, length = rows.shape
         grad_x, grad_rows = torch.zeros_like(x), torch.zeros_like(rows)
