@@ -1,7 +1,6 @@
 """The estimator keeps scikit-learn's contract, finds known factors, and keeps its model in files."""
 
 import pickle
-from collections.abc import Iterator
 from functools import partial
 
 import jaxtyping
@@ -27,11 +26,10 @@ def samples(count: int = 3000, seed: int = 1) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Iterator[BlockFeatures]:
+def fitted() -> BlockFeatures:
     with pytest.MonkeyPatch.context() as patch:  # the switch of the fixture `unchecked`, which is that of one test
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        model = BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
-    yield model
+        return BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
