@@ -220,10 +220,11 @@ class MixtureOfFactorAnalyzers:
         length = x.shape[1]
         inner = self.W.mT @ self.W + self.noise[:, None, None] * torch.eye(self.n)
         centred = torch.einsum("bl,mln->bmn", x, self.W) - torch.einsum("ml,mln->mn", self.means, self.W)
-        z = torch.einsum("mij,bmj->bmi", torch.linalg.inv(inner), centred)
+        factor = torch.linalg.cholesky(inner)  # not a batched LU solver, which can hang in MKL with two threads
+        z = torch.einsum("mij,bmj->bmi", torch.cholesky_inverse(factor), centred)
         power = torch.cdist(x, self.means).square()
         quadratic = (power - (centred * z).sum(dim=2)) / self.noise
-        log_det = torch.logdet(inner) + (length - self.n) * self.noise.log()
+        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(dim=1) + (length - self.n) * self.noise.log()
         return self.log_weights - 0.5 * (quadratic + log_det), z
 
     def codes(self, x: Tensor) -> Tensor:
