@@ -3,6 +3,7 @@
 from gramian.errors import needs_extra
 
 with needs_extra("gramian.coding", "coding"):
+    from gramian.coding.encoders import SparseCodes
     from gramian.coding.energy import Energy, energy
     from gramian.coding.evaluation import (
         GroupPlanes,
@@ -19,6 +20,7 @@ with needs_extra("gramian.coding", "coding"):
         within_group_cosines,
     )
     from gramian.coding.factors import AdditiveFactorAnalyzers, FactorPosterior
+    from gramian.coding.features import BlockFeatures, BlockSparseAutoencoder, FeatureAudit
     from gramian.coding.inference import (
         METHODS,
         Inference,
@@ -57,10 +59,13 @@ __all__ = [
     "METHODS",
     "PRIORS",
     "AdditiveFactorAnalyzers",
+    "BlockFeatures",
+    "BlockSparseAutoencoder",
     "Convolution",
     "Dense",
     "Energy",
     "FactorPosterior",
+    "FeatureAudit",
     "GroupL0",
     "GroupLaplace",
     "GroupPlanes",
@@ -76,6 +81,7 @@ __all__ = [
     "Overlap",
     "Prior",
     "Recovery",
+    "SparseCodes",
     "SpikeSlab",
     "SubspaceSparseCoding",
     "Synthesis",

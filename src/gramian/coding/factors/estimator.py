@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from gramian.coding.arrays import GroupTransformer, as_tensor, like, mean_and_scale, seed_of
 from gramian.coding.factors.ais import annealed_log_likelihood
-from gramian.coding.factors.arrays import as_tensor, like, mean_and_scale, seed_of
 from gramian.coding.factors.file import factor_model, load_factors, save_factors
 from gramian.coding.factors.inference import bound, infer
 from gramian.coding.factors.learning import anneal, begin, improve, move, online_step
@@ -21,7 +20,7 @@ from gramian.coding.factors.parameters import FactorParameters
 from gramian.coding.factors.posterior import FactorPosterior, dense, draw_codes
 from gramian.coding.factors.start import random_frames
 from gramian.coding.model import reconstruct
-from gramian.errors import OptionError, ShapeError
+from gramian.errors import OptionError
 from gramian.options import whole_number
 
 __all__ = ["AdditiveFactorAnalyzers"]
@@ -32,7 +31,7 @@ _RELEVANT = 1e-3
 """Directions of less than this share of the largest variance of their group do not count as its dimension."""
 
 
-class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
+class AdditiveFactorAnalyzers(GroupTransformer):
     r"""Learn a sum of factor analysers of which a few are on in each sample.
 
     The model is x = c + Σ_i s_i Φ_i a_i + ε with s_i ~ Bernoulli(π_i), a_i ~ N(0, diag v_i), orthonormal frames Φ_i of
@@ -204,10 +203,7 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         """Compute c + Σ_i Φ_i a_i from codes [samples, m·n]."""
         check_is_fitted(self)
         flat = as_tensor(codes)
-        m, n = self.phi_.shape[1:]
-        if flat.ndim != 2 or flat.shape[1] != m * n:
-            raise ShapeError(f"codes must have shape [samples, {m * n}]; got {list(flat.shape)}")
-        x = reconstruct(self.phi_.to(flat), flat.unflatten(1, (m, n)))
+        x = reconstruct(self.phi_.to(flat), self._grouped(flat))
         return like(x + torch.as_tensor(self.mean_).to(x), codes)
 
     def posterior(self, X: Any) -> FactorPosterior:
@@ -320,35 +316,12 @@ class AdditiveFactorAnalyzers(TransformerMixin, BaseEstimator):
         self.n_samples_seen_, self.n_iter_, self.bound_, self._state = model.samples, model.steps, [], None
         return self._update_attributes(model.parameters, sort=False)
 
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
-        """Return the names of the coefficients: `group{i}_{j}` for coefficient j of group i."""
-        check_is_fitted(self)
-        _, m, n = self.phi_.shape
-        return np.asarray([f"group{i}_{j}" for i in range(m) for j in range(n)], dtype=object)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
     def _options(self, samples: Tensor) -> FactorOptions:
         for name in ("n_init", "memory"):
             whole_number(getattr(self, name), name=name)
         return checked_options(
             {each.name: getattr(self, each.name) for each in fields(FactorOptions)}, n_features=samples.shape[1]
         )
-
-    def _standardised(self, samples: Tensor) -> Tensor:
-        return (samples - torch.as_tensor(self.mean_).to(samples)) / self.scale_
-
-    def _samples(self, X: Any, *, reset: bool = False) -> Tensor:
-        """Validate samples as scikit-learn does, and return them as a tensor on their device."""
-        if not reset:
-            check_is_fitted(self)
-        device = X.device if isinstance(X, Tensor) else torch.device("cpu")
-        array: Any = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
-        checked: Any = validate_data(self, X=array, dtype=[np.float64, np.float32], reset=reset)
-        return torch.as_tensor(checked if checked.flags.writeable else checked.copy(), device=device)
 
     def _on(self, samples: Tensor) -> FactorParameters:
         """Return the parameters on the device and in the data type of samples."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gramian.coding.arrays import check_center, check_group_size
 from gramian.errors import OptionError
 from gramian.options import real_number, whole_number
 
@@ -46,11 +47,6 @@ def checked_options(values: Mapping[str, Any], *, n_features: int) -> FactorOpti
         raise OptionError(f"min_noise must be less than 1; got {values['min_noise']!r}; try min_noise=1e-5")
     if values["start"] not in _STARTS:
         raise OptionError(f"start must be one of {', '.join(map(repr, _STARTS))}; got {values['start']!r}")
-    if type(values["center"]).__name__ not in ("bool", "bool_"):
-        raise OptionError(f"center must be True or False; got {values['center']!r}")
-    if values["group_size"] > n_features:
-        raise OptionError(
-            f"group_size must be at most the number of features; got group_size = {values['group_size']}, n_features = "
-            f"{n_features}; try group_size={n_features}"
-        )
+    check_center(values["center"])
+    check_group_size(values["group_size"], n_features)
     return FactorOptions(**values)

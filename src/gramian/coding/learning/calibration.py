@@ -16,7 +16,16 @@ _STEP = 2.0
 
 
 def calibrated_lam(
-    x: Samples, phi: Phi, *, lam: float, prior: Prior, infer: InferenceMethod, target: float, max_iter: int, tol: float
+    x: Samples,
+    phi: Phi,
+    *,
+    lam: float,
+    prior: Prior,
+    infer: InferenceMethod,
+    target: float,
+    max_iter: int,
+    tol: float,
+    most: int = _SAMPLES,
 ) -> float:
     """Find λ for which the mean number of active groups is the target, by bisection.
 
@@ -24,7 +33,7 @@ def calibrated_lam(
     the same λ.
 
     Args:
-        x: Samples; at most 1024 of them are used.
+        x: Samples.
         phi: Dictionary Φ[l, m, n].
         lam: λ to start from.
         prior: The prior.
@@ -32,15 +41,16 @@ def calibrated_lam(
         target: Mean number of active groups.
         max_iter: Iterations of inference.
         tol: Tolerance of inference.
+        most: Number of samples that are used at most.
 
     Returns:
         λ for which the mean is within 1 % of the target, or the closest one found; the number of active groups can
         jump. If no λ comes closer than the initial one, that.
 
     Cost:
-        At most 24 times the inference of 1024 samples.
+        At most 24 times the inference of these samples.
     """
-    x = x[:_SAMPLES]
+    x = x[:most]
     low, high = 0.0, math.inf
     best, distance = lam, math.inf
     for _ in range(_TRIALS):

@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from gramian.coding.arrays import (
+    GroupTransformer,
+    as_tensor,
+    check_center,
+    check_group_size,
+    like,
+    merged_mean_and_scale,
+    seed_of,
+)
 from gramian.coding.energy import energy
 from gramian.coding.inference import InferenceMethod, as_method
 from gramian.coding.learning.calibration import calibrated_lam
@@ -20,7 +27,6 @@ from gramian.coding.learning.learner import Learner
 from gramian.coding.learning.options import LearningOptions
 from gramian.coding.model import Codes, group_norms, reconstruct
 from gramian.coding.priors import Prior, as_prior
-from gramian.errors import DataError, OptionError, ShapeError
 from gramian.options import real_number, whole_number
 from gramian.penalties import Penalty
 from gramian.rules import Rule
@@ -28,7 +34,7 @@ from gramian.rules import Rule
 __all__ = ["SubspaceSparseCoding"]
 
 
-class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
+class SubspaceSparseCoding(GroupTransformer):
     r"""Learn a dictionary of orthonormal groups of atoms, and code samples with a group prior.
 
     Learning minimises the mean over samples of min_a ½‖(x − c)/s − Σ_i Φ_i a_i‖² + λ Σ_i ‖a_i‖₂. A decoupled step on
@@ -204,24 +210,24 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Any:
         """Infer the coefficients [samples, m·n] of samples, ordered by group; warn if all are zero."""
         samples = self._samples(X)
-        return _like(self._codes(samples).flatten(1), X)
+        return like(self._codes(samples).flatten(1), X)
 
     def amplitudes(self, X: Any) -> Any:
         """Infer the group amplitudes ‖a_i‖₂ of samples, [samples, m]."""
         samples = self._samples(X)
-        return _like(group_norms(self._codes(samples)), X)
+        return like(group_norms(self._codes(samples)), X)
 
     def directions(self, X: Any) -> Any:
         """Infer the directions a_i/‖a_i‖₂ of samples, [samples, m, n]; 0 for silent groups."""
         codes = self._codes(self._samples(X))
-        return _like(codes / group_norms(codes).clamp_min(torch.finfo(codes.dtype).tiny)[..., None], X)
+        return like(codes / group_norms(codes).clamp_min(torch.finfo(codes.dtype).tiny)[..., None], X)
 
     def inverse_transform(self, codes: Any) -> Any:
         """Reconstruct samples [samples, l] from codes, with the mean and the scale of the training samples."""
         check_is_fitted(self)
-        flat = _tensor(codes)
+        flat = as_tensor(codes)
         x = reconstruct(self._phi(flat), self._grouped(flat))
-        return _like(x * self.scale_ + torch.as_tensor(self.mean_).to(x), codes)
+        return like(x * self.scale_ + torch.as_tensor(self.mean_).to(x), codes)
 
     def log_prob(self, X: Any, codes: Any = None) -> Any:
         """Compute log p(x, a) of samples with codes, [samples].
@@ -234,16 +240,16 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
             The log of the joint density of the samples, in their original units, and the codes.
         """
         samples = self._samples(X)
-        a = self._codes(samples) if codes is None else self._grouped(_tensor(codes).to(samples))
+        a = self._codes(samples) if codes is None else self._grouped(as_tensor(codes).to(samples))
         terms = energy(self._standardised(samples), self._phi(samples), a, self.lam_, as_prior(self.prior))
         length, m, n = self.phi_.shape
         normalizer = as_prior(self.prior).log_normalizer(m, n, self.lam_)
         constant = normalizer + length * (0.5 * math.log(2 * math.pi) + math.log(self.scale_))
-        return _like(-terms.total - constant, X)
+        return like(-terms.total - constant, X)
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: ARG002
         """Compute the mean of `log_prob` over samples, with their most probable codes."""
-        return float(np.mean(np.asarray(_tensor(self.log_prob(X)).cpu())))
+        return float(np.mean(np.asarray(as_tensor(self.log_prob(X)).cpu())))
 
     def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = 0) -> tuple[Any, Any]:
         """Draw codes from the prior, and samples from them, with noise of variance `scale_`².
@@ -257,39 +263,23 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         n_samples = whole_number(n_samples, name="n_samples")
-        generator = torch.Generator().manual_seed(_seed_of(random_state))
+        generator = torch.Generator().manual_seed(seed_of(random_state))
         length, m, n = self.phi_.shape
         codes = as_prior(self.prior).sample(n_samples, m, n, self.lam_, generator=generator)
         noise = torch.randn(n_samples, length, generator=generator, dtype=torch.float64, device="cpu")
         x = (reconstruct(self.phi_.cpu().double(), codes) + noise) * self.scale_ + torch.from_numpy(self.mean_)
         return x.to(self.phi_.dtype).numpy(), codes.flatten(1).to(self.phi_.dtype).numpy()
 
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
-        """Return the names of the coefficients: `group{i}_{j}` for coefficient j of group i."""
-        check_is_fitted(self)
-        _, m, n = self.phi_.shape
-        return np.asarray([f"group{i}_{j}" for i in range(m) for j in range(n)], dtype=object)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
     def _begin(self, samples: Tensor) -> None:
         for name in ("n_groups", "group_size", "steps", "batch_size", "max_iter"):
             whole_number(getattr(self, name), name=name)
         real_number(self.lr, name="lr", attempt="0.5")
         real_number(self.tol, name="tol", zero=True, attempt="1e-4")
-        if not isinstance(self.center, bool | np.bool_):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise OptionError(f"center must be True or False; got {self.center!r}")
-        if self.group_size > samples.shape[1]:
-            raise OptionError(
-                f"group_size must be at most the number of features; got group_size = {self.group_size}, n_features = "
-                f"{samples.shape[1]}; try group_size={samples.shape[1]}"
-            )
+        check_center(self.center)
+        check_group_size(self.group_size, samples.shape[1])
         self.n_samples_seen_ = 0
         self._update_moments(samples)
-        self._seed = _seed_of(self.random_state)
+        self._seed = seed_of(self.random_state)
         phi = initial_dictionary(samples.shape[1], self.n_groups, self.group_size, seed=self._seed)
         options = LearningOptions(**{option.name: getattr(self, option.name) for option in fields(LearningOptions)})
         self._learner = Learner(phi.to(samples), options)
@@ -297,26 +287,10 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
 
     def _update_moments(self, samples: Tensor) -> None:
         """Include these samples in the mean and the scale."""
-        samples = samples.cpu().double()
-        previous, count = self.n_samples_seen_, len(samples)
-        mean = samples.mean(dim=0) if self.center else torch.zeros_like(samples[0])
-        variance = float((samples - mean).square().mean())
-        if previous:
-            previous_mean, weight = torch.from_numpy(self.mean_), count / (previous + count)
-            between = float((mean - previous_mean).square().mean())
-            # The total variance is the variance within the two sets plus the variance between their means.
-            variance = (1 - weight) * self.scale_**2 + weight * variance + weight * (1 - weight) * between
-            mean = torch.lerp(previous_mean, mean, weight)
-        # For equal numbers, the computed variance is the rounding error of their mean.
-        if not variance**0.5 > 4 * torch.finfo(samples.dtype).eps * float(samples.abs().max()):
-            problem = (
-                "must differ; got one value in every feature" if self.center else "must not all be zero; got zeros"
-            )
-            raise DataError(f"samples {problem}, n_samples = {previous + count}; try other samples, or more of them")
-        self.mean_, self.scale_, self.n_samples_seen_ = mean.numpy(), variance**0.5, previous + count
-
-    def _standardised(self, samples: Tensor) -> Tensor:
-        return (samples - torch.as_tensor(self.mean_).to(samples)) / self.scale_
+        seen = self.n_samples_seen_
+        previous = (self.mean_, self.scale_, seen) if seen else None
+        self.mean_, self.scale_ = merged_mean_and_scale(samples, center=self.center, previous=previous)
+        self.n_samples_seen_ = seen + len(samples)
 
     def _warn_of_zero_codes(self, x: Tensor) -> None:
         """Warn that every code is zero, and suggest a λ for which codes are active."""
@@ -341,15 +315,6 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
         self._n_features_out = self.components_.shape[0]
         return self
 
-    def _samples(self, X: Any, *, reset: bool = False) -> Tensor:
-        """Validate samples as scikit-learn does, and return them as a tensor on their device."""
-        if not reset:
-            check_is_fitted(self)
-        device = X.device if isinstance(X, Tensor) else torch.device("cpu")
-        array: Any = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
-        checked: Any = validate_data(self, X=array, dtype=[np.float64, np.float32], reset=reset)
-        return torch.as_tensor(checked if checked.flags.writeable else checked.copy(), device=device)
-
     def _codes(self, samples: Tensor) -> Codes:
         phi = self._phi(samples)
         method = as_method(self.infer)
@@ -361,24 +326,3 @@ class SubspaceSparseCoding(TransformerMixin, BaseEstimator):
 
     def _phi(self, samples: Tensor) -> Tensor:
         return self.phi_.to(samples)
-
-    def _grouped(self, flat: Tensor) -> Codes:
-        m, n = self.phi_.shape[1:]
-        if flat.ndim != 2 or flat.shape[1] != m * n:
-            raise ShapeError(f"codes must have shape [samples, {m * n}]; got {list(flat.shape)}")
-        return flat.unflatten(1, (m, n))
-
-
-def _tensor(values: Any) -> Tensor:
-    tensor = values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
-    return tensor if tensor.is_floating_point() else tensor.float()
-
-
-def _like(tensor: Tensor, reference: Any) -> Any:
-    return tensor if isinstance(reference, Tensor) else tensor.numpy()
-
-
-def _seed_of(random_state: int | np.random.RandomState | None) -> int:
-    if isinstance(random_state, int):
-        return random_state
-    return int(check_random_state(random_state).randint(2**31 - 1))

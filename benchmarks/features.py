@@ -1,0 +1,346 @@
+"""Measure block-sparse features on samples with known factors, beside five baselines written from their papers.
+
+    python benchmarks/features.py [--seeds 5] [--quick] [--only NAME …] [--threads 2]
+
+A sample is the sum of 4 of 128 factors on manifolds in random subspaces of 128 dimensions (`ManifoldSum`); 300,000
+samples to learn from, 100,000 held out. For each method and seed: the block R² of one pass and of codes by inference
+with the learned dictionary (`block_omp` of 4 groups), the training time, the groups that are in no held-out sample, and
+the number of active groups in training and in use. In groups of size 16, the share of its dimensions that a group uses:
+the participation ratio of the eigenvalues of the covariance of its contributions, divided by 16.
+
+Every result is appended to benchmarks/results/features.jsonl as soon as it is measured, and the table in
+benchmarks/results/features.md is written anew. What is in the file is not measured again; delete it to start anew. An
+otherwise idle machine with 2 cores needs some hours for five seeds; `--quick` a few minutes, in files of its own.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from baselines import (
+    Autoencoder,
+    Grassmannian,
+    GroupLasso,
+    MixtureOfFactorAnalyzers,
+    TopKAutoencoder,
+    Vanilla,
+    directional_recovery,
+    train,
+)
+from record import RESULTS, commit, machine, table, write
+from torch import Tensor
+
+from gramian.coding import BlockFeatures, ManifoldSamples, ManifoldSum, block_omp, block_recovery
+
+LENGTH, ACTIVE = 128, 4
+PART = 50_000
+PAPER = {
+    "TopK SAE, 16 of 1024": "0.53",
+    "vanilla": "0.93–0.97",
+    "Grassmannian, QR": "0.93–0.97",
+    "group lasso": "0.93–0.97",
+    "mixture of factor analysers": "0.38",
+    "mixture of factor analysers, decoded": "0.88",
+}
+"""The block R² in arXiv 2606.25234, appendix H."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of the measurement."""
+
+    samples: int = 300_000
+    held_out: int = 100_000
+    steps: int = 8000
+    iterative_steps: int = 400
+    mixture_samples: int = 60_000
+
+
+QUICK = Scale(samples=20_000, held_out=4000, steps=300, iterative_steps=20, mixture_samples=4000)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A dictionary with its codes in one pass.
+
+    Attributes:
+        phi: Φ[l, m, n].
+        encode: One pass: dense codes [batch, m, n] of scaled samples.
+        frames: The dictionary for inference; None if it cannot be decoded by groups.
+        train_active: Mean number of active groups at the end of training; NaN if it is not known.
+    """
+
+    phi: Tensor
+    encode: Callable[[Tensor], Tensor]
+    frames: Tensor | None
+    train_active: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is measured of one method with one seed."""
+
+    method: str
+    seed: int
+    quick: bool
+    seconds: float
+    r2: float
+    concepts: float
+    curved: float
+    unexplained: float
+    train_active: float
+    active: float
+    dead: int
+    groups: int
+    utilisation: float
+    decoded_r2: float
+    decoded_unexplained: float
+    version: str
+
+
+Method = Callable[[Tensor, int, Scale], Learned]
+
+
+def autoencoder(make: Callable[[torch.Generator], Autoencoder], *, aux: bool = False) -> Method:
+    """Train a baseline."""
+
+    def method(x: Tensor, seed: int, scale: Scale) -> Learned:
+        generator = torch.Generator().manual_seed(seed)
+        model = make(generator)
+
+        def batch() -> Tensor:
+            return x[torch.randint(len(x), (512,), generator=generator)]
+
+        train(model, batch, steps=scale.steps, aux=aux)
+        single = isinstance(model, TopKAutoencoder)
+        encode = torch.no_grad()(model.codes)
+        active = float((encode(batch()) != 0).any(dim=2).float().sum(dim=1).mean())
+        return Learned(model.phi, encode, None if single else model.phi, active)
+
+    return method
+
+
+def mixture(x: Tensor, seed: int, scale: Scale) -> Learned:
+    """Fit a mixture of factor analysers, to some of the samples."""
+    model = MixtureOfFactorAnalyzers(256, 4).fit(x[: scale.mixture_samples], torch.Generator().manual_seed(seed))
+    return Learned(model.phi, model.codes, model.frames, 1.0)
+
+
+def ours(*, n_groups: int = 256, group_size: int = 4, **options: Any) -> Method:
+    """Train `BlockFeatures`; its mean and scale are those of the samples, so that codes are comparable."""
+
+    def method(x: Tensor, seed: int, scale: Scale) -> Learned:
+        steps = scale.iterative_steps if options.get("encoder") == "iterative" else scale.steps
+        model = BlockFeatures(
+            n_groups, group_size, active=ACTIVE, steps=steps, center=False, random_state=seed, **options
+        ).fit(x)
+
+        def encode(x: Tensor) -> Tensor:
+            return model.scale_ * model.encode(x).dense()
+
+        return Learned(model.phi_, encode, model.phi_, model.active_groups_)
+
+    return method
+
+
+METHODS: dict[str, Method] = {
+    **{f"TopK SAE, {k} of 1024": autoencoder(lambda g, k=k: TopKAutoencoder(LENGTH, 1024, k, g)) for k in (8, 16, 32)},
+    "vanilla": autoencoder(lambda g: Vanilla(LENGTH, 256, 4, ACTIVE, g)),
+    "vanilla, AuxK": autoencoder(lambda g: Vanilla(LENGTH, 256, 4, ACTIVE, g), aux=True),
+    "Grassmannian, QR": autoencoder(lambda g: Grassmannian(LENGTH, 256, 4, ACTIVE, g)),
+    "group lasso": autoencoder(lambda g: GroupLasso(LENGTH, 256, 4, ACTIVE, g)),
+    "mixture of factor analysers": mixture,
+    "linear, topk": ours(),
+    "linear, topk, aux": ours(aux=True),
+    "linear, topk, no revival": ours(patience=None),
+    "linear, batch_topk": ours(select="batch_topk"),
+    "linear, threshold": ours(select="threshold"),
+    "linear, soft": ours(select="soft"),
+    "linear, fdr": ours(select="fdr"),
+    "linear, topk, beta=1": ours(beta=1.0),
+    "tied, topk": ours(encoder="tied"),
+    "iterative, topk": ours(encoder="iterative"),
+    "group lasso, size 16": autoencoder(lambda g: GroupLasso(LENGTH, 64, 16, ACTIVE, g)),
+    "vanilla, size 16": autoencoder(lambda g: Vanilla(LENGTH, 64, 16, ACTIVE, g)),
+    "Grassmannian, QR, size 16": autoencoder(lambda g: Grassmannian(LENGTH, 64, 16, ACTIVE, g)),
+    "linear, soft, size 16, no penalty": ours(n_groups=64, group_size=16, select="soft", beta=0.0),
+    "linear, soft, size 16": ours(n_groups=64, group_size=16, select="soft"),
+    "linear, topk, size 16": ours(n_groups=64, group_size=16),
+}
+
+
+def utilisation(codes: Tensor, phi: Tensor) -> float:
+    """Compute the mean over used groups of the participation ratio of their contributions, divided by their size."""
+    ratios: list[float] = []
+    for group in range(codes.shape[1]):
+        on = codes[codes[:, group].any(dim=1), group].double()
+        if len(on) < 2 * codes.shape[2]:
+            continue
+        # Of the contributions Φ_i a_i, because atoms of free frames differ in length.
+        root = on @ torch.linalg.qr(phi[:, group].double()).R.mT
+        values = torch.linalg.eigvalsh(root.mT @ root / len(root)).clamp_min(0)
+        ratios.append(float(values.sum().square() / values.square().sum().clamp_min(1e-300)) / codes.shape[2])
+    return mean(ratios) if ratios else float("nan")
+
+
+def in_parts(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return torch.cat([encode(part) for part in x.split(2048)])
+
+
+def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, seed: int, *, scale: Scale) -> Outcome:
+    """Train one method and measure it on held-out samples."""
+    start = time.perf_counter()
+    learned = METHODS[name](x, seed, scale)
+    seconds = time.perf_counter() - start
+    size = LENGTH**0.5
+    test = size * held_out.x
+    codes = in_parts(learned.encode, test)
+    phi = learned.phi
+    if phi.shape[2] == 1:
+        r2 = directional_recovery(codes[..., 0] / size, phi[:, :, 0].mT, data, held_out)
+    else:
+        r2 = block_recovery(phi, codes / size, data.phi, held_out.codes, held_out.active).r2
+    straight = torch.tensor([kind == "segment" for kind in data.kinds])
+    used = codes.any(dim=2)
+    decoded_r2 = decoded_error = float("nan")
+    result = Outcome(
+        method=name,
+        seed=seed,
+        quick=scale is QUICK,
+        seconds=seconds,
+        r2=float(r2.mean()),
+        concepts=float(r2[straight].mean()),
+        curved=float(r2[~straight].mean()),
+        unexplained=unexplained(test, phi, codes),
+        train_active=learned.train_active,
+        active=float(used.float().sum(dim=1).mean()),
+        dead=int((~used.any(dim=0)).sum()),
+        groups=phi.shape[1],
+        utilisation=utilisation(codes[:20_000], phi) if phi.shape[2] > 1 else float("nan"),
+        decoded_r2=decoded_r2,
+        decoded_unexplained=decoded_error,
+        version=commit(),
+    )
+    del codes, used
+    if learned.frames is None:
+        return result
+    codes = in_parts(lambda part: block_omp(part, learned.frames, active=ACTIVE).codes, test)
+    decoded = block_recovery(learned.frames, codes / size, data.phi, held_out.codes, held_out.active).r2
+    share = unexplained(test, learned.frames, codes)
+    return Outcome(**{**asdict(result), "decoded_r2": float(decoded.mean()), "decoded_unexplained": share})
+
+
+def unexplained(x: Tensor, phi: Tensor, codes: Tensor) -> float:
+    rows = phi.flatten(1).mT
+    error = sum(
+        float((part - code.flatten(1) @ rows).double().square().sum())
+        for part, code in zip(x.split(4096), codes.split(4096), strict=True)
+    )
+    return error / float(x.double().square().sum())
+
+
+def draw(data: ManifoldSum, count: int, seed: int) -> Tensor:
+    """Draw scaled samples in parts, because the codes of their factors need three times their memory."""
+    parts = [data.draw(min(PART, count - i), seed=seed + i).x for i in range(0, count, PART)]
+    return LENGTH**0.5 * torch.cat(parts)
+
+
+def read(path: Path) -> list[Outcome]:
+    if not path.exists():
+        return []
+    return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def spread(values: Iterable[float], digits: int = 3) -> str:
+    numbers = [value for value in values if not math.isnan(value)]
+    if not numbers:
+        return ""
+    return f"{mean(numbers):.{digits}f}" + (f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else "")
+
+
+def tables(outcomes: list[Outcome]) -> str:
+    """Format all results."""
+    rows: list[list[str]] = []
+    for name in dict.fromkeys(outcome.method for outcome in outcomes):
+        same = [outcome for outcome in outcomes if outcome.method == name]
+
+        def column(key: str, digits: int = 3, same: list[Outcome] = same) -> str:
+            return spread((getattr(outcome, key) for outcome in same), digits)
+
+        rows.append(
+            [
+                name,
+                str(len(same)),
+                PAPER.get(name, ""),
+                column("r2"),
+                column("concepts"),
+                column("curved"),
+                f"{100 * mean(outcome.unexplained for outcome in same):.2g} %",
+                column("decoded_r2"),
+                f"{100 * mean(outcome.decoded_unexplained for outcome in same):.2g} %"
+                if not math.isnan(same[0].decoded_r2)
+                else "",
+                f"{mean(outcome.seconds for outcome in same):.0f} s",
+                f"{mean(outcome.dead for outcome in same):.0f} of {same[0].groups}",
+                column("train_active", 2),
+                column("active", 2),
+                column("utilisation", 2),
+            ]
+        )
+    header = (
+        "method", "seeds", "R² in the paper", "R² in one pass", "concepts", "curved", "unexplained", "R² decoded",
+        "unexplained, decoded", "training", "dead groups", "active in training", "active in use", "dimensions used",
+    )  # fmt: skip
+    return table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="NAME", help="some of the methods")
+    parser.add_argument("--quick", action="store_true", help="one seed, few samples, short training")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    scale = QUICK if options.quick else Scale()
+    name = "features-quick" if options.quick else "features"
+    path: Path = options.results / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    outcomes = read(path)
+    done = {(outcome.method, outcome.seed) for outcome in outcomes}
+    for seed in range(options.first, options.first + (1 if options.quick else options.seeds)):
+        wanted = [method for method in (options.only or METHODS) if (method, seed) not in done]
+        if not wanted:
+            continue
+        data = ManifoldSum(LENGTH, active=ACTIVE, seed=seed)
+        x = draw(data, scale.samples, 1_000_000 * (seed + 1))
+        held_out = data.draw(scale.held_out, seed=500_000 + seed)
+        for method in wanted:
+            outcome = measure(method, data, x, held_out, seed, scale=scale)
+            outcomes.append(outcome)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+            print(
+                f"seed {seed}, {method}: R² {outcome.r2:.3f}, decoded {outcome.decoded_r2:.3f}, "
+                f"{outcome.seconds:.0f} s, {outcome.active:.2f} active, {outcome.dead} dead",
+                flush=True,
+            )
+            write(
+                f"{name}.md",
+                f"Measured on {machine()}; {scale.samples:,} samples to learn from, {scale.held_out:,} held out; means "
+                f"and standard deviations over seeds.\n\n{tables(outcomes)}",
+                options.results,
+            )
+
+
+if __name__ == "__main__":
+    main()

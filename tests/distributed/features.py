@@ -1,0 +1,101 @@
+"""One process of many: `torchrun tests/distributed/features.py CASE`; beside the same training in one process."""
+
+import os
+import sys
+import warnings
+
+import torch
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import gramian
+from gramian.coding import BlockSparseAutoencoder
+from gramian.coding.features.module import FRAMES_LAYOUT
+from gramian.distributed.sharded import is_sharded
+
+STEPS = 20
+
+
+def make(select: str = "topk", encoder: str = "linear") -> BlockSparseAutoencoder:
+    model = BlockSparseAutoencoder(12, n_groups=10, group_size=2, active=3, encoder=encoder, select=select, aux=True)
+    return model.double()
+
+
+def train(model: torch.nn.Module, *, rank: int = 0, world: int = 1) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    attachment = gramian.attach(optimizer, model, beta=float("inf"), select="frames", layouts=FRAMES_LAYOUT)
+    for step in range(STEPS):
+        x = torch.randn(32, 12, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        optimizer.zero_grad()
+        model(x[rank::world]).loss.backward()
+        optimizer.step()
+    assert max(attachment.residuals().values()) < 1e-5
+
+
+def whole(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: each.full_tensor() if is_sharded(each) else each for name, each in model.state_dict().items()}
+
+
+def alone(encoder: str) -> dict[str, torch.Tensor]:
+    """Train on all samples in this process, without others."""
+    expected = make(encoder=encoder)
+    # Without a group of processes there is nothing to average.
+    initialized, distributed.is_initialized = distributed.is_initialized, lambda: False
+    train(expected)
+    distributed.is_initialized = initialized
+    return expected.state_dict()
+
+
+def compare(model: torch.nn.Module, encoder: str) -> None:
+    expected, state = alone(encoder), whole(model)
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            state[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, name=name: f"{name} {text}"
+        )
+
+
+def agree(model: torch.nn.Module) -> None:
+    """What the selection tracks is the same in all processes."""
+    for name, buffer in model.named_buffers():
+        largest, least = buffer.clone().double(), buffer.clone().double()
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        distributed.all_reduce(least, distributed.ReduceOp.MIN)
+        assert torch.equal(largest, least), name
+
+
+def ddp(rank: int, world: int) -> None:
+    for encoder in ("linear", "tied"):
+        model = DistributedDataParallel(make(encoder=encoder))
+        train(model, rank=rank, world=world)
+        compare(model.module, encoder)
+    model = DistributedDataParallel(make("threshold"), broadcast_buffers=False)
+    train(model, rank=rank, world=world)
+    agree(model.module)
+    assert float(model.module.select.threshold) > 0
+
+
+def fsdp(rank: int, world: int) -> None:
+    for encoder in ("linear", "tied"):
+        model = make(encoder=encoder)
+        fully_shard(model)
+        train(model, rank=rank, world=world)
+        compare(model, encoder)
+    model = make("batch_topk")
+    fully_shard(model)
+    train(model, rank=rank, world=world)
+    agree(model)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    try:
+        {"ddp": ddp, "fsdp": fsdp}[sys.argv[1]](distributed.get_rank(), distributed.get_world_size())
+        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
+    finally:
+        distributed.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # all was checked; at exit torch now and then ends a thread of gloo's that still runs, and aborts
