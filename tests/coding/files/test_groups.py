@@ -55,7 +55,7 @@ def test_mistakes(tmp_path) -> None:
         read_groups(tmp_path / "two.safetensors", tensor="W")
     with pytest.raises(WeightsError, match=r"phi in .* must be real numbers Φ\[l, m, n\]; got torch.float32 \[4, 3\]"):
         read_groups(tmp_path / "flat.safetensors")
-    with pytest.raises(WeightsError, match="must hold real floating-point numbers; got torch.int64"):
+    with pytest.raises(WeightsError, match=r"must hold real floating-point numbers; got torch\.int64"):
         read_groups(tmp_path / "whole.npy")
     with pytest.raises(LayoutError, match=r"deep.npy: without a layout"):
         read_groups(tmp_path / "deep.npy")

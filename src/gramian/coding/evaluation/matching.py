@@ -146,7 +146,7 @@ def match(
         >>> phi = torch.randn(64, 10, 3, generator=torch.Generator().manual_seed(0))
         >>> turned = phi.flip(1) @ torch.linalg.qr(torch.randn(3, 3)).Q
         >>> match(phi, turned)
-        SubspaceMatch(10 of 10 groups come back, mean overlap 1.000, of random subspaces 0.096)
+        SubspaceMatch(10 of 10 groups come back, mean overlap 1.000, of random subspaces 0.077)
         >>> match(phi, turned).pairs[0].tolist()
         [0, 9]
 
@@ -175,9 +175,16 @@ def match(
     matched = _matched(a, b)
     null = _null(a, b, draws, seed, factor)
     p_value, quantile = _compare(matched, null, length)
-    order = matched.index[:, 0].argsort()
-    results = (matched.index, matched.dimensions, matched.overlap, matched.angle, p_value, quantile)
-    return SubspaceMatch(*(each[order] for each in results), null.overlap, (len(a), len(b)))
+    return SubspaceMatch(
+        pairs=matched.index,
+        dimensions=matched.dimensions,
+        overlap=matched.overlap,
+        angle=matched.angle,
+        p_value=p_value,
+        null_quantile=quantile,
+        null_overlap=null.overlap,
+        live=(len(a), len(b)),
+    )
 
 
 @dataclass(frozen=True)
@@ -256,7 +263,7 @@ def _compare(pairs: _Pairs, null: _Pairs, length: int) -> tuple[Tensor, Tensor]:
         same = null_scores[(null.dimensions == kind).all(dim=1)]
         reference = (same if len(same) >= _ENOUGH else null_scores).sort().values
         larger = len(reference) - torch.searchsorted(reference, scores[here].contiguous())
-        p_value[here] = (1 + larger) / (1 + len(reference))
+        p_value[here] = (1.0 + larger.double()) / (1 + len(reference))
         rank = min(len(reference) - 1, math.ceil(_QUANTILE * len(reference)))
         quantile[here] = torch.where(spread[here].isinf(), mean[here], reference[rank] * spread[here] + mean[here])
     return p_value, quantile.clamp_max(1)
