@@ -13,6 +13,7 @@ picture into docs/measured. About two minutes on 2 cores.
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,11 +22,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from gramian.coding import AdditiveFactorAnalyzers, block_recovery
+from gramian.coding import SubspaceSparseCoding, block_omp, block_recovery
 
-PRIME, WIDTH, STEPS, LR, DECAY, SEEN = 31, 256, 800, 3e-3, 1.0, 0.8
+PRIME, WIDTH, STEPS, LR, DECAY, SEEN = 31, 256, 2000, 3e-3, 1.0, 0.8
 FREQUENCIES = (PRIME - 1) // 2
 GROUPS, SIZE = 2 * FREQUENCIES, 2
+SAME, RARE = 0.8, 0.01
+"""Groups of a larger mean squared cosine are one; groups of a smaller share of the samples are left out."""
 PURE = 0.9
 """A group or a direction belongs to a frequency that has this share of its Fourier power."""
 
@@ -72,10 +75,25 @@ def planes() -> Tensor:
 
 
 def block_features(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Learn groups of two directions; return Φ[l, m, 2] and codes [samples, m, 2]."""
-    model = AdditiveFactorAnalyzers(GROUPS, SIZE, active=1, start_steps=1000, random_state=seed).fit(x)
-    posterior = model.posterior(x)
-    return model.phi_, posterior.codes * (posterior.inclusion > 0.5)[..., None]
+    """Learn groups of two directions, one of which is active; return Φ[l, m, 2] and codes [samples, m, 2]."""
+    model = SubspaceSparseCoding(
+        n_groups=GROUPS, group_size=SIZE, prior="group_l0", infer=partial(block_omp, active=1), steps=1000,
+        random_state=seed,
+    ).fit(x)  # fmt: skip
+    phi = distinct(model.phi_, block_omp(x, model.phi_, active=1).codes)
+    codes = block_omp(x, phi, active=1).codes
+    often = (codes != 0).any(dim=2).double().mean(dim=0) > RARE
+    return phi[:, often], block_omp(x, phi[:, often], active=1).codes
+
+
+def distinct(phi: Tensor, codes: Tensor) -> Tensor:
+    """Keep of groups that span nearly the same plane only the one of the largest codes."""
+    overlap = torch.einsum("lmi,lkj->mkij", phi, phi).square().sum(dim=(2, 3)) / SIZE
+    kept: list[int] = []
+    for group in codes.square().sum(dim=(0, 2)).argsort(descending=True).tolist():
+        if not kept or float(overlap[group, kept].max()) < SAME:
+            kept.append(group)
+    return phi[:, kept]
 
 
 class SparseAutoencoder(nn.Module):
@@ -110,6 +128,8 @@ class SparseAutoencoder(nn.Module):
 class Outcome:
     """What was learned from one network."""
 
+    used: int
+    """Number of groups or directions that some sample uses."""
     found: float
     """Share of the frequencies of the network with a group, or a direction, of their own."""
     each: float
@@ -138,6 +158,7 @@ def judge(phi: Tensor, codes: Tensor, x: Tensor) -> Outcome:
         phi, codes = best_pairs(phi[:, :, 0], codes[:, :, 0], active)
     used = active.any(dim=0)
     return Outcome(
+        used=int(live.sum()),
         found=(counts[used] > 0).double().mean().item(),
         each=counts[counts > 0].double().mean().item() if bool(counts.any()) else math.nan,
         purity=purity.median().item(),
@@ -206,6 +227,7 @@ def main() -> None:
     rows = [
         [
             name,
+            spread([each.used for each in results], ".0f"),
             spread([100 * each.found for each in results], ".0f") + " %",
             spread([each.each for each in results], ".1f"),
             spread([each.purity for each in results], ".3f"),
@@ -214,16 +236,17 @@ def main() -> None:
         ]
         for name, results in outcomes.items()
     ]
-    header = ("features", "frequencies found", "groups or directions of each", "Fourier share, median", "block R²",
+    header = ("features", "used", "frequencies found", "groups or directions of each", "Fourier share, median", "block R²",
               "variance unexplained")  # fmt: skip
     used = [len(frequency_of(network.curves).unique()) for network in networks]
     note = (
         f"Addition modulo {PRIME}: {WIDTH} neurons with the square as activation, {STEPS} steps of AdamW on "
         f"{100 * SEEN:.0f} % of all pairs, right on {spread([100 * n.accuracy for n in networks], '.1f')} % of the "
         f"others; {min(used)} to {max(used)} of {FREQUENCIES} frequencies used. {2 * WIDTH} tuning curves; "
-        f"{GROUPS} groups of {SIZE} at most (additive factor analysers), {GROUPS * SIZE} directions of which {SIZE} "
-        f"are active. A frequency is found if a group or a direction has {100 * PURE:.0f} % of its Fourier power there. "
-        "Block R²: for directions, of the best two. Mean ± standard deviation over seeds: "
+        f"{GROUPS} groups of {SIZE}, of which one is active, learned with `group_l0` and `block_omp`, without those that "
+        f"span the same plane as another (overlap above {SAME:g}) or are used by less than {100 * RARE:.0f} % of the "
+        f"curves; {GROUPS * SIZE} directions of which {SIZE} are active. A frequency is found if a group or a direction has {100 * PURE:.0f} % of its Fourier power "
+        "there. Block R²: for directions, of the best two. Mean ± standard deviation over seeds: "
         f"{chosen.seeds}."
     )
     write_table("modular_addition", chosen.out, header, rows, note)
