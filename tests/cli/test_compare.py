@@ -3,8 +3,10 @@
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gramian.images.evaluation import comparison
 from gramian.images.evaluation.comparison import compare
@@ -84,3 +86,62 @@ def test_bad_options_are_refused_before_learning(command, tmp_path) -> None:
         assert message in done.err
     assert (tmp_path / "compare.md").read_text() == "mine"
     assert {entry.name for entry in tmp_path.iterdir()} == {"compare.md"}
+
+
+class TestDictionaries:
+    """`gramian compare A B …`: which subspaces are the same."""
+
+    @pytest.fixture
+    def phi(self, tmp_path) -> torch.Tensor:
+        phi = torch.linalg.qr(torch.randn(10, 24, 3)).Q.permute(1, 0, 2).contiguous()
+        save_file({"phi": phi}, tmp_path / "a.safetensors")
+        np.save(tmp_path / "b.npy", (phi.flip(1) @ torch.randn(3, 3)).permute(1, 2, 0).numpy())
+        np.save(tmp_path / "random.npy", torch.randn(10, 3, 24).numpy())
+        return phi
+
+    def test_two_of_them(self, command, tmp_path, phi) -> None:
+        done = command("compare", "a.safetensors", "b.npy")
+        assert (done.code, done.err) == (0, "")
+        assert "a.safetensors and b.npy: SubspaceMatch(10 of 10 groups come back, mean overlap 1.000" in done.out
+        text = (tmp_path / "compare.md").read_text()
+        row = next(line for line in text.splitlines() if line.startswith("| a.safetensors"))
+        assert row.split(" | ")[2:5] == ["10, 10", "100 %", "1.000"]
+        pairs = text.split("```")[1].split("\n")[2:-1]
+        assert sorted((int(pair.split()[0]), int(pair.split()[1])) for pair in pairs) == [(i, 9 - i) for i in range(10)]
+
+    def test_every_two_of_three(self, command, tmp_path, phi) -> None:
+        done = command("compare", "a.safetensors", "b.npy", "random.npy", "-o", "t.md")
+        assert done.code == 0
+        rows = [line.strip("| ").split(" | ") for line in (tmp_path / "t.md").read_text().splitlines()[2:5]]
+        assert [row[:2] for row in rows] == [
+            ["a.safetensors", "b.npy"],
+            ["a.safetensors", "random.npy"],
+            ["b.npy", "random.npy"],
+        ]
+        assert rows[0][3] == "100 %"
+        assert int(rows[1][3].split()[0]) <= 20
+
+    def test_a_named_tensor_in_a_layout(self, command, tmp_path, phi) -> None:
+        for name in ("c", "d"):
+            save_file(
+                {"W_dec": phi.flatten(1).T.contiguous(), "W_enc": phi.flatten(1)}, tmp_path / f"{name}.safetensors"
+            )
+        done = command(
+            "compare", "c.safetensors", "d.safetensors", "--tensor", "W_dec", "--layout", "(m n) l -> l m n; n=3"
+        )
+        assert "10 of 10 groups come back" in done.out
+
+    def test_mistakes(self, command, tmp_path, phi) -> None:
+        np.save(tmp_path / "short.npy", np.ones((10, 3, 20)))
+        for arguments, message in (
+            (("a.safetensors",), "two or more dictionaries are compared; got a.safetensors only"),
+            (("a.safetensors", "b.npy", "--steps", "3"), "matched as they are, without learning; got --steps"),
+            (("a.safetensors", "none.npy"), "none.npy must be an array of numbers; it cannot be read"),
+            (("a.safetensors", "short.npy"), "a.safetensors and short.npy: the vectors of both dictionaries"),
+            (("a.safetensors", "b.npy", "-o", "b.npy", "--force"), "must end in .md here"),
+            (("--tensor", "phi"), "--tensor and --layout need dictionaries"),
+        ):
+            done = command("compare", *arguments)
+            assert (done.code, done.out) == (2, "")
+            assert message in done.err
+        assert not (tmp_path / "compare.md").exists()

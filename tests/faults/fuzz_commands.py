@@ -95,6 +95,7 @@ OPTIONS = {
     "compare": {
         "--images": PLACES, "--out": PLACES, "--groups": [*NUMBERS, "2x2", "0x0", "2x", "x2"], "--patch": NUMBERS,
         "--lam": NUMBERS, "--beta": NUMBERS, "--seed": NUMBERS, "--steps": ["0", "-1", "nan", "1"],
+        "--tensor": TEXTS, "--layout": LAYOUTS + TEXTS, "": PLACES,
     },
     "learn": {
         "--images": PLACES, "--out": PLACES, "--resume": None, "--groups": [*NUMBERS, "2x2", "0x0", "2x", "x2"],
@@ -142,7 +143,9 @@ def draw(numbers: random.Random) -> list[str]:
     """Draw a command with some of its options; small sizes stand first, for what is hostile to override."""
     name = numbers.choice(list(OPTIONS))
     arguments = [name]
-    if name in ("learn", "compare"):
+    if name == "compare" and numbers.random() < 0.5:
+        arguments += numbers.choices(PLACES, k=2)
+    elif name in ("learn", "compare"):
         arguments += ["--images", "pictures", "--groups", "2x2", "--patch", "4", "--steps", "1"]
         arguments += ["--batch", "4"] if name == "learn" else []
     options = OPTIONS[name]

@@ -23,6 +23,7 @@ application = typer.Typer(
 )
 
 _TABLE = Path("compare.md")
+_COMPARED_STEPS = 1000
 
 
 def _version(value: bool) -> bool:
@@ -172,6 +173,13 @@ def report(
 
 @application.command()
 def compare(
+    dictionaries: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Dictionaries to match: folders of runs, .safetensors, .npy [groups, size, length].",
+            show_default=False,
+        ),
+    ] = None,
     images: Annotated[
         Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
     ] = None,
@@ -182,11 +190,19 @@ def compare(
     patch: Annotated[int | None, option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
     lam: Annotated[float | None, option("Sparsity λ.", DEFAULTS.lam)] = None,
     beta: Annotated[float | None, option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
-    steps: Annotated[int, typer.Option(help="Learning steps of each dictionary.")] = 1000,
+    steps: Annotated[int | None, option("Learning steps of each dictionary.", _COMPARED_STEPS)] = None,
     seed: Annotated[int | None, option("Seed.", DEFAULTS.seed)] = None,
+    tensor: Annotated[
+        str | None, option("Dictionaries: name of the tensor in the files.", "phi, or the only one")
+    ] = None,
+    layout: Annotated[str | None, option("Dictionaries: layout of arrays of other tools.", "m n l -> l m n")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing table.")] = False,
 ) -> None:
-    """Learn with the penalty, without it, without groups and with scikit-learn; compare them on held-out patches."""
+    """Compare ways to learn on held-out patches; or, with DICTIONARIES, which of their subspaces are the same.
+
+    Without dictionaries: learn with the penalty, without it, without groups and with scikit-learn. With two or more:
+    match the subspaces of seeds, layers or tools by principal angles, beside random subspaces.
+    """
     n_groups, group_size = parse_groups(groups)
     options: dict[str, Any] = {
         "images": None if images is None else str(images.resolve()),
@@ -196,14 +212,35 @@ def compare(
         "lam": lam,
         "beta": beta,
         "steps": steps,
-        "seed": seed,
     }
+    options = {name: value for name, value in options.items() if value is not None}
+    if dictionaries:
+        _check_dictionaries(dictionaries, options)
+
+        from gramian.cli.compare import compare_subspaces
+
+        compare_subspaces(
+            dictionaries, out, tensor=tensor, layout=layout, seed=DEFAULTS.seed if seed is None else seed, force=force
+        )
+        return
+    if tensor is not None or layout is not None:
+        raise OptionError("--tensor and --layout need dictionaries to read; got none; try gramian compare A B")
 
     from gramian.cli.compare import compare_dictionaries
     from gramian.images.run import RunSettings
 
-    settings = RunSettings(**{name: value for name, value in options.items() if value is not None})
-    compare_dictionaries(settings, out, force=force)
+    options = {"steps": _COMPARED_STEPS, **options} | ({} if seed is None else {"seed": seed})
+    compare_dictionaries(RunSettings(**options), out, force=force)
+
+
+def _check_dictionaries(dictionaries: list[Path], options: dict[str, Any]) -> None:
+    if options:
+        raise OptionError(
+            f"dictionaries are matched as they are, without learning; got --{', --'.join(options)} as well; leave "
+            "them out"
+        )
+    if len(dictionaries) < 2:
+        raise OptionError(f"two or more dictionaries are compared; got {dictionaries[0]} only; try another beside it")
 
 
 application.command()(capture)

@@ -1,21 +1,85 @@
-"""`gramian compare`: the effect of the penalty and of groups on the user's pictures."""
+"""`gramian compare`: the effect of the penalty and of groups on pictures, and the subspaces of dictionaries."""
 
+from itertools import combinations
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from gramian.coding import SubspaceMatch, match
+from gramian.coding.files import read_groups
+from gramian.errors import GramianError, printable
 from gramian.files import check_output, replace_file
 from gramian.images.evaluation.comparison import Compared, compare
 from gramian.images.run import RunSettings
 
-__all__ = ["compare_dictionaries"]
+__all__ = ["compare_dictionaries", "compare_subspaces"]
 
 _HEADER = (
     "learned", "time, s", "median |cos|", "collapsed", "effective rank", "SNR, dB", "after least squares",
     "shift by a pixel", "random groups",
 )  # fmt: skip
+
+_MATCHED = ("first", "second", "groups", "come back", "overlap", "null", "null, 99 %")
+
+
+def compare_subspaces(
+    paths: list[Path], out: Path, *, tensor: str | None, layout: str | None, seed: int, force: bool
+) -> None:
+    """Match the subspaces of every two dictionaries, then print and write a table.
+
+    Raises:
+        WeightsError: If a dictionary cannot be read.
+        ShapeError: If the vectors of two dictionaries differ in length.
+        RunError: If the table exists already or cannot be written.
+    """
+    check_output(out, force=force, suffixes=[".md"], inputs=paths)
+    dictionaries = [read_groups(path, tensor=tensor, layout=layout) for path in paths]
+    console = Console(highlight=False, markup=False)
+    names = [printable(path) for path in paths]
+    rows: list[tuple[str, ...]] = []
+    result = None
+    for i, j in combinations(range(len(paths)), 2):
+        try:
+            result = match(dictionaries[i], dictionaries[j], seed=seed)
+        except GramianError as error:
+            raise type(error)(f"{names[i]} and {names[j]}: {error}") from error
+        rows.append((names[i], names[j], *_summary(result)))
+        console.print(f"{names[i]} and {names[j]}: {result!r}", soft_wrap=True)
+    table = Table(box=None, header_style="bold")
+    for place, title in enumerate(_MATCHED):
+        table.add_column(title, justify="left" if place < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    caption = (
+        "Groups: live groups of the two. Come back: share of the first's whose overlap with their match is above the "
+        "99th percentile of matched random subspaces (1 % by chance). Overlap: mean squared cosine of the principal "
+        "angles, mean over pairs, and for random subspaces."
+    )
+    console.print(caption)
+    lines = [f"| {' | '.join(cells)} |" for cells in (_MATCHED, ["---"] * len(_MATCHED), *map(_escaped, rows))]
+    text = "\n".join(lines) + f"\n\n{caption}\n"
+    if len(rows) == 1 and result is not None:
+        console.print(result.table(10))
+        text += f"\n```\n{result.table(None)}\n```\n"
+    replace_file(out, text.encode())
+    print(f"written to {out}")
+
+
+def _summary(result: SubspaceMatch) -> tuple[str, ...]:
+    return (
+        ", ".join(map(str, result.live)),
+        f"{100 * result.share:.0f} %",
+        f"{result.overlap.mean():.3f}",
+        f"{result.null_overlap.mean():.3f}",
+        f"{result.null_overlap.quantile(0.99):.3f}",
+    )
+
+
+def _escaped(cells: tuple[str, ...]) -> list[str]:
+    return [cell.replace("|", r"\|") for cell in cells]
 
 
 def compare_dictionaries(settings: RunSettings, out: Path, *, force: bool) -> None:

@@ -1,6 +1,7 @@
 """Evaluation of codes and dictionaries."""
 
 from gramian.coding.evaluation.manifolds import MANIFOLDS, ManifoldSamples, ManifoldSum
+from gramian.coding.evaluation.matching import SubspaceMatch, match
 from gramian.coding.evaluation.measures import (
     GroupState,
     group_state,
@@ -19,9 +20,11 @@ __all__ = [
     "ManifoldSamples",
     "ManifoldSum",
     "Recovery",
+    "SubspaceMatch",
     "block_recovery",
     "group_planes",
     "group_state",
+    "match",
     "smallest_beta",
     "snr",
     "strongest_groups",
