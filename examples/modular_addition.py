@@ -26,8 +26,8 @@ from gramian.coding import SubspaceSparseCoding, block_omp, block_recovery
 
 PRIME, WIDTH, STEPS, LR, DECAY, SEEN = 31, 256, 2000, 3e-3, 1.0, 0.8
 FREQUENCIES = (PRIME - 1) // 2
-GROUPS, SIZE = 2 * FREQUENCIES, 2
-SAME, RARE = 0.8, 0.01
+GROUPS, SIZE = 3 * FREQUENCIES, 2
+SAME, RARE = 0.8, 0.02
 """Groups of a larger mean squared cosine are one; groups of a smaller share of the samples are left out."""
 PURE = 0.9
 """A group or a direction belongs to a frequency that has this share of its Fourier power."""
@@ -236,17 +236,18 @@ def main() -> None:
         ]
         for name, results in outcomes.items()
     ]
-    header = ("features", "used", "frequencies found", "groups or directions of each", "Fourier share, median", "block R²",
-              "variance unexplained")  # fmt: skip
+    header = ("features", "used", "frequencies found", "groups or directions of each", "Fourier share, median",
+              "block R²", "variance unexplained")  # fmt: skip
     used = [len(frequency_of(network.curves).unique()) for network in networks]
     note = (
         f"Addition modulo {PRIME}: {WIDTH} neurons with the square as activation, {STEPS} steps of AdamW on "
         f"{100 * SEEN:.0f} % of all pairs, right on {spread([100 * n.accuracy for n in networks], '.1f')} % of the "
         f"others; {min(used)} to {max(used)} of {FREQUENCIES} frequencies used. {2 * WIDTH} tuning curves; "
-        f"{GROUPS} groups of {SIZE}, of which one is active, learned with `group_l0` and `block_omp`, without those that "
-        f"span the same plane as another (overlap above {SAME:g}) or are used by less than {100 * RARE:.0f} % of the "
-        f"curves; {GROUPS * SIZE} directions of which {SIZE} are active. A frequency is found if a group or a direction has {100 * PURE:.0f} % of its Fourier power "
-        "there. Block R²: for directions, of the best two. Mean ± standard deviation over seeds: "
+        f"{GROUPS} groups of {SIZE}, of which one is active, learned with `group_l0` and `block_omp`, without those "
+        f"that span the same plane as another (overlap above {SAME:g}) or are used by less than {100 * RARE:.0f} % of "
+        f"the curves; {GROUPS * SIZE} directions of which {SIZE} are active. A frequency is found if a group or a "
+        f"direction has {100 * PURE:.0f} % of its Fourier power there. Block R²: for directions, of the best two. Mean "
+        "± standard deviation over seeds: "
         f"{chosen.seeds}."
     )
     write_table("modular_addition", chosen.out, header, rows, note)
