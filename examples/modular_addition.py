@@ -257,10 +257,11 @@ def main() -> None:
     header = ("features", "used", "frequencies found", "groups or directions of each", "Fourier share, median",
               "block R²", "variance unexplained", "come back with another seed", "overlap with these")  # fmt: skip
     used = [len(frequency_of(network.curves).unique()) for network in networks]
+    between = "–".join(map(str, sorted({min(used), max(used)})))
     note = (
         f"Addition modulo {PRIME}: {WIDTH} neurons with the square as activation, {STEPS} steps of AdamW on "
         f"{100 * SEEN:.0f} % of all pairs, right on {spread([100 * n.accuracy for n in networks], '.1f')} % of the "
-        f"others; {'–'.join(map(str, sorted({min(used), max(used)})))} of {FREQUENCIES} frequencies used. {2 * WIDTH} tuning curves; "
+        f"others; {between} of {FREQUENCIES} frequencies used. {2 * WIDTH} tuning curves; "
         f"{GROUPS} groups of {SIZE}, of which one is active, learned with `group_l0` and `block_omp`, without those "
         f"that span the same plane as another (overlap above {SAME:g}) or are used by less than {100 * RARE:.0f} % of "
         f"the curves; {GROUPS * SIZE} directions of which {SIZE} are active. A frequency is found if a group or a "
