@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from gramian.coding import SubspaceSparseCoding, block_omp, block_recovery
+from gramian.coding import SubspaceSparseCoding, block_omp, block_recovery, match
 
 PRIME, WIDTH, STEPS, LR, DECAY, SEEN = 31, 256, 2000, 3e-3, 1.0, 0.8
 FREQUENCIES = (PRIME - 1) // 2
-GROUPS, SIZE = 2 * FREQUENCIES, 2
-SAME, RARE = 0.8, 0.01
+GROUPS, SIZE = 3 * FREQUENCIES, 2
+SAME, RARE = 0.8, 0.02
 """Groups of a larger mean squared cosine are one; groups of a smaller share of the samples are left out."""
 PURE = 0.9
 """A group or a direction belongs to a frequency that has this share of its Fourier power."""
@@ -124,6 +124,14 @@ class SparseAutoencoder(nn.Module):
         return self
 
 
+def directions_of(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Learn directions that some sample uses; return them as groups of one, [l, m, 1], and codes [samples, m, 1]."""
+    model = SparseAutoencoder(x, seed).fit(x)
+    codes = model.encode(x).detach()
+    used = (codes > 0).any(dim=0)
+    return model.decoder.detach().mT[:, used, None], codes[:, used, None]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What was learned from one network."""
@@ -140,12 +148,17 @@ class Outcome:
     """Block R²: how well one group, or the best two directions, give the contribution of a frequency."""
     unexplained: float
     """Share of the variance of the curves that is not reconstructed."""
+    returned: float
+    """Share of the groups or directions that come back when they are learned with another seed."""
+    overlap: float
+    """Their mean squared cosine with those."""
 
 
-def judge(phi: Tensor, codes: Tensor, x: Tensor) -> Outcome:
-    """Measure groups [l, m, n]; a group of one vector is a direction."""
+def judge(phi: Tensor, codes: Tensor, x: Tensor, again: Tensor) -> Outcome:
+    """Measure groups [l, m, n], beside those learned with another seed; a group of one vector is a direction."""
     live = (codes != 0).any(dim=2).any(dim=0)
     phi, codes = phi[:, live], codes[:, live]
+    stability = match(phi, again)
     power = fourier_power(phi * codes.square().mean(dim=0).sqrt()).sum(dim=2)
     purity = power.amax(dim=0) / power.sum(dim=0)
     counts = torch.bincount(power.argmax(dim=0)[purity > PURE], minlength=FREQUENCIES)
@@ -164,6 +177,8 @@ def judge(phi: Tensor, codes: Tensor, x: Tensor) -> Outcome:
         purity=purity.median().item(),
         r2=block_recovery(phi, codes, truth, true_codes, active).r2[used].mean().item(),
         unexplained=(error.square().sum() / x.square().sum()).item(),
+        returned=stability.share,
+        overlap=stability.overlap.mean().item(),
     )
 
 
@@ -211,14 +226,15 @@ def main() -> None:
         x = network.curves
         trained = time.perf_counter()
         phi, codes = block_features(x, seed)
+        groups_again, _ = block_features(x, seed + 1000)
         learned = time.perf_counter()
-        model = SparseAutoencoder(x, seed).fit(x)
-        directions, latents = model.decoder.detach().mT, model.encode(x).detach()
+        directions, latents = directions_of(x, seed)
+        directions_again, _ = directions_of(x, seed + 1000)
         if seed == 0:
-            drawn = picture(x, codes, latents)
+            drawn = picture(x, codes, latents[..., 0])
         networks.append(network)
-        outcomes["block features"].append(judge(phi, codes, x))
-        outcomes["TopK autoencoder"].append(judge(directions[..., None], latents[..., None], x))
+        outcomes["block features"].append(judge(phi, codes, x, groups_again))
+        outcomes["TopK autoencoder"].append(judge(directions, latents, x, directions_again))
         ended = time.perf_counter()
         print(f"seed {seed}: network {trained - began:.0f} s, right on {network.accuracy:.1%} of unseen pairs; "
               f"groups {learned - trained:.0f} s, directions {ended - learned:.0f} s", flush=True)  # fmt: skip
@@ -233,20 +249,25 @@ def main() -> None:
             spread([each.purity for each in results], ".3f"),
             spread([each.r2 for each in results], ".3f"),
             spread([100 * each.unexplained for each in results], ".1f") + " %",
+            spread([100 * each.returned for each in results], ".0f") + " %",
+            spread([each.overlap for each in results], ".2f"),
         ]
         for name, results in outcomes.items()
     ]
-    header = ("features", "used", "frequencies found", "groups or directions of each", "Fourier share, median", "block R²",
-              "variance unexplained")  # fmt: skip
+    header = ("features", "used", "frequencies found", "groups or directions of each", "Fourier share, median",
+              "block R²", "variance unexplained", "come back with another seed", "overlap with these")  # fmt: skip
     used = [len(frequency_of(network.curves).unique()) for network in networks]
+    between = "–".join(map(str, sorted({min(used), max(used)})))
     note = (
         f"Addition modulo {PRIME}: {WIDTH} neurons with the square as activation, {STEPS} steps of AdamW on "
         f"{100 * SEEN:.0f} % of all pairs, right on {spread([100 * n.accuracy for n in networks], '.1f')} % of the "
-        f"others; {min(used)} to {max(used)} of {FREQUENCIES} frequencies used. {2 * WIDTH} tuning curves; "
-        f"{GROUPS} groups of {SIZE}, of which one is active, learned with `group_l0` and `block_omp`, without those that "
-        f"span the same plane as another (overlap above {SAME:g}) or are used by less than {100 * RARE:.0f} % of the "
-        f"curves; {GROUPS * SIZE} directions of which {SIZE} are active. A frequency is found if a group or a direction has {100 * PURE:.0f} % of its Fourier power "
-        "there. Block R²: for directions, of the best two. Mean ± standard deviation over seeds: "
+        f"others; {between} of {FREQUENCIES} frequencies used. {2 * WIDTH} tuning curves; "
+        f"{GROUPS} groups of {SIZE}, of which one is active, learned with `group_l0` and `block_omp`, without those "
+        f"that span the same plane as another (overlap above {SAME:g}) or are used by less than {100 * RARE:.0f} % of "
+        f"the curves; {GROUPS * SIZE} directions of which {SIZE} are active. A frequency is found if a group or a "
+        f"direction has {100 * PURE:.0f} % of its Fourier power there. Block R²: for directions, of the best two. Come "
+        "back: above the 99th percentile of random subspaces that are matched as well, `gramian.coding.match`. Mean "
+        "± standard deviation over seeds: "
         f"{chosen.seeds}."
     )
     write_table("modular_addition", chosen.out, header, rows, note)
