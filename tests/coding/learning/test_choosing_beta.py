@@ -49,7 +49,8 @@ def test_the_bound_is_where_groups_let_go(ended) -> None:
     assert (shares.diagonal(dim1=1, dim2=2).sum(1) - norms.mean(0)).abs().max() < 1e-9
     bound = smallest_beta(codes, LAM)
     assert bound == pytest.approx(0.5 * LAM * shares.amax().item())
-    assert gramian.residual(learned(x, phi, beta=1.15 * bound, steps=100)).abs().max() < 1e-9
+    last = cosine_decay(LR, 99, 100)  # X stays of order η²
+    assert gramian.residual(learned(x, phi, beta=1.15 * bound, steps=100)).abs().max() < 2 * last**2
     let_go = gramian.residual(learned(x, phi, beta=0.8 * bound, steps=100))
     assert let_go.abs().max() > 1e-3
     # The first to let go is the length of the atom that is used most.
