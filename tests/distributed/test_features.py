@@ -19,6 +19,6 @@ fsdp = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("case", ["ddp", pytest.param("fsdp", marks=fsdp)])
+@pytest.mark.parametrize("case", ["ddp", pytest.param("fsdp", marks=(fsdp, pytest.mark.slow))])
 def test_with_two_processes(case) -> None:
     torchrun(2, SCRIPT, case)

@@ -34,13 +34,21 @@ def fitted() -> BlockFeatures:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(
+    [BlockFeatures(n_groups=4, group_size=2, active=2, select="threshold", steps=10, batch_size=16)]
+)
+def test_the_contract(estimator, check, unchecked) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks(
     [
         BlockFeatures(n_groups=3, group_size=1, active=1, steps=10, batch_size=16),
-        BlockFeatures(n_groups=4, group_size=2, active=2, select="threshold", steps=10, batch_size=16),
         BlockFeatures(n_groups=3, group_size=2, active=1, encoder="iterative", steps=3, sparse_output=False),
     ]
 )
-def test_the_contract(estimator, check, unchecked) -> None:
+def test_the_contract_of_others(estimator, check, unchecked) -> None:
     check(estimator)
 
 
