@@ -117,10 +117,11 @@ def moved(shape: tuple[int, int, int], layout: gramian.Layout, device: str) -> T
 
 
 def check(method: Method, exact: bool, start: Tensor, layout: gramian.Layout) -> float:
-    """Compare with the definition; return the largest |X_jk| that is left."""
+    """Compare some hundred groups with the definition; return the largest |X_jk| that is left in them."""
     result = start.clone()
     method(result, layout)
-    phi, before = as_phi(result, layout), as_phi(start, layout)
+    few = slice(None, None, max(1, layout.phi_shape(tuple(start.shape))[1] // 256))
+    phi, before = as_phi(result, layout)[:, few], as_phi(start, layout)[:, few]
     left = gramian.residual(phi).abs().max().item()
     if method is soft or method is hard:
         rate = LR * BETA if method is soft else math.inf
