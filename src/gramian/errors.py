@@ -93,11 +93,18 @@ def needs_extra(package: str, extra: str) -> Generator[None]:
         raise refusal from None
 
 
-def printable(name: object) -> str:
+def printable(name: object, *, most: int | None = None) -> str:
     r"""Escape the characters of a name or a message that cannot be printed.
+
+    Args:
+        name: The name or the message.
+        most: Number of characters above which the middle is left out; None keeps all.
 
     Examples:
         >>> printable("caf\udce9\x1b[31m\n [red].png")
         'caf\\udce9\\x1b[31m\\n [red].png'
     """
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(name))
+    text = str(name)
+    if most is not None and len(text) > most:
+        text = f"{text[: most // 2]}…{text[-(most // 2) :]}"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

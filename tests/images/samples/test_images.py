@@ -1,5 +1,7 @@
 """Pictures: those shipped, those of a folder, and the ones set aside."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -190,3 +192,9 @@ class TestOtherSources:
             np.save(path, content, allow_pickle=True)
         with pytest.raises(DataError, match=message):
             load_images(path)
+
+
+def test_a_name_that_is_too_long_is_not_printed_whole() -> None:
+    with pytest.raises(DataError, match=r"images must be readable; got aaa") as caught:
+        load_images(Path("a" * 5000))
+    assert len(str(caught.value)) < 1200

@@ -126,7 +126,9 @@ def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
         listed = sorted(path.iterdir()) if folder else []
         entries = [entry for entry in listed if _is_picture(entry) and entry.is_file()]
     except OSError as error:
-        raise DataError(f"images must be readable; got {printable(path)}: {error.strerror or error}") from error
+        raise DataError(
+            f"images must be readable; got {printable(path, most=1000)}: {error.strerror or error}"
+        ) from error
     if folder:
         return _folder(path, entries, colour=colour)
     if not file:
