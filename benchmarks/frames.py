@@ -204,7 +204,7 @@ def main() -> None:
         "and `foreach.restore_`, as many as are needed. Times include reading the frames from the decoder and writing "
         f"them back. Relative: over the hard step, in the same round. Training step: batch {BATCH}, {ACTIVE} "
         f"active groups, dense products, Adam, without frames. Medians of {ROUNDS} interleaved rounds; largest |X_jk| "
-        f"after one call.\n\nMeasured by `python benchmarks/frames.py` on {where}.\n"
+        f"after one call, in 256 groups or more.\n\nMeasured by `python benchmarks/frames.py` on {where}.\n"
     )
     if chosen.quick:
         print(text)
