@@ -12,13 +12,10 @@ from gramian.activations.samples.sampler import ActivationSampler, split_held_ou
 from gramian.activations.settings import FeatureSettings, read_settings, settings_text
 from gramian.activations.store.opening import open_activations
 from gramian.activations.store.reader import Activations
-from gramian.coding.energy import energy
-from gramian.coding.evaluation.measures import snr
 from gramian.coding.inference import Inference, as_method
 from gramian.coding.learning.dictionary import initial_dictionary
 from gramian.coding.learning.learner import Learner
 from gramian.coding.model import group_norms, reconstruct
-from gramian.coding.priors import PRIORS
 from gramian.coding.runs.folder import DICTIONARY, METRICS, SETTINGS, holds_run
 from gramian.coding.runs.memory import available_memory
 from gramian.coding.runs.metrics import Row, read_metrics
@@ -26,8 +23,6 @@ from gramian.coding.runs.run import Run
 from gramian.coding.synthesis import Samples
 from gramian.distributed.process_grid import ProcessGrid
 from gramian.errors import OptionError, RunError
-from gramian.kernels import reference
-from gramian.penalties import as_penalty
 
 __all__ = ["FeatureRun", "FeatureSettings"]
 
@@ -113,24 +108,10 @@ class FeatureRun(Run[FeatureSettings]):
             return {}
         x = self.held_out_samples()
         codes = self.encode(x).codes
-        terms = energy(x, self.phi, codes, self.learner.lam, PRIORS[self.settings.prior])
-        X = reference.residual(self.phi)
-        active = group_norms(codes) > 0
-        reconstruction = reconstruct(self.phi, codes)
-        return {
-            "step": self.step,
-            "seconds": round(seconds, 2),
-            "lr": self.lr,
-            "lam": self.learner.lam,
-            "energy": float(terms.total.mean()),
-            "reconstruction": float(terms.reconstruction.mean()),
-            "sparsity": float(terms.sparsity.mean()),
-            "orthogonality": float(as_penalty(self.settings.penalty).value(X).sum()),
-            "residual": float(X.abs().max()),
-            "active_groups": float(active.sum(dim=1).double().mean()),
-            "snr": snr(x, reconstruction),
-            "unexplained": float((x - reconstruction).square().sum() / x.square().sum()),
-            "unused": 1 - float(active.any(dim=0).double().mean()),
+        error = x - reconstruct(self.phi, codes)
+        return self.measures(x, codes, seconds=seconds) | {
+            "unexplained": float(error.square().sum() / x.square().sum()),
+            "unused": 1 - float((group_norms(codes) > 0).any(dim=0).double().mean()),
         }
 
     def settings_text(self) -> str:

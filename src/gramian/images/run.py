@@ -7,12 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-from gramian.coding.energy import energy
-from gramian.coding.evaluation.measures import snr
 from gramian.coding.learning.dictionary import initial_dictionary
 from gramian.coding.learning.learner import Learner
-from gramian.coding.model import group_norms, reconstruct
-from gramian.coding.priors import PRIORS
 from gramian.coding.runs.folder import DICTIONARY, METRICS, SETTINGS, holds_run
 from gramian.coding.runs.metrics import Row, read_metrics
 from gramian.coding.runs.run import Run
@@ -22,8 +18,6 @@ from gramian.images.dictionary import Dictionary, load_dictionary, save_dictiona
 from gramian.images.memory import check_memory
 from gramian.images.samples import ImageSplit, Preparation, load_images, shipped_images, split_held_out
 from gramian.images.settings import RunSettings, read_settings, settings_text
-from gramian.kernels import reference
-from gramian.penalties import as_penalty
 
 __all__ = ["LearningRun", "RunSettings", "holds_run"]
 
@@ -98,22 +92,7 @@ class LearningRun(Run[RunSettings]):
         if self.phi.numel() and not self.grid.is_main:
             return {}
         x = self.held_out_patches()
-        codes = self.encode(x).codes
-        terms = energy(x, self.phi, codes, self.learner.lam, PRIORS[self.settings.prior])
-        X = reference.residual(self.phi)
-        return {
-            "step": self.step,
-            "seconds": round(seconds, 2),
-            "lr": self.lr,
-            "lam": self.learner.lam,
-            "energy": float(terms.total.mean()),
-            "reconstruction": float(terms.reconstruction.mean()),
-            "sparsity": float(terms.sparsity.mean()),
-            "orthogonality": float(as_penalty(self.settings.penalty).value(X).sum()),
-            "residual": float(X.abs().max()),
-            "active_groups": float((group_norms(codes) > 0).sum(dim=1).double().mean()),
-            "snr": snr(x, reconstruct(self.phi, codes)),
-        }
+        return self.measures(x, self.encode(x).codes, seconds=seconds)
 
     def settings_text(self) -> str:
         """Return the content of the file of settings."""

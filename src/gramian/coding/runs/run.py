@@ -9,11 +9,14 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gramian.coding.energy import energy
+from gramian.coding.evaluation.measures import snr
 from gramian.coding.inference import Inference, as_method
 from gramian.coding.learning.calibration import calibrated_lam
 from gramian.coding.learning.dictionary import cosine_decay
 from gramian.coding.learning.learner import Learner, LearningStep
 from gramian.coding.learning.options import LearningOptions
+from gramian.coding.model import Codes, group_norms, reconstruct
 from gramian.coding.priors import as_prior
 from gramian.coding.runs.folder import DICTIONARY, METRICS, SETTINGS, remove_on_failure
 from gramian.coding.runs.metrics import Row, metrics_text
@@ -21,6 +24,8 @@ from gramian.coding.synthesis import Samples
 from gramian.distributed.process_grid import ProcessGrid
 from gramian.errors import RunError
 from gramian.files import replace_file
+from gramian.kernels import reference
+from gramian.penalties import as_penalty
 from gramian.typing import Phi
 
 __all__ = ["Run", "RunOptions"]
@@ -162,6 +167,24 @@ class Run(ABC, Generic[Settings]):
         """Infer the codes of samples, to a relative duality gap of 0.1 %."""
         method = as_method(self.settings.infer)
         return method(x, self.phi, lam=self.learner.lam, prior=self.settings.prior, max_iter=1000, tol=1e-3)
+
+    def measures(self, x: Samples, codes: Codes, *, seconds: float) -> Row:
+        """Return the metrics of every run, for held-out samples and their codes."""
+        terms = energy(x, self.phi, codes, self.learner.lam, as_prior(self.settings.prior))
+        X = reference.residual(self.phi)
+        return {
+            "step": self.step,
+            "seconds": round(seconds, 2),
+            "lr": self.lr,
+            "lam": self.learner.lam,
+            "energy": float(terms.total.mean()),
+            "reconstruction": float(terms.reconstruction.mean()),
+            "sparsity": float(terms.sparsity.mean()),
+            "orthogonality": float(as_penalty(self.settings.penalty).value(X).sum()),
+            "residual": float(X.abs().max()),
+            "active_groups": float((group_norms(codes) > 0).sum(dim=1).double().mean()),
+            "snr": snr(x, reconstruct(self.phi, codes)),
+        }
 
     def log_metrics(self, *, seconds: float) -> None:
         """Evaluate the dictionary, and append the row to the metrics."""
