@@ -12,6 +12,7 @@ Samples are scaled so that E‖x‖ = √l.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Codes [batch, m, n] by an encoder, samples by a decoder of rows [m·n, l]."""
 
     def __init__(self, length: int, m: int, n: int, k: int, generator: torch.Generator) -> None:
@@ -40,9 +41,9 @@ class Autoencoder(nn.Module):
         rows = torch.randn(m * n, length, generator=generator)
         self.rows = nn.Parameter(rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True))
 
+    @abstractmethod
     def codes(self, x: Tensor) -> Tensor:
         """Encode samples."""
-        raise NotImplementedError
 
     def loss(self, x: Tensor) -> Tensor:
         """Compute the mean of ‖x − x̂‖²."""
