@@ -37,7 +37,15 @@ from baselines import (
 from record import RESULTS, commit, machine, table, write
 from torch import Tensor
 
-from gramian.coding import BlockFeatures, ManifoldSamples, ManifoldSum, block_omp, block_recovery
+from gramian.coding import (
+    AdditiveFactorAnalyzers,
+    BlockFeatures,
+    ManifoldSamples,
+    ManifoldSum,
+    block_omp,
+    block_recovery,
+    strongest_groups,
+)
 
 LENGTH, ACTIVE = 128, 4
 PART = 50_000
@@ -61,9 +69,10 @@ class Scale:
     steps: int = 8000
     iterative_steps: int = 400
     mixture_samples: int = 60_000
+    factor_samples: int = 30_000
 
 
-QUICK = Scale(samples=20_000, held_out=4000, steps=300, iterative_steps=20, mixture_samples=4000)
+QUICK = Scale(samples=20_000, held_out=4000, steps=300, iterative_steps=20, mixture_samples=4000, factor_samples=4000)
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,18 @@ def ours(*, n_groups: int = 256, group_size: int = 4, **options: Any) -> Method:
     return method
 
 
+def factor_analyzers(x: Tensor, seed: int, scale: Scale) -> Learned:
+    """Fit additive factor analysers, to some of the samples; their codes are posterior means."""
+    model = AdditiveFactorAnalyzers(256, 4, active=ACTIVE, random_state=seed).fit(x[: scale.factor_samples])
+    used = torch.as_tensor(model.variances_ > 0).to(x)  # directions without variance are arbitrary
+    shape = model.phi_.shape[1:]
+
+    def encode(x: Tensor) -> Tensor:
+        return strongest_groups(model.transform(x).unflatten(1, shape), 4 * ACTIVE)
+
+    return Learned(model.phi_ * used, encode, model.phi_ * used, ACTIVE)
+
+
 METHODS: dict[str, Method] = {
     **{f"TopK SAE, {k} of 1024": autoencoder(lambda g, k=k: TopKAutoencoder(LENGTH, 1024, k, g)) for k in (8, 16, 32)},
     "vanilla": autoencoder(lambda g: Vanilla(LENGTH, 256, 4, ACTIVE, g)),
@@ -167,6 +188,7 @@ METHODS: dict[str, Method] = {
     "linear, topk, beta=1": ours(beta=1.0),
     "tied, topk": ours(encoder="tied"),
     "iterative, topk": ours(encoder="iterative"),
+    "additive factor analysers": factor_analyzers,
     "group lasso, size 16": autoencoder(lambda g: GroupLasso(LENGTH, 64, 16, ACTIVE, g)),
     "vanilla, size 16": autoencoder(lambda g: Vanilla(LENGTH, 64, 16, ACTIVE, g)),
     "Grassmannian, QR, size 16": autoencoder(lambda g: Grassmannian(LENGTH, 64, 16, ACTIVE, g)),

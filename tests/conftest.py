@@ -12,6 +12,9 @@ import sys
 import zlib
 from collections.abc import Iterator
 
+# One thread, here and in processes that tests start: matrices are small, and a second one mostly waits for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import jaxtyping
 import pytest
@@ -28,7 +31,6 @@ if not torch.cuda.is_available():
 
 import gramian
 
-# One thread: matrices are small, and a second one mostly waits for the first.
 torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)

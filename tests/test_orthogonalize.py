@@ -71,11 +71,13 @@ def starts(draw) -> Start:
     return Start((P * 10.0**scale).to(dtype).contiguous(), kind, scale)
 
 
-@pytest.mark.parametrize("lr", [pytest.param(rate, marks=[] if rate == 0.25 else pytest.mark.slow) for rate in RATES])
-def test_the_main_promise(lr) -> None:
+@pytest.mark.parametrize(
+    ("lr", "examples"), [(0.25, 60), *(pytest.param(rate, 200, marks=pytest.mark.slow) for rate in RATES)]
+)
+def test_the_main_promise(lr, examples) -> None:
     worst = {"steps": 0, "distance": 0.0, "dtypes": set(), "kinds": set(), "square": set()}
 
-    @settings(max_examples=200)
+    @settings(max_examples=examples)
     @given(starts())
     def promise(start: Start) -> None:
         phi = start.phi

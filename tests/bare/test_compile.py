@@ -54,6 +54,7 @@ def test_other_shapes_of_the_same_graph() -> None:
         assert value_and_grad(fast, phi)[1].any()
 
 
+@slow
 def test_sixteen_bits() -> None:
     phi = torch.randn(6, 2, 4).bfloat16()
     torch.testing.assert_close(value_and_grad(compiled(gramian.loss), phi), value_and_grad(gramian.loss, phi))
@@ -61,9 +62,10 @@ def test_sixteen_bits() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["rows by four", pytest.param("grouped conv", marks=slow), pytest.param("split and merged across", marks=slow)],
+    ["rows by four", "grouped conv", "split and merged across"],
 )
 @overcomplete_is_meant
+@slow
 def test_layouts(name) -> None:
     case = LAYOUT_CASES[name]
     layout = gramian.Layout(case.pattern, **case.sizes)
@@ -77,6 +79,7 @@ def test_layouts(name) -> None:
         torch.testing.assert_close(value_and_grad(fast, parameter), value_and_grad(loss, parameter))
 
 
+@slow
 def test_a_layout_created_inside() -> None:
     def loss(parameter: torch.Tensor) -> torch.Tensor:
         return gramian.loss(parameter, layout=gramian.Layout("(m n) i -> i m n", n=4))
@@ -100,6 +103,7 @@ def test_without_a_gradient() -> None:
     torch.testing.assert_close(compiled(gramian.residual)(phi), gramian.residual(phi))
 
 
+@slow
 def test_under_autocast() -> None:
     phi = torch.randn(6, 2, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):

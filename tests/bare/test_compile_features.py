@@ -21,7 +21,7 @@ slow = pytest.mark.slow
     ("encoder", "select", "aux", "chunked"),
     [
         ("linear", "topk", True, False),
-        ("linear", "batch_topk", False, True),
+        pytest.param("linear", "batch_topk", False, True, marks=slow),
         pytest.param("tied", "threshold", False, False, marks=slow),
         pytest.param("linear", "soft", False, False, marks=slow),
         pytest.param("tied", "fdr", True, False, marks=slow),

@@ -18,6 +18,7 @@ from gramian.images import load_dictionary
 
 RUN = [sys.executable, "-c", "from gramian.cli import main; main()"]
 TINY = ["--groups", "8", "--size", "2", "--patch", "8", "--batch", "16"]
+STEPS = 400
 FILES = {"dictionary.safetensors", "metrics.jsonl", "report.html", "settings.json"}
 
 
@@ -33,9 +34,9 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """An uninterrupted run of 1000 steps, in runs/001."""
+    """An uninterrupted run, in runs/001."""
     folder = tmp_path_factory.mktemp("whole")
-    done = gramian(folder, "learn", *TINY, "--steps", "1000")
+    done = gramian(folder, "learn", *TINY, "--steps", str(STEPS))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "held-out SNR" in done.stdout
@@ -48,7 +49,7 @@ def test_the_files_of_a_run(whole) -> None:
     assert names(whole) == {"runs"}
     assert names(run) == FILES
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(0, 1001, 100))
+    assert steps == list(range(0, STEPS + 1, 100))
     assert json.loads((run / "settings.json").read_text())["groups"] == 8
     assert (run / "report.html").read_text().startswith("<!doctype html>")
 
@@ -62,10 +63,10 @@ def test_help_and_version(command) -> None:
 
 
 def interrupted(folder: Path, number: int) -> tuple[int, str]:
-    """Start the same 1000 steps in `run`, and send a signal after the first report."""
+    """Start the same run in `run`, and send a signal after the first report."""
     output = ""
     with subprocess.Popen(
-        [*RUN, "learn", *TINY, "--steps", "1000", "--out", "run"],
+        [*RUN, "learn", *TINY, "--steps", str(STEPS), "--out", "run"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -86,7 +87,7 @@ def finish(folder: Path, whole: Path) -> None:
     resumed, expected = (
         load_dictionary(path / "dictionary.safetensors") for path in (folder / "run", whole / "runs" / "001")
     )
-    assert resumed.step == expected.step == 1000
+    assert resumed.step == expected.step == STEPS
     assert torch.equal(resumed.phi, expected.phi)
 
 
@@ -99,11 +100,11 @@ def test_a_stopped_run_keeps_its_state_and_resumes(whole, tmp_path, number) -> N
         code, output = interrupted(folder, number)
         assert code == 0, output
         assert names(folder / "run") == FILES
-        stopped = re.search(r"stopped at step (\d+) of 1000", output)
+        stopped = re.search(rf"stopped at step (\d+) of {STEPS}", output)
         if stopped:
             break
     assert stopped, output
-    assert 100 <= int(stopped[1]) < 1000
+    assert 100 <= int(stopped[1]) < STEPS
     assert "to continue: gramian learn --resume --out run" in output
     finish(folder, whole)
 
@@ -115,11 +116,12 @@ def test_killed_it_goes_on_from_the_last_report(whole, tmp_path) -> None:
     finish(tmp_path, whole)
 
 
-def test_a_finished_run_is_not_changed(whole) -> None:
+def test_a_finished_run_is_not_changed(whole, command, monkeypatch) -> None:
     before = {path: path.read_bytes() for path in (whole / "runs" / "001").iterdir()}
-    done = gramian(whole, "learn", "--resume")
-    assert done.returncode == 0
-    assert "is finished: 1000 steps" in done.stdout
+    monkeypatch.chdir(whole)
+    done = command("learn", "--resume")
+    assert done.code == 0
+    assert f"is finished: {STEPS} steps" in done.out
     assert {path: path.read_bytes() for path in (whole / "runs" / "001").iterdir()} == before
 
 
@@ -172,34 +174,33 @@ class TestBadInput:
             assert options[0] in done.err
         assert not names(tmp_path)
 
-    def test_a_folder_that_holds_a_run(self, whole) -> None:
-        done = gramian(whole, "learn", *TINY, "--out", "runs/001")
+    def test_a_folder_that_holds_a_run(self, whole, command, monkeypatch) -> None:
+        monkeypatch.chdir(whole)
+        done = command("learn", *TINY, "--out", "runs/001")
         refused(
-            done.returncode,
-            done.stdout,
-            done.stderr,
+            done.code,
+            done.out,
+            done.err,
             r"runs/001 must be a new or an empty folder; it already holds a run; .* or --resume .*",
         )
 
-    def test_a_full_disk(self, tmp_path) -> None:
-        def full() -> None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-        done = gramian(tmp_path, "learn", *TINY, "--steps", "5", "--out", "run", preexec_fn=full)
-        refused(
-            done.returncode,
-            done.stdout,
-            done.stderr,
-            r"run/dictionary.safetensors could not be written: File too large",
-        )
+    def test_a_full_disk(self, command, tmp_path) -> None:
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            done = command("learn", *TINY, "--steps", "5", "--out", "run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        refused(done.code, done.out, done.err, r"run/dictionary.safetensors could not be written: File too large")
         assert not names(tmp_path)
 
     @pytest.mark.slow
     def test_a_disk_that_fills_up_on_the_way_keeps_the_last_checkpoint(self, tmp_path) -> None:
         folder = tmp_path / "run"
         assert gramian(tmp_path, "learn", *TINY, "--steps", "10", "--out", "run").returncode == 0
-        assert (folder / "dictionary.safetensors").stat().st_size < 10000
+        assert (folder / "dictionary.safetensors").stat().st_size < STEPS0
         (folder / "report.html").unlink()
 
         def full() -> None:

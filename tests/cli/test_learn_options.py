@@ -39,7 +39,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
             {"whiten": "none", "infer": "lca", "rule": "polyak", "device": "cpu"}, id="none, lca, polyak", marks=slow
         ),
         pytest.param({"prior": "scale_mixture", "penalty": "squared_frobenius"}, id="scale_mixture", marks=slow),
-        pytest.param({"prior": "group_l0"}, id="group_l0"),
+        pytest.param({"prior": "group_l0"}, id="group_l0", marks=slow),
     ],
 )
 def test_every_option_of_learning(command, tmp_path, options) -> None:

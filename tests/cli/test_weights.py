@@ -1,9 +1,7 @@
 """The commands inspect and orthogonalize: what they print, write and refuse."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,26 +14,19 @@ from tests.weights.files import write
 
 
 class TestTheCommands:
-    @staticmethod
-    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from gramian.cli import main; main()", *arguments]
-        return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
-        )
-
-    def test_inspect_and_orthogonalize(self, tmp_path) -> None:
+    def test_inspect_and_orthogonalize(self, command, tmp_path) -> None:
         write(tmp_path, "safetensors")
-        done = self.run(tmp_path, "orthogonalize", "weights.safetensors", "-o", "out.safetensors", "--select", "a.*")
-        assert done.returncode == 0, done.stderr
-        assert re.search(r"a\.weight +12 × 1 × 4 +\d+ +\S+e-0[789]", done.stdout), done.stdout
-        assert "kept as they are: 4 not selected" in done.stdout
-        shown = self.run(tmp_path, "inspect", "weights.safetensors", "out.safetensors")
-        assert shown.returncode == 0, shown.stderr
-        assert re.search(r"a\.weight +o i -> i \(\) o +12 × 1 × 4", shown.stdout), shown.stdout
-        assert re.search(r"skipped: .*\d of 1 axes", shown.stdout), shown.stdout
-        plain = self.run(tmp_path, "inspect", "out.safetensors", "--json", "--layout", "a.*=(m n) i -> i m n; n=2")
-        rows = json.loads(plain.stdout)["out.safetensors"]["parameters"]
-        row = next(each for each in rows if each["name"] == "a.weight")
+        done = command("orthogonalize", "weights.safetensors", "-o", "out.safetensors", "--select", "a.*")
+        assert done.code == 0, done.err
+        assert re.search(r"a\.weight +12 × 1 × 4 +\d+ +\S+e-0[789]", done.out), done.out
+        assert "kept as they are: 4 not selected" in done.out
+        shown = command("inspect", "weights.safetensors", "out.safetensors")
+        assert shown.code == 0, shown.err
+        assert re.search(r"a\.weight +o i -> i \(\) o +12 × 1 × 4", shown.out), shown.out
+        assert re.search(r"skipped: .*\d of 1 axes", shown.out), shown.out
+        plain = command("inspect", "out.safetensors", "--json", "--layout", "a.*=(m n) i -> i m n; n=2")
+        rows = json.loads(plain.out)["out.safetensors"]["parameters"]
+        row = next(row for row in rows if row["name"] == "a.weight")
         assert row["groups"] == [12, 2, 2]
         assert row["statistics"]["largest"] < 1e-6
 

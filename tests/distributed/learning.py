@@ -13,7 +13,7 @@ from gramian.coding.synthesis import Dense, shard
 from gramian.distributed import ProcessGrid
 from tests.coding.learning.test_dictionary import planted
 
-STEPS, BATCH = 40, 32
+STEPS, BATCH = 25, 32
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 
 

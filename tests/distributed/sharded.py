@@ -258,7 +258,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     try:
-        CASES[sys.argv[2]](Path(sys.argv[1]), distributed.get_rank(), distributed.get_world_size())
+        for name in sys.argv[2:]:
+            CASES[name](Path(sys.argv[1]), distributed.get_rank(), distributed.get_world_size())
         distributed.barrier()  # a process that leaves while another still talks to it may take that one down
     finally:
         distributed.destroy_process_group()

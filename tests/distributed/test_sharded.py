@@ -25,26 +25,17 @@ fsdp = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param("fsdp", marks=fsdp),
+        pytest.param("fsdp a_matrix_for_each_group", marks=fsdp),
         pytest.param("every_way", marks=slow),
         pytest.param("ddp", marks=slow),
         pytest.param("tensor_parallel", marks=slow),
-    ],
-)
-def test_with_two_processes(case, tmp_path) -> None:
-    torchrun(2, SCRIPT, tmp_path, case)
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        "a_matrix_for_each_group",
+        pytest.param("a_matrix_for_each_group", marks=slow),
         pytest.param("a_matrix_for_each_group_in_fsdp", marks=[slow, fsdp]),
         pytest.param("rules_and_restorations", marks=slow),
     ],
 )
-def test_parts_of_what_belongs_to_groups(case, tmp_path) -> None:
-    torchrun(2, SCRIPT, tmp_path, case)
+def test_with_two_processes(case, tmp_path) -> None:
+    torchrun(2, SCRIPT, tmp_path, *case.split())
 
 
 @slow

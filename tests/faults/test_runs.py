@@ -25,7 +25,7 @@ from tests.faults import fuzz_runs
 slow = pytest.mark.slow
 
 COMMAND = [sys.executable, "-c", "from gramian.cli import main; main()"]
-STEPS = 300
+STEPS = 100
 FILES = {"dictionary.safetensors", "metrics.jsonl", "report.html", "settings.json"}
 
 IN_ONE_PROCESS = """
@@ -142,7 +142,7 @@ def test_killed_and_resumed_a_run_has_the_same_bits(whole, pictures, tmp_path, m
 @slow
 @pytest.mark.dist
 def test_killed_at_any_moment(whole, pictures, tmp_path) -> None:
-    for moment in [*range(1, 30), *random.Random(0).sample(range(30, 380), 15)]:
+    for moment in [*range(1, 30), *random.Random(0).sample(range(30, 130), 15)]:
         folder = tmp_path / str(moment)
         folder.mkdir()
         killed_at(moment, pictures, folder)
@@ -169,25 +169,27 @@ def test_killed_by_the_clock(whole, pictures, tmp_path) -> None:
 
 @pytest.mark.dist
 class TestTwoAtOnce:
-    def test_two_new_runs_have_a_folder_each(self, whole, pictures, tmp_path) -> None:
+    def test_two_new_runs_have_a_folder_each(self, pictures, tmp_path) -> None:
         # Both wait for each other where they would choose a number.
         text = """
 real = learn.new_run
 def together(*given, **more):
     (Path("ready" + sys.argv[2])).touch()
-    while len(list(Path().glob("ready*"))) < 2: pass
+    while len(list(Path().glob("ready*"))) < 2:
+        time.sleep(0.01)
     return real(*given, **more)
 learn.new_run = together
 learn.start_run(RunSettings(**eval(sys.argv[1])), None)
 """
-        processes = [program(text, vars(settings(pictures)), name, folder=tmp_path) for name in "ab"]
+        processes = [program(text, vars(settings(pictures, 10)), name, folder=tmp_path) for name in "ab"]
         for process in processes:
             code, out, err = ended(process)
             assert (code, err) == (0, ""), err
             assert re.search(r"the report are in runs/00[12]: open", out)
         assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["001", "002"]
         for name in ("001", "002"):
-            is_the_same(tmp_path / "runs" / name, whole)
+            assert {path.name for path in (tmp_path / "runs" / name).iterdir()} == FILES
+            assert load_dictionary(tmp_path / "runs" / name / "dictionary.safetensors").step == 10
 
     @slow
     def test_of_two_in_one_folder_one_goes_on(self, whole, pictures, tmp_path) -> None:

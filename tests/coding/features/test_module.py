@@ -37,7 +37,7 @@ def train(model: nn.Module, steps: int, *, beta: float = math.inf) -> gramian.tr
 def test_every_encoder_with_every_selection(encoder, select) -> None:
     model = BlockSparseAutoencoder(**SIZES, encoder=encoder, select=select)
     before = float(model(samples(seed=99)).loss.detach())
-    attachment = train(model, 30 if encoder == "iterative" else 100)
+    attachment = train(model, 20 if encoder == "iterative" else 50)
     assert max(attachment.residuals().values()) < 1e-5
     if (encoder, select) == ("iterative", "fdr"):
         calibrate_(model, samples(seed=98))  # or it would measure the noise from the samples of each call
@@ -57,7 +57,7 @@ def test_every_encoder_with_every_selection(encoder, select) -> None:
 @pytest.mark.parametrize(("encoder", "select"), [kind for kind in KINDS if kind[1] != "fdr"])
 def test_as_many_active_groups_as_asked(encoder, select) -> None:
     model = BlockSparseAutoencoder(**SIZES, encoder=encoder, select=select)
-    train(model, 100)
+    train(model, 10 if encoder == "iterative" else 50)
     calibrate_(model, samples(4096, seed=500))
     model.eval()
     active = float(model.encode(samples(4096, seed=501)).active_groups.double().mean())

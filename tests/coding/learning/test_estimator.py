@@ -30,11 +30,17 @@ def samples(count: int = 300) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(
     [
-        SubspaceSparseCoding(n_groups=3, group_size=1, lam=0.3, steps=10),
         SubspaceSparseCoding(n_groups=3, group_size=2, lam=0.3, steps=10, update="online", infer="lca"),
     ]
 )
 def test_the_contract(estimator, check, unchecked) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([SubspaceSparseCoding(n_groups=3, group_size=1, lam=0.3, steps=10)])
+def test_the_contract_of_single_atoms(estimator, check, unchecked) -> None:
     check(estimator)
 
 

@@ -34,6 +34,12 @@ def page(text) -> Page:
     return Page(text)
 
 
+@pytest.fixture
+def without_curves(monkeypatch) -> None:
+    """Leave out the curves, which take seconds: for pages that differ elsewhere."""
+    monkeypatch.setattr("gramian.report.curves._svg", lambda figure: "<svg></svg>")
+
+
 def test_it_needs_no_network_and_no_other_file(page, text) -> None:
     for _, attributes in page.seen:
         for name, value in attributes.items():
@@ -111,6 +117,13 @@ def test_every_ratio_says_where_it_is_measured(page, record) -> None:
     assert f"upper left {height} × {width} pixels" in render_report(part)
 
 
+@pytest.mark.usefixtures("without_curves")
+def test_a_part_of_a_picture_is_called_a_part(record) -> None:
+    height, width = record.held_out.original.shape
+    part = replace(record, held_out=replace(record.held_out, whole=(height + 1, width)))
+    assert f"upper left {height} × {width} pixels" in render_report(part)
+
+
 @pytest.fixture(scope="module")
 def other_run(tmp_path_factory) -> LearningRun:
     """A run that differs from the default one in all that code and panels must know of."""
@@ -130,6 +143,7 @@ def other_record(other_run) -> LearningRecord:
     return learning_record(other_run)
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_the_code_of_the_page_runs(other_run, other_record, tmp_path, monkeypatch) -> None:
     assert other_run.learner.lam != other_run.settings.lam
     other_run.save(tmp_path / "run")
@@ -152,6 +166,7 @@ def test_the_code_of_shipped_pictures(record) -> None:
     assert "shipped_images()[0]" in code
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_gratings_are_inferred_as_the_run_infers(other_run, other_record) -> None:
     options = {"lam": other_run.learner.lam, "channels": 3}
     same = phase_response(other_run.phi, **options, prior="nonnegative", infer="lca")
@@ -161,6 +176,7 @@ def test_gratings_are_inferred_as_the_run_infers(other_run, other_record) -> Non
     assert "prior nonnegative, by lca" in " ".join(Page(render_report(other_record)).text)
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_many_small_groups_take_no_longer(monkeypatch) -> None:
     """Patches, groups that are drawn and atoms that are fitted are bounded, and the page says so."""
     run = LearningRun(RunSettings(groups=30, size=4, patch=4, steps=1, batch=16, iterations=2))
@@ -196,19 +212,23 @@ def test_many_small_groups_take_no_longer(monkeypatch) -> None:
         assert each[-1][0] == each[-1][1] > 0
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_names_that_are_no_text(record) -> None:
     picture = replace(record.held_out, name="caf\udce9.png")
     assert "caf\\udce9.png" in render_report(replace(record, held_out=picture)).encode().decode()
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_a_run_that_was_stopped(record) -> None:
     assert "It was stopped at step 20 of 50, and can be resumed." in render_report(replace(record, steps=(20, 50)))
 
 
+@pytest.mark.slow
 def test_the_same_record_gives_the_same_text(record, text) -> None:
     assert render_report(record) == text
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_names_are_escaped(record) -> None:
     nasty = "<script>alert('x')</script> & $title"
     page = Page(render_report(replace(record, title=nasty, settings={**record.settings, nasty: nasty})))
@@ -258,6 +278,7 @@ def test_groups_of_two_are_planes_and_larger_ones_are_not(page, record, unchecke
     assert "(two of 3; they hold 75 % of the power of these groups' codes)" in section
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_gabor_functions_stand_where_they_are(record) -> None:
     places = {"row": 2.0, "column": 5.0, "orientation": 0.0, "frequency": 0.25, "phase": 0.0}
     numbers = {**places, "width_along": 1.0, "width_across": 1.5, "amplitude": 1.0, "explained": 0.9}
@@ -280,6 +301,7 @@ def test_gabor_functions_stand_where_they_are(record) -> None:
     assert [cell in page.text for cell in ("1.2", "4.5", "–", "0.12")] == [True] * 4
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_single_atoms_and_no_metrics() -> None:
     run = LearningRun(RunSettings(groups=8, size=1, patch=8, steps=1, batch=4, iterations=2))
     page = Page(render_report(learning_record(run)))
