@@ -1,0 +1,1 @@
+"""The commands for learning runs: `gramian learn`, `gramian features` and `gramian report`."""
