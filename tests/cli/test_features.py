@@ -3,14 +3,18 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import distributed
 
 from gramian.activations.run import FeatureRun
 from gramian.coding import BlockFeatures
+from tests.torchrun import ENVIRONMENT, TORCHRUN
 
 TINY = ("--groups", "6x2", "--active", "2", "--batch", "16", "--steps", "10")
 
@@ -104,6 +108,27 @@ def test_encode_and_decode(command, store, tmp_path) -> None:
         assert words in failed.err
         assert failed.err.count("\n") == 1
     assert command("encode", "run", store, "-o", "codes.safetensors", "--force").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.skipif(not distributed.is_available(), reason="this torch has no torch.distributed")
+def test_torchrun_learns_one_run(command, store, tmp_path) -> None:
+    options = [*TINY, "--select", "batch_topk"]
+    assert command("features", store, *options, "-o", "alone").code == 0
+    arguments = ["--nproc-per-node=2", "--no-python", sys.executable, "-c", "from gramian.cli import main; main()"]
+    done = subprocess.run(
+        [*TORCHRUN, *arguments, "features", str(store), *options, "-o", "run"],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("learned\n") == 1
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"dictionary.safetensors", "metrics.jsonl", "settings.json"}
+    run, alone = (load_file(tmp_path / folder / "dictionary.safetensors") for folder in ("run", "alone"))
+    assert run.keys() == alone.keys()
+    for name, value in run.items():
+        torch.testing.assert_close(value, alone[name], rtol=0, atol=2e-4)
 
 
 def test_errors_are_one_line(command, store, tmp_path) -> None:
