@@ -152,8 +152,8 @@ def compare(
     from gramian.cli.compare import compare_dictionaries
     from gramian.images.run import RunSettings
 
-    options = {"steps": _COMPARED_STEPS, **options, **given(seed=seed)}
-    compare_dictionaries(RunSettings(**options), out, force=force)
+    chosen: dict[str, Any] = {"steps": _COMPARED_STEPS, **options, **given(seed=seed)}
+    compare_dictionaries(RunSettings(**chosen), out, force=force)
 
 
 def _check_dictionaries(dictionaries: list[Path], options: dict[str, Any]) -> None:
