@@ -20,12 +20,21 @@ def without_shape_checks(unchecked) -> None:
         ({"layer": 3}, "store and layer must be text"),
         ({"centre": 1}, "centre must be True or False; got 1"),
         ({"groups": 0}, "groups must be at least 1"),
-        ({"groups": 8, "target_active": 9}, "must be at most that of groups, 8; got 9"),
+        ({"groups": 8, "active": 9}, "must be at most that of groups, 8; got 9"),
+        ({"active": 1.5}, "active must be a whole number; got 1.5"),
         ({"batch": True}, "batch must be a whole number"),
         ({"seed": 2**80}, "seed must be at most 63 bits; got 81"),
         ({"lr": float("nan")}, "lr must be positive"),
-        ({"lam": 0}, "lam must be positive"),
-        ({"rule": "none"}, "rule must be one of"),
+        ({"beta": -1.0}, "beta must be 0 or positive"),
+        ({"rate": 1.0}, "rate must be less than 1"),
+        ({"encoder": "none"}, "encoder must be one of"),
+        ({"select": ["topk"]}, r"select must be a name; got \['topk'\]"),
+        ({"encoder": "iterative", "select": "batch_topk"}, "must come with a one-pass encoder"),
+        ({"encoder": "iterative", "infer": "fista"}, "infer must be one of 'block_omp', 'block_iht'"),
+        ({"infer": 3}, "infer must be a name, or None; got 3"),
+        ({"aux": 1}, "aux must be True or False; got 1"),
+        ({"warm_up": -1}, "warm_up must be at least 0"),
+        ({"patience": 0}, "patience must be at least 1"),
         ({"device": "meta"}, "device must be available to torch"),
         ({"device": 3.5}, "device must be available to torch"),
     ],
@@ -37,7 +46,7 @@ def test_wrong_values(changed, words) -> None:
 
 def test_files(tmp_path) -> None:
     path = tmp_path / "settings.json"
-    settings = FeatureSettings(store="/a", layer="b", groups=32, target_active=None)
+    settings = FeatureSettings(store="/a", layer="b", groups=32, patience=None, warm_up=5)
     path.write_text(settings_text(settings))
     assert read_settings(path) == settings
     content = json.loads(path.read_text())

@@ -1,15 +1,21 @@
 """One process of many: `torchrun tests/distributed/features.py CASE`; beside the same training in one process."""
 
 import os
+import shutil
 import sys
+import tempfile
 import warnings
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import gramian
+from gramian.activations.run import FeatureRun, FeatureSettings
 from gramian.coding import BlockSparseAutoencoder
 from gramian.coding.features.module import FRAMES_LAYOUT
 from gramian.distributed.sharded import is_sharded
@@ -76,6 +82,37 @@ def ddp(rank: int, world: int) -> None:
     assert float(model.module.select.threshold) > 0
 
 
+def runs(rank: int, world: int) -> None:
+    """A run on activations in several processes is the run of one; only the main process measures and writes."""
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    folder = Path(tempfile.gettempdir()) / f"gramian-run-{os.environ['MASTER_PORT']}"
+    for rule, encoder in (("topk", "linear"), ("batch_topk", "linear"), ("soft", "tied"), ("threshold", "iterative")):
+        path = folder / str(rank) / "x.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, x.numpy())
+        settings = FeatureSettings(
+            store=str(path), groups=8, size=2, active=2, encoder=encoder, select=rule, batch=32, steps=10, patience=4
+        )
+        run = FeatureRun(settings)
+        assert len(run.batch(0)) == 32 // world
+        while not run.finished:
+            run.advance()
+        run.log_metrics(seconds=0)
+        assert len(run.metrics) == (rank == 0)
+        run.save(folder / str(rank) / "run")
+        assert (folder / str(rank) / "run").exists() == (rank == 0)
+        initialized, distributed.is_initialized = distributed.is_initialized, lambda: False
+        expected = FeatureRun(settings)
+        while not expected.finished:
+            expected.advance()
+        distributed.is_initialized = initialized
+        state, whole = run.state(), expected.state()
+        assert state.keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(state[name], value, rtol=0, atol=1e-4, msg=partial("{}: {}".format, rule))
+        shutil.rmtree(folder / str(rank))
+
+
 def fsdp(rank: int, world: int) -> None:
     for encoder in ("linear", "tied"):
         model = make(encoder=encoder)
@@ -93,7 +130,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     try:
-        {"ddp": ddp, "fsdp": fsdp}[sys.argv[1]](distributed.get_rank(), distributed.get_world_size())
+        for case in {"ddp": (ddp, runs), "fsdp": (fsdp,)}[sys.argv[1]]:  # starting processes takes most of the time
+            case(distributed.get_rank(), distributed.get_world_size())
         distributed.barrier()  # a process that leaves while another still talks to it may take that one down
     finally:
         distributed.destroy_process_group()

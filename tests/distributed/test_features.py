@@ -1,4 +1,4 @@
-"""Block-sparse features train in several processes as in one: DDP and FSDP2."""
+"""Block-sparse features train in several processes as in one: DDP, FSDP2, and runs on activations."""
 
 from pathlib import Path
 

@@ -89,7 +89,17 @@ OPTIONS = {
         "--out": PLACES, "--select": TEXTS, "--layout": LAYOUTS + TEXTS, "--rule": NAMES + TEXTS,
         "--penalty": NAMES + TEXTS, "--max-steps": NUMBERS, "": PLACES,
     },
-    "encode": {"--out": PLACES, "--stride": NUMBERS, "--tol": NUMBERS, "": PLACES},
+    "encode": {
+        "--out": PLACES, "--stride": NUMBERS, "--tol": NUMBERS, "--layer": TEXTS, "--infer": None,
+        "--device": ["cpu", "meta", "x"], "": PLACES,
+    },
+    "features": {
+        "--out": PLACES, "--resume": None, "--groups": [*NUMBERS, "2x2", "0x0", "2x", "x2"], "--active": NUMBERS,
+        "--encoder": NAMES + TEXTS, "--select": NAMES + TEXTS, "--rate": NUMBERS, "--aux": None, "--beta": NUMBERS,
+        "--patience": NUMBERS, "--lr": NUMBERS, "--warm-up": NUMBERS, "--seconds": ["nan", "-1", "0", "inf", "1"],
+        "--steps": ["0", "-1", "nan", "1", "2"], "--batch": NUMBERS, "--layer": TEXTS,
+        "--device": ["cpu", "meta", "cuda:99", "x", ""], "--seed": NUMBERS, "": PLACES,
+    },
     "decode": {"--out": PLACES, "": PLACES},
     "report": {"": PLACES},
     "compare": {
@@ -148,6 +158,9 @@ def draw(numbers: random.Random) -> list[str]:
     elif name in ("learn", "compare"):
         arguments += ["--images", "pictures", "--groups", "2x2", "--patch", "4", "--steps", "1"]
         arguments += ["--batch", "4"] if name == "learn" else []
+    elif name == "features":
+        arguments += ["w.safetensors", "--layer", "a.weight", "--groups", "2x2", "--active", "1", "--steps", "1"]
+        arguments += ["--batch", "4"]
     options = OPTIONS[name]
     for option in numbers.sample(list(options), numbers.randint(0, min(3, len(options)))):
         values = options[option]
@@ -212,7 +225,7 @@ def run(seconds: float, seed: int) -> int:
     Raises:
         AssertionError: If some ended badly; it lists them.
     """
-    for name in ("application", "compare", "encode", "explain", "learn", "weights"):
+    for name in ("application", "compare", "encode", "explain", "runs.features", "runs.images", "weights"):
         importlib.import_module(f"gramian.cli.{name}")  # once, not in each fork
     numbers, began, done, found = random.Random(seed), time.monotonic(), 0, []
     while time.monotonic() - began < seconds and len(found) < 20:

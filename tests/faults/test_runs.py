@@ -32,10 +32,10 @@ IN_ONE_PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
 import gramian.files
-from gramian.cli import learn, report
+from gramian.cli.runs import images, loop
 from gramian.images.run import RunSettings
-report.learning_record = lambda run, **_: None  # what is drawn is not asked for here
-report.render_report = lambda record, **_: "<!doctype html>"
+images.learning_record = lambda run, **_: None  # what is drawn is not asked for here
+images.render_report = lambda record, **_: "<!doctype html>"
 """
 """A program that learns as the command does, without the seconds that a report takes."""
 
@@ -101,15 +101,15 @@ if child == 0:
     Path.replace = counted(Path.replace)
     Path.write_bytes = counted(Path.write_bytes)
     Path.mkdir = counted(Path.mkdir)
-    learn.start_run(settings, Path(sys.argv[3]))
+    loop.start_run(images.IMAGES, settings, Path(sys.argv[3]))
     os._exit(0)
 _, status = os.waitpid(child, 0)
 assert os.WIFSIGNALED(status), (moment, status)
 try:
-    learn.continue_run(Path(sys.argv[3]))
+    loop.continue_run(images.IMAGES, Path(sys.argv[3]))
 except Exception as error:
     print(type(error).__name__, error)
-    learn.start_run(settings, Path(sys.argv[3]))
+    loop.start_run(images.IMAGES, settings, Path(sys.argv[3]))
 """
 
 
@@ -152,7 +152,7 @@ def test_killed_at_any_moment(whole, pictures, tmp_path) -> None:
 @slow
 @pytest.mark.dist
 def test_killed_by_the_clock(whole, pictures, tmp_path) -> None:
-    start = "learn.start_run(RunSettings(**eval(sys.argv[1])), Path('run'))"
+    start = "loop.start_run(images.IMAGES, RunSettings(**eval(sys.argv[1])), Path('run'))"
     draw = random.Random(1)
     for number in range(8):
         folder = tmp_path / str(number)
@@ -161,7 +161,9 @@ def test_killed_by_the_clock(whole, pictures, tmp_path) -> None:
         time.sleep(draw.uniform(1.5, 4.0))
         process.kill()
         ended(process)
-        again = "learn.continue_run(Path('run'))" if (folder / "run" / "settings.json").exists() else start
+        again = (
+            "loop.continue_run(images.IMAGES, Path('run'))" if (folder / "run" / "settings.json").exists() else start
+        )
         code, _, err = ended(program(again, vars(settings(pictures)), folder=folder))
         assert (code, err) == (0, "")
         is_the_same(folder / "run", whole)
@@ -172,14 +174,14 @@ class TestTwoAtOnce:
     def test_two_new_runs_have_a_folder_each(self, pictures, tmp_path) -> None:
         # Both wait for each other where they would choose a number.
         text = """
-real = learn.new_run
+real = loop.new_run
 def together(*given, **more):
     (Path("ready" + sys.argv[2])).touch()
     while len(list(Path().glob("ready*"))) < 2:
         time.sleep(0.01)
     return real(*given, **more)
-learn.new_run = together
-learn.start_run(RunSettings(**eval(sys.argv[1])), None)
+loop.new_run = together
+loop.start_run(images.IMAGES, RunSettings(**eval(sys.argv[1])), None)
 """
         processes = [program(text, vars(settings(pictures, 10)), name, folder=tmp_path) for name in "ab"]
         for process in processes:
@@ -205,7 +207,7 @@ def slowly(self):
         sys.stdin.read()
     return real(self)
 LearningRun.advance = slowly
-learn.continue_run(Path("run"))
+loop.continue_run(images.IMAGES, Path("run"))
 """
         first = program(text, folder=tmp_path, stdin=subprocess.PIPE)
         assert any(line == "begun\n" for line in first.stdout)
@@ -263,7 +265,7 @@ class TestReport:
     def test_an_interrupted_report_names_the_command_that_creates_it(
         self, pictures, tmp_path, number, code, capsys
     ) -> None:
-        from gramian.cli import report
+        from gramian.cli.runs import images, report
 
         run = LearningRun(settings(pictures))
         run.save(tmp_path / "run")
@@ -273,9 +275,9 @@ class TestReport:
             time.sleep(10)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(report, "learning_record", drawing)
+            patch.setattr(images, "learning_record", drawing)
             with pytest.raises(SystemExit) as left:
-                report.make_report(run, tmp_path / "run")
+                report.make_report(run, tmp_path / "run", images.write_page)
         assert left.value.code == code
         shown = capsys.readouterr().out
         assert re.fullmatch(
@@ -285,7 +287,7 @@ class TestReport:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_it_is_followed(self, pictures, tmp_path, capsys) -> None:
-        from gramian.cli import report
+        from gramian.cli.runs import images, report
 
         told: Callable[[str, int, int], None] | None = None
 
@@ -297,9 +299,9 @@ class TestReport:
             return "<p>\udcff</p>"  # a name that is not UTF-8
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(report, "learning_record", lambda run, **_: run)
-            patch.setattr(report, "render_report", drawn)
-            report.make_report(LearningRun(settings(pictures)), tmp_path)
+            patch.setattr(images, "learning_record", lambda run, **_: run)
+            patch.setattr(images, "render_report", drawn)
+            report.make_report(LearningRun(settings(pictures)), tmp_path, images.write_page)
         assert told is not None
         assert (tmp_path / "report.html").read_bytes() == b"<p>?</p>"
         assert capsys.readouterr().out == ""  # no bars but on a terminal
@@ -341,7 +343,8 @@ class TestDamage:
 
 
 def test_a_resumed_run_sweeps_what_dead_processes_left(pictures, tmp_path) -> None:
-    from gramian.cli.learn import continue_run
+    from gramian.cli.runs.images import IMAGES
+    from gramian.cli.runs.loop import continue_run
 
     folder = tmp_path / "run"
     run = LearningRun(settings(pictures, steps=1))
@@ -352,6 +355,6 @@ def test_a_resumed_run_sweeps_what_dead_processes_left(pictures, tmp_path) -> No
     (folder / ".gramian-0123456789ab.tmp").touch()
     (folder / ".other.tmp").touch()
     with lock_folder(folder), pytest.raises(RunError, match="used by one process at a time"):
-        continue_run(folder)
-    continue_run(folder)
+        continue_run(IMAGES, folder)
+    continue_run(IMAGES, folder)
     assert {path.name for path in folder.iterdir()} == FILES | {".other.tmp"}

@@ -13,6 +13,7 @@ import pytest
 
 from gramian.activations.settings import FeatureSettings
 from gramian.cli import choices, main
+from gramian.coding.features.module import ENCODERS, SELECTIONS
 from gramian.coding.inference import METHODS
 from gramian.coding.learning.options import UPDATES
 from gramian.coding.priors import PRIORS
@@ -93,6 +94,7 @@ class TestLoading:
         assert tuple(UPDATES) == choices.UPDATES
         assert tuple(PRIORS) == choices.PRIORS
         assert tuple(METHODS) == choices.METHODS
+        assert (ENCODERS, SELECTIONS) == (choices.ENCODERS, choices.SELECTIONS)
         settings = RunSettings()
         assert {name: getattr(settings, name) for name in vars(choices.DEFAULTS)} == vars(choices.DEFAULTS)
         features = FeatureSettings(store="")
@@ -301,7 +303,7 @@ class TestEnding:
     @POSIX
     def test_a_handler_within_a_command_is_given_back(self) -> None:
         done = command("""
-            from gramian.cli.learn import _stop_signal
+            from gramian.cli.runs.loop import _stop_signal
             outer = signal.getsignal(signal.SIGTERM)
             with _stop_signal() as received:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -3,25 +3,26 @@
 from gramian.errors import needs_extra
 
 with needs_extra("gramian.activations", "coding"):
-    from gramian.activations.dictionary import Dictionary, load_dictionary, save_dictionary
+    from gramian.activations.codes import ActivationCodes, decode_activations, encode_activations, open_codes
     from gramian.activations.recording import Batch, capture
     from gramian.activations.run import FeatureRun, FeatureSettings
     from gramian.activations.samples import ActivationSampler, Preparation, split_held_out
     from gramian.activations.store import Activations, Manifest, Place, open_activations
 
 __all__ = [
+    "ActivationCodes",
     "ActivationSampler",
     "Activations",
     "Batch",
-    "Dictionary",
     "FeatureRun",
     "FeatureSettings",
     "Manifest",
     "Place",
     "Preparation",
     "capture",
-    "load_dictionary",
+    "decode_activations",
+    "encode_activations",
     "open_activations",
-    "save_dictionary",
+    "open_codes",
     "split_held_out",
 ]

@@ -7,30 +7,27 @@ from typing import Any
 
 import torch
 
-from gramian.coding.inference import METHODS
-from gramian.coding.priors import PRIORS
+from gramian.coding.features.options import FeatureOptions
 from gramian.coding.runs.run import RunOptions
 from gramian.errors import OptionError, RunError, printable
 from gramian.options import real_number, whole_number
-from gramian.penalties import PENALTIES
-from gramian.rules import RULES
 
 __all__ = ["FeatureSettings", "check_device", "read_settings", "settings_text"]
 
-_COUNTS = ("groups", "size", "steps", "batch", "report_every", "spread")
-_NAMES = {"prior": PRIORS, "infer": METHODS, "rule": RULES, "penalty": PENALTIES}
+_COUNTS = ("groups", "size", "active", "steps", "batch", "report_every")
 _SEEDS = (-(2**63), 2**63 - 1)
 _LONGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureSettings(RunOptions):
-    """Hold the settings of a run on activations: those of any run, and those of the samples.
+class FeatureSettings(RunOptions, FeatureOptions):
+    """Hold the settings of a run on activations: those of the loop, of the features, and of the samples.
 
     Attributes:
         store: Folder of a store, or a file `.npy` or `.safetensors`.
         layer: The layer of the store; None if it has only one.
         centre: Whether to subtract the mean of the activations.
+        warm_up: Number of steps in which the learning rate rises from 0 to its cosine.
 
     Raises:
         OptionError: If a value has another type, or is out of range.
@@ -39,30 +36,35 @@ class FeatureSettings(RunOptions):
     store: str
     layer: str | None = None
     centre: bool = True
+    warm_up: int = 0
     groups: int = 512
     batch: int = 512
-    steps: int = 2000
-    target_active: float | None = 16
+    steps: int = 4000
+    lr: float = 3e-3
+    active: int = 16
 
     def __post_init__(self) -> None:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("encoder", "select"):
+            if not _is_text(values[name]):
+                raise OptionError(f"{name} must be a name; got {values[name]!r:.80}")
         super().__post_init__()
-        values: dict[str, Any] = asdict(self)
+        if not (values["infer"] is None or _is_text(values["infer"])):
+            raise OptionError(f"infer must be a name, or None; got {values['infer']!r:.80}")
         if not _is_text(values["store"]) or not (values["layer"] is None or _is_text(values["layer"])):
             raise OptionError(f"store and layer must be text; got {values['store']!r:.80} and {values['layer']!r:.80}")
         if type(values["centre"]) is not bool:
             raise OptionError(f"centre must be True or False; got {values['centre']!r:.80}")
         for name in _COUNTS:
             whole_number(values[name], name=name)
+        whole_number(values["warm_up"], name="warm_up", least=0)
         seed = whole_number(values["seed"], name="seed", least=None)
         if not _SEEDS[0] <= seed <= _SEEDS[1]:
             raise OptionError(f"seed must be at most 63 bits; got {seed.bit_length()}; try seed=0")
-        real_number(values["lr"], name="lr", attempt="0.5")
-        for name, known in _NAMES.items():
-            if not _is_text(values[name]) or values[name] not in known:
-                raise OptionError(f"{name} must be one of {', '.join(known)}; got {values[name]!r:.80}")
-        if self.target_active is not None and self.target_active > self.groups:
+        real_number(values["lr"], name="lr", attempt="3e-3")
+        if self.active > self.groups:
             raise OptionError(
-                f"the number of active groups must be at most that of groups, {self.groups}; got {self.target_active:g}"
+                f"the number of active groups must be at most that of groups, {self.groups}; got {self.active}"
             )
         check_device(values["device"])
 

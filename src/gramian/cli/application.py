@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from gramian import __version__
-from gramian.cli.activations import capture, features
-from gramian.cli.choices import DEFAULTS, METHODS, PENALTIES, PRIORS, RULES, UPDATES, WHITENINGS
-from gramian.cli.parsing import option, parse_groups
+from gramian.cli.choices import DEFAULTS, PENALTIES, RULES
+from gramian.cli.parsing import given, option, parse_groups
+from gramian.cli.runs.commands import features, learn, report
 from gramian.errors import OptionError
 
 __all__ = ["application"]
@@ -42,133 +42,62 @@ def _root(
     pass
 
 
-@application.command()
-def learn(
-    images: Annotated[
-        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
-    ] = None,
-    out: Annotated[Path | None, option("Folder for the result.", "the next free of runs/001, runs/002 …")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out, or the latest in runs/.")
-    ] = False,
-    groups: Annotated[
-        str | None, option("Number of groups, or groups x size, as in 64x4.", f"{DEFAULTS.groups}x{DEFAULTS.size}")
-    ] = None,
-    size: Annotated[int | None, option("Atoms in a group.", DEFAULTS.size)] = None,
-    patch: Annotated[int | None, option("Side of a patch, pixels.", DEFAULTS.patch)] = None,
-    colour: Annotated[bool, typer.Option("--colour", help="Learn from colours instead of luminance.")] = False,
-    whiten: Annotated[str | None, option(f"Whitening: {', '.join(WHITENINGS)}.", DEFAULTS.whiten)] = None,
-    lam: Annotated[float | None, option("Sparsity λ: a larger λ gives fewer active groups.", DEFAULTS.lam)] = None,
-    target_active: Annotated[
-        float | None, option("Adapt λ to this mean number of active groups.", "λ is fixed")
-    ] = None,
-    beta: Annotated[float | None, option("Strength β of the orthogonality penalty.", DEFAULTS.beta)] = None,
-    lr: Annotated[float | None, option("Learning rate at the first step.", DEFAULTS.lr)] = None,
-    steps: Annotated[int | None, option("Learning steps.", DEFAULTS.steps)] = None,
-    seconds: Annotated[float | None, option("Learn for this many seconds instead of --steps.", "no limit")] = None,
-    batch: Annotated[int | None, option("Patches in one step.", DEFAULTS.batch)] = None,
-    rule: Annotated[str | None, option(f"Update rule: {', '.join(RULES)}.", DEFAULTS.rule)] = None,
-    penalty: Annotated[str | None, option(f"Penalty: {', '.join(PENALTIES)}.", DEFAULTS.penalty)] = None,
-    update: Annotated[str | None, option(f"Update of the dictionary: {', '.join(UPDATES)}.", DEFAULTS.update)] = None,
-    prior: Annotated[str | None, option(f"Prior of codes: {', '.join(PRIORS)}.", DEFAULTS.prior)] = None,
-    infer: Annotated[str | None, option(f"Inference: {', '.join(METHODS)}.", DEFAULTS.infer)] = None,
-    device: Annotated[str | None, option("Device, by its name in torch.", DEFAULTS.device)] = None,
-    spread: Annotated[
-        int | None, option("Under torchrun: number of processes that share the groups.", DEFAULTS.spread)
-    ] = None,
-    seed: Annotated[int | None, option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")] = False,
-) -> None:
-    """Learn groups of atoms from natural images, and write a report with pictures.
-
-    Ctrl-C saves the dictionary so far and stops; --resume continues from there. torchrun starts several processes for
-    one run: torchrun --nproc-per-node=2 --no-python gramian learn.
-    """
-    n_groups, group_size = parse_groups(groups)
-    if group_size is not None and size is not None:
-        raise OptionError(f"the size of groups must be given once; got --groups {groups} and --size {size}")
-    if seconds is not None and steps is not None:
-        raise OptionError(f"give --steps or --seconds; got {steps} and {seconds:g}")
-    options: dict[str, Any] = {
-        "images": None if images is None else str(images.resolve()),
-        "groups": n_groups,
-        "size": group_size if size is None else size,
-        "patch": patch,
-        "colour": colour or None,
-        "whiten": whiten,
-        "lam": lam,
-        "target_active": target_active,
-        "beta": beta,
-        "lr": lr,
-        "steps": steps,
-        "batch": batch,
-        "rule": rule,
-        "penalty": penalty,
-        "update": update,
-        "prior": prior,
-        "infer": infer,
-        "device": device,
-        "spread": spread,
-        "seed": seed,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-
-    from gramian.cli.learn import continue_run, start_run
-    from gramian.images.run import RunSettings
-
-    if not resume:
-        start_run(RunSettings(**options), out, seconds=seconds, tensorboard=tensorboard)
-    elif options or seconds is not None:
-        names = [name.replace("_", "-") for name in options] + (["seconds"] if seconds is not None else [])
-        raise OptionError(
-            f"--resume uses the settings of the run; got --{', --'.join(names)} as well; leave them out, or "
-            "start a new run without --resume"
-        )
-    else:
-        continue_run(out, tensorboard=tensorboard)
+application.command()(learn)
+application.command()(features)
+application.command()(report)
 
 
 @application.command()
 def encode(
     dictionary: Annotated[Path, typer.Argument(help="A dictionary file, or the folder of a run.")],
-    images: Annotated[Path, typer.Argument(help="A picture, a folder of pictures, an array or a film.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, one file for each picture.")],
-    stride: Annotated[int | None, option("Distance between patches, pixels.", "half a patch")] = None,
-    tol: Annotated[float, typer.Option(help="Relative duality gap at which a patch has converged.")] = 1e-4,
+    data: Annotated[
+        Path,
+        typer.Argument(help="A picture, a folder of pictures, an array or a film; or the activations of a network."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Pictures: folder for the codes, one file for each picture. Activations: NAME.safetensors.",
+        ),
+    ],
+    stride: Annotated[int | None, option("Pictures: distance between patches, pixels.", "half a patch")] = None,
+    tol: Annotated[
+        float | None, option("Pictures: relative duality gap at which a patch has converged.", "1e-4")
+    ] = None,
+    layer: Annotated[str | None, option("Activations: layer of a store that has several.", "the only one")] = None,
+    infer: Annotated[
+        bool, typer.Option("--infer", help="Activations: infer the codes, instead of one pass of the encoder.")
+    ] = False,
+    device: Annotated[str | None, option("Activations: device, by its name in torch.", "cpu")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
-    """Encode pictures with a learned dictionary."""
+    """Encode pictures, or the activations of a network, with a learned dictionary."""
     if stride is not None and stride < 1:
         raise OptionError(f"--stride must be at least 1; got {stride}; try half a patch")
-    if not 0 < tol < math.inf:
+    if tol is not None and not 0 < tol < math.inf:
         raise OptionError(f"--tol must be positive and finite; got {tol:g}; try 1e-4")
 
-    from gramian.cli.encode import encode_images
+    from gramian.cli.encode import encode_data
 
-    encode_images(dictionary, images, out, stride=stride, tol=tol, force=force)
+    encode_data(
+        dictionary, data, out, given(stride=stride, tol=tol), given(layer=layer, infer=infer or None, device=device),
+        force=force,
+    )  # fmt: skip
 
 
 @application.command()
 def decode(
     dictionary: Annotated[Path, typer.Argument(help="The dictionary that made the codes, or the folder of its run.")],
     codes: Annotated[list[Path], typer.Argument(help="Files that gramian encode has written, or a folder of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures; for activations NAME.npy.")],
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
-    """Reconstruct pictures from their codes."""
-    from gramian.cli.encode import decode_codes
+    """Reconstruct pictures, or the activations of a network, from their codes."""
+    from gramian.cli.encode import decode_data
 
-    decode_codes(dictionary, codes, out, force=force)
-
-
-@application.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
-) -> None:
-    """Write the report of a run again."""
-    from gramian.cli.learn import write_report
-
-    write_report(folder)
+    decode_data(dictionary, codes, out, force=force)
 
 
 @application.command()
@@ -204,16 +133,10 @@ def compare(
     match the subspaces of seeds, layers or tools by principal angles, beside random subspaces.
     """
     n_groups, group_size = parse_groups(groups)
-    options: dict[str, Any] = {
-        "images": None if images is None else str(images.resolve()),
-        "groups": n_groups,
-        "size": group_size,
-        "patch": patch,
-        "lam": lam,
-        "beta": beta,
-        "steps": steps,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
+    options = given(
+        images=None if images is None else str(images.resolve()), groups=n_groups, size=group_size, patch=patch,
+        lam=lam, beta=beta, steps=steps,
+    )  # fmt: skip
     if dictionaries:
         _check_dictionaries(dictionaries, options)
 
@@ -229,8 +152,8 @@ def compare(
     from gramian.cli.compare import compare_dictionaries
     from gramian.images.run import RunSettings
 
-    options = {"steps": _COMPARED_STEPS, **options} | ({} if seed is None else {"seed": seed})
-    compare_dictionaries(RunSettings(**options), out, force=force)
+    chosen: dict[str, Any] = {"steps": _COMPARED_STEPS, **options, **given(seed=seed)}
+    compare_dictionaries(RunSettings(**chosen), out, force=force)
 
 
 def _check_dictionaries(dictionaries: list[Path], options: dict[str, Any]) -> None:
@@ -243,8 +166,47 @@ def _check_dictionaries(dictionaries: list[Path], options: dict[str, Any]) -> No
         raise OptionError(f"two or more dictionaries are compared; got {dictionaries[0]} only; try another beside it")
 
 
-application.command()(capture)
-application.command()(features)
+@application.command()
+def capture(
+    model: Annotated[
+        Path, typer.Argument(help="A folder of the transformers library; with --arch, a file of weights.")
+    ],
+    inputs: Annotated[
+        Path, typer.Argument(help="Texts (.txt by line, .jsonl, .parquet), pictures, or a folder of them.")
+    ],
+    layer: Annotated[list[str], typer.Option(help="Glob of module names, like 'encoder.layer.3'; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store.")],
+    arch: Annotated[
+        str | None, typer.Option(help="Network of a file of weights: timm:NAME or torchvision:NAME.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Numbers in the store: float32, bfloat16.")] = "float32",
+    max_samples: Annotated[int | None, option("Largest number of samples.", "all")] = None,
+    batch: Annotated[int, typer.Option(help="Texts or pictures in a batch.")] = 32,
+    tokens: Annotated[int | None, option("Largest number of tokens of a text.", "the network's, at most 512")] = None,
+    field: Annotated[str, typer.Option(help="Name of the text in .jsonl and .parquet.")] = "text",
+    special: Annotated[
+        bool, typer.Option("--special", help="Also keep tokens that stand for no text or patch, like [CLS].")
+    ] = False,
+    axes: Annotated[str | None, option("Axes of outputs.", "'b l', 'b p l' or 'b l h w'")] = None,
+    device: Annotated[str, typer.Option(help="Device, by its name in torch.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted capture.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
+) -> None:
+    """Run a network over texts or pictures, and keep the activations of a layer.
+
+    Ctrl-C keeps the whole shards; the same command with --resume continues after them.
+    """
+    for name, value in (("batch", batch), ("tokens", tokens), ("max-samples", max_samples)):
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} must be at least 1; got {value}")
+
+    from gramian.cli.capture import CaptureOptions, capture_activations
+
+    options = CaptureOptions(
+        layer=layer, arch=arch, field=field, tokens=tokens, special=special, axes=axes, batch=batch, dtype=dtype,
+        max_samples=max_samples, device=device,
+    )  # fmt: skip
+    capture_activations(model, inputs, out, options, resume=resume, force=force)
 
 
 @application.command()

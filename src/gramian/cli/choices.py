@@ -5,9 +5,21 @@ both. A table of names that the registries import would not save the repetition:
 or function, so that the name stands there in any case.
 """
 
+from math import inf
 from types import SimpleNamespace
 
-__all__ = ["DEFAULTS", "FEATURE_DEFAULTS", "METHODS", "PENALTIES", "PRIORS", "RULES", "UPDATES", "WHITENINGS"]
+__all__ = [
+    "DEFAULTS",
+    "ENCODERS",
+    "FEATURE_DEFAULTS",
+    "METHODS",
+    "PENALTIES",
+    "PRIORS",
+    "RULES",
+    "SELECTIONS",
+    "UPDATES",
+    "WHITENINGS",
+]
 
 PENALTIES = ("l1", "huber", "squared_frobenius", "frobenius", "spectral", "coherence", "logdet")
 RULES = ("proximal", "polyak", "subgradient")
@@ -15,6 +27,8 @@ WHITENINGS = ("fourier", "zca", "none")
 UPDATES = ("sgd", "online")
 PRIORS = ("group_laplace", "nonnegative", "scale_mixture", "group_l0", "spike_slab")
 METHODS = ("auto", "fista", "lca", "coordinate_descent", "block_omp", "block_iht")
+ENCODERS = ("linear", "tied", "iterative")
+SELECTIONS = ("topk", "batch_topk", "threshold", "fdr", "soft")
 
 DEFAULTS = SimpleNamespace(
     groups=64, size=4, patch=16, whiten="fourier", lam=2.0, beta=0.3, lr=0.5, steps=8000, batch=128, rule="proximal",
@@ -23,7 +37,7 @@ DEFAULTS = SimpleNamespace(
 """Defaults of `RunSettings`."""
 
 FEATURE_DEFAULTS = SimpleNamespace(
-    groups=512, size=4, target_active=16, lam=2.0, beta=0.3, lr=0.5, steps=2000, batch=512, rule="proximal",
-    penalty="l1", update="sgd", prior="group_laplace", infer="auto", device="cpu", spread=1, seed=0,
+    groups=512, size=4, active=16, encoder="linear", select="topk", rate=0.1, beta=inf, patience=200, lr=3e-3,
+    warm_up=0, steps=4000, batch=512, device="cpu", seed=0,
 )  # fmt: skip
 """Defaults of `FeatureSettings`."""

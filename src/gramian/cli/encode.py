@@ -1,22 +1,70 @@
-"""`gramian encode` and `gramian decode`: convert pictures to files of codes, and back."""
+"""`gramian encode` and `gramian decode`: convert pictures or activations to files of codes, and back."""
 
 import contextlib
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from gramian.errors import RunError
+from gramian.coding.features.file import FEATURES
+from gramian.coding.files.checksum import stored_format
+from gramian.coding.runs.folder import DICTIONARY
+from gramian.errors import OptionError, RunError
 from gramian.files import check_output, replace_file
-from gramian.images import Dictionary, decode_picture, encode_picture, load_codes, load_dictionary, save_codes
+from gramian.images import decode_picture, encode_picture, load_codes, load_dictionary, save_codes
 from gramian.images.encoding import check_coding
 from gramian.images.samples import load_images
 from gramian.report.pictures import gray_picture, png
 
-__all__ = ["decode_codes", "encode_images"]
+__all__ = ["decode_data", "encode_data"]
 
 _SUFFIX = ".codes.safetensors"
+
+
+def encode_data(
+    dictionary: Path, data: Path, out: Path, of_pictures: dict[str, Any], of_activations: dict[str, Any], *, force: bool
+) -> None:
+    """Encode pictures or activations, by the kind of the dictionary.
+
+    Args:
+        dictionary: A dictionary file, or the folder of a run.
+        data: What to encode.
+        out: Where to write.
+        of_pictures: Options for pictures that the user gave.
+        of_activations: Options for activations that the user gave.
+        force: Whether to replace existing files.
+
+    Raises:
+        OptionError: If the options are for the other kind.
+    """
+    path = _dictionary_file(dictionary)
+    others = of_pictures if _is_of_activations(path) else of_activations
+    if others:
+        kind = "activations" if _is_of_activations(path) else "pictures"
+        raise OptionError(
+            f"options must fit the dictionary, which is one of {kind}; got --{', --'.join(others)} as well; leave them "
+            "out"
+        )
+    if _is_of_activations(path):
+        from gramian.cli.encode_activations import encode_store
+
+        encode_store(path, data, out, **of_activations, force=force)
+    else:
+        options: dict[str, Any] = {"stride": None, "tol": 1e-4, **of_pictures}
+        encode_images(path, data, out, **options, force=force)
+
+
+def decode_data(dictionary: Path, codes: list[Path], out: Path, *, force: bool) -> None:
+    """Reconstruct pictures or activations, by the kind of the dictionary."""
+    path = _dictionary_file(dictionary)
+    if _is_of_activations(path):
+        from gramian.cli.encode_activations import decode_store
+
+        decode_store(path, codes, out, force=force)
+    else:
+        decode_codes(path, codes, out, force=force)
 
 
 def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | None, tol: float, force: bool) -> None:
@@ -27,7 +75,7 @@ def encode_images(dictionary: Path, images: Path, out: Path, *, stride: int | No
         DataError: If a picture cannot be used.
         OptionError: If the stride or the tolerance is out of range.
     """
-    learned = _dictionary(dictionary)
+    learned = load_dictionary(dictionary)
     check_coding(learned, stride=stride, tol=tol)
     loaded = load_images(images, colour=learned.preparation.channels == 3)
     check_coding(learned, loaded.images, stride=stride, tol=tol)
@@ -52,7 +100,7 @@ def decode_codes(dictionary: Path, codes: list[Path], out: Path, *, force: bool)
     Raises:
         RunError: If a file cannot be read, exists already or cannot be written, or has codes of another dictionary.
     """
-    learned = _dictionary(dictionary)
+    learned = load_dictionary(dictionary)
     paths = [path for place in codes for path in (sorted(place.glob(f"*{_SUFFIX}")) if place.is_dir() else [place])]
     if not paths:
         raise RunError(f"there must be codes to decode; got no *{_SUFFIX} in {', '.join(map(str, codes))}")
@@ -65,8 +113,12 @@ def decode_codes(dictionary: Path, codes: list[Path], out: Path, *, force: bool)
         print(target)
 
 
-def _dictionary(path: Path) -> Dictionary:
-    return load_dictionary(path / "dictionary.safetensors" if path.is_dir() else path)
+def _dictionary_file(path: Path) -> Path:
+    return path / DICTIONARY if path.is_dir() else path
+
+
+def _is_of_activations(path: Path) -> bool:
+    return stored_format(path) == FEATURES
 
 
 def _targets(folder: Path, names: list[str], *, suffix: str, force: bool, inputs: list[Path]) -> list[Path]:

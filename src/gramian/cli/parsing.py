@@ -6,12 +6,17 @@ import typer
 
 from gramian.errors import OptionError
 
-__all__ = ["option", "parse_groups"]
+__all__ = ["given", "option", "parse_groups"]
 
 
-def option(text: str, default: object) -> Any:
+def option(text: str, default: object, *names: str) -> Any:
     """Return an option whose help shows its default, which is None in the signature."""
-    return typer.Option(help=f"{text} [default: {default}]", show_default=False)
+    return typer.Option(*names, help=f"{text} [default: {default}]", show_default=False)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None, those that the user gave."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def parse_groups(text: str | None) -> tuple[int | None, int | None]:

@@ -78,6 +78,13 @@ class ProcessGrid:
         """Whether this is the only process."""
         return self.over_samples is None and self.over_groups is None
 
+    @property
+    def place_among_samples(self) -> tuple[int, int]:
+        """The number of this process among those that use different samples, from 0, and how many these are."""
+        if self.over_samples is None:
+            return 0, 1
+        return distributed.get_rank(self.over_samples), distributed.get_world_size(self.over_samples)
+
     def local_samples(self, x: Tensor) -> Tensor:
         """Return the samples of this process; all processes have equally many, in the order of their ranks.
 

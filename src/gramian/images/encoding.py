@@ -1,6 +1,5 @@
 """Encode pictures, store their codes in files, and decode them."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.coding.energy import energy
-from gramian.coding.files.checksum import read_checked, write_checked
+from gramian.coding.files.checksum import digest, read_checked, write_checked
 from gramian.coding.inference import METHODS, check_stop
 from gramian.coding.model import Codes, group_norms, reconstruct
 from gramian.coding.priors import PRIORS
@@ -86,7 +85,7 @@ def encode_picture(
     codes = torch.cat([part.codes for part in parts])
     total = energy(samples.x, dictionary.phi, codes, dictionary.lam, PRIORS[dictionary.prior]).total
     gap = torch.cat([part.gap for part in parts]) / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return EncodedPicture(picture.name, codes, samples, float(gap.clamp_min(0).max()), _digest(dictionary.phi))
+    return EncodedPicture(picture.name, codes, samples, float(gap.clamp_min(0).max()), digest(dictionary.phi))
 
 
 def check_coding(
@@ -122,10 +121,10 @@ def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Ten
     Raises:
         RunError: If the codes belong to another dictionary, or have wrong shapes.
     """
-    if encoded.dictionary != _digest(dictionary.phi):
+    if encoded.dictionary != digest(dictionary.phi):
         raise RunError(
             f"the codes of {encoded.name} must be decoded with the dictionary that made them, {encoded.dictionary}; "
-            f"got {_digest(dictionary.phi)}"
+            f"got {digest(dictionary.phi)}"
         )
     codes, samples, channels = encoded.codes, encoded.samples, dictionary.preparation.channels
     if codes.shape[1:] != dictionary.phi.shape[1:] or {samples.means.shape[1:], samples.mean.shape} != {(channels,)}:
@@ -207,7 +206,3 @@ def _numbers(path: Path, metadata: Mapping[str, str]) -> tuple[tuple[int, ...], 
 
 def _is_side(value: object) -> bool:
     return type(value) is int and 1 <= value < _LARGEST_SIDE
-
-
-def _digest(phi: Tensor) -> str:
-    return hashlib.sha256(phi.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

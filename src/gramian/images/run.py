@@ -1,6 +1,7 @@
 """A learning run on images: settings, data, state of the loop, and its folder."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, distributed
 
 from gramian.coding.learning.dictionary import initial_dictionary
 from gramian.coding.learning.learner import Learner
-from gramian.coding.runs.folder import DICTIONARY, METRICS, SETTINGS, holds_run
-from gramian.coding.runs.metrics import Row, read_metrics
-from gramian.coding.runs.run import Run
+from gramian.coding.runs.dictionary_run import DictionaryRun
+from gramian.coding.runs.folder import DICTIONARY, holds_run
+from gramian.coding.runs.metrics import Row
 from gramian.distributed.process_grid import ProcessGrid
-from gramian.errors import DataError, OptionError, RunError
+from gramian.errors import DataError, RunError
 from gramian.images.dictionary import Dictionary, load_dictionary, save_dictionary
 from gramian.images.memory import check_memory
 from gramian.images.samples import ImageSplit, Preparation, load_images, shipped_images, split_held_out
@@ -25,7 +26,7 @@ _HELD_OUT_PATCHES = 512
 _SEED_OF_HELD_OUT = 1
 
 
-class LearningRun(Run[RunSettings]):
+class LearningRun(DictionaryRun[RunSettings]):
     """Learn a dictionary from pictures: data, learner, and metrics of one run.
 
     The state is that of the learner, and every batch is a function of the seed and the step. A stopped and resumed run
@@ -53,8 +54,7 @@ class LearningRun(Run[RunSettings]):
     """
 
     def __init__(self, settings: RunSettings) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.skipped: tuple[str, ...] = ()
         self.grid = ProcessGrid.arrange(settings.spread)
         # A batch that cannot be divided among the processes is refused here, not in the first step.
@@ -108,20 +108,19 @@ class LearningRun(Run[RunSettings]):
             ),
         )
 
+    @staticmethod
+    def read_settings(path: Path) -> RunSettings:
+        """Read a file of settings, by `gramian.images.settings.read_settings`."""
+        return read_settings(path)
+
     @classmethod
-    def resume(cls, folder: Path) -> "LearningRun":
-        """Restore a run from the last checkpoint in its folder.
+    def restored(cls, folder: Path, settings: RunSettings) -> tuple["LearningRun", Mapping[str, Tensor]]:
+        """Make a run from its settings and the dictionary in its folder, and return it with the stored state.
 
         Raises:
-            RunError: If the folder holds no run, or its files are inconsistent.
-            DataError: If the pictures of the run cannot be read any more.
-            OptionError: If the run needs more memory or more processes than available.
+            RunError: If they do not fit, or the pictures have changed.
+            DataError: If the pictures cannot be read any more.
         """
-        if not holds_run(folder):
-            raise RunError(f"{folder} must hold a run, to be resumed; got no {DICTIONARY} and {SETTINGS}")
-        settings = read_settings(folder / SETTINGS)
-        # Metrics are written before the dictionary: a kill between the two leaves a row too many.
-        metrics = read_metrics(folder / METRICS)
         dictionary = load_dictionary(folder / DICTIONARY)
         shape = (settings.length, settings.groups, settings.size)
         if dictionary.phi.shape != shape:
@@ -138,12 +137,7 @@ class LearningRun(Run[RunSettings]):
         if not math.isclose(dictionary.preparation.scale, run.preparation.scale, rel_tol=1e-6):
             raise RunError(f"the pictures of the run in {folder} have changed since it began; try a new run")
         run.initial_phi = dictionary.initial_phi
-        try:
-            run.learner.load(dictionary.state)
-        except OptionError as error:
-            raise RunError(f"the dictionary in {folder} does not fit its settings: {error}") from error
-        run.metrics = [row for row in metrics if row["step"] <= run.step]
-        return run
+        return run, dictionary.state
 
     def _pictures(self) -> ImageSplit:
         settings = self.settings

@@ -14,7 +14,7 @@ import torch
 from gramian.coding.inference import METHODS
 from gramian.coding.learning.options import UPDATES
 from gramian.coding.priors import PRIORS
-from gramian.coding.runs.run import RunOptions
+from gramian.coding.runs.dictionary_run import DictionaryOptions
 from gramian.errors import OptionError, RunError
 from gramian.images.samples import WHITENINGS
 from gramian.penalties import PENALTIES
@@ -41,7 +41,7 @@ _LONGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(RunOptions):
+class RunSettings(DictionaryOptions):
     """Hold the settings of a run on pictures: those of any run, and those of the samples.
 
     Attributes:

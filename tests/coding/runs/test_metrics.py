@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from gramian.activations.run import FeatureRun, FeatureSettings
 from gramian.coding.runs.metrics import MEASURED, metrics_text, read_metrics
 from gramian.errors import RunError
 from gramian.images.run import LearningRun, RunSettings
@@ -14,7 +17,12 @@ ROW = dict.fromkeys(MEASURED, 0.5) | {"step": 0}
 
 def test_the_names_are_those_that_a_run_measures(tmp_path) -> None:
     settings = RunSettings(groups=4, size=2, patch=4, batch=4, images=str(save_crops(tmp_path / "pictures", count=2)))
-    assert tuple(LearningRun(settings).evaluate(seconds=0.0)) == MEASURED
+    assert tuple(LearningRun(settings).evaluate(seconds=0.0)) == LearningRun.measured
+    save_file({"x": torch.randn(100, 6)}, tmp_path / "x.safetensors")
+    store = str(tmp_path / "x.safetensors")
+    features = FeatureRun(FeatureSettings(store=store, groups=4, size=2, active=1, batch=8))
+    assert tuple(features.evaluate(seconds=0.0)) == FeatureRun.measured
+    assert {*MEASURED} <= {*LearningRun.measured} & {*FeatureRun.measured}
 
 
 def test_there_and_back(tmp_path) -> None:

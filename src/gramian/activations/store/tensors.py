@@ -2,10 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +19,16 @@ from gramian.coding.files.checksum import CHECKSUM, add_checksum
 from gramian.errors import DataError, RunError, printable
 from gramian.files import atomic_path
 
-__all__ = ["Header", "StoredTensor", "checksum_of", "map_tensor", "read_header", "require_checksum", "write_tensors"]
+__all__ = [
+    "Header",
+    "StoredTensor",
+    "checksum_of",
+    "map_tensor",
+    "read_header",
+    "require_checksum",
+    "write_rows",
+    "write_tensors",
+]
 
 _DTYPES: Mapping[str, tuple[torch.dtype, str]] = {
     "F64": (torch.float64, "<f8"),
@@ -77,8 +89,67 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         RunError: If the file cannot be written.
     """
     metadata = add_checksum(tensors, metadata)
+    order = _order(tensors)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(_header(tensors, order, metadata))
+        for name in order:
+            if tensors[name].numel():
+                file.write(_bytes(tensors[name]))
+    return metadata[CHECKSUM]
+
+
+def write_rows(path: Path, parts: Iterable[Mapping[str, Tensor]], metadata: Callable[[], Mapping[str, str]]) -> None:
+    """Write tensors whose rows arrive in parts, atomically and with a checksum, in the memory of one part.
+
+    The rows are first written to temporary files without a name in the same folder, because the header comes before
+    them and holds their number.
+
+    Args:
+        path: The file; an existing one is replaced.
+        parts: At least one part: the next rows of each tensor by name, contiguous and on the CPU.
+        metadata: Returns texts by name; called after the last part.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    with atomic_path(path) as temporary, ExitStack() as stack:
+        spools: dict[str, Any] = {}
+        rows: dict[str, int] = {}
+        like: dict[str, Tensor] = {}
+        for part in parts:
+            for name, tensor in part.items():
+                if name not in spools:
+                    spools[name] = stack.enter_context(tempfile.TemporaryFile(dir=temporary.parent))
+                    rows[name], like[name] = 0, tensor[:0].clone()
+                if tensor.numel():
+                    spools[name].write(_bytes(tensor))
+                rows[name] += len(tensor)
+        tensors = {name: _spooled(spool, rows[name], like[name]) for name, spool in spools.items()}
+        order = _order(tensors)
+        with temporary.open("wb") as file:
+            file.write(_header(tensors, order, add_checksum(tensors, metadata())))
+            for name in order:
+                spools[name].seek(0)
+                shutil.copyfileobj(spools[name], file, 1 << 20)
+
+
+def _spooled(spool: Any, rows: int, like: Tensor) -> Tensor:
+    """Map the rows in a temporary file as a tensor."""
+    spool.flush()
+    shape = (rows, *like.shape[1:])
+    if not math.prod(shape):
+        return like.new_empty(shape)
+    flat = torch.from_numpy(np.memmap(spool, np.uint8, mode="r+"))
+    return flat.view(like.dtype).view(shape)
+
+
+def _order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names in the order of the file, which keeps every tensor aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def _header(tensors: Mapping[str, Tensor], order: list[str], metadata: Mapping[str, str]) -> bytes:
     names = {torch_dtype: name for name, (torch_dtype, _) in _DTYPES.items()}
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # keeps every tensor aligned
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name in order:
@@ -87,13 +158,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in order:
-            if tensors[name].numel():
-                file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return metadata[CHECKSUM]
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_header(path: Path) -> Header:
@@ -139,8 +208,8 @@ def _stored(path: Path, name: str, entry: Any, begin: int, size: int) -> StoredT
     return StoredTensor(path, name, dtype, tuple(shape), begin + start)
 
 
-def map_tensor(tensor: StoredTensor) -> ndarray:
-    """Map a tensor of a file into memory, read-only; bfloat16 as int16 of the same bits.
+def map_tensor(tensor: StoredTensor, *, mode: Literal["r", "c"] = "r") -> ndarray:
+    """Map a tensor of a file into memory, read-only or with 'c' copied on write; bfloat16 as int16 of the same bits.
 
     Raises:
         DataError: If the file cannot be mapped, for example because it is now shorter.
@@ -149,24 +218,21 @@ def map_tensor(tensor: StoredTensor) -> ndarray:
     if not math.prod(tensor.shape):
         return np.empty(tensor.shape, dtype)
     try:
-        return np.memmap(tensor.path, dtype, mode="r", offset=tensor.offset, shape=tensor.shape)
+        return np.memmap(tensor.path, dtype, mode=mode, offset=tensor.offset, shape=tensor.shape)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)[:200]
         raise DataError(f"{printable(tensor.path)} must be a whole file of safetensors; got {reason}") from error
 
 
 def checksum_of(header: Header) -> str:
-    """Compute the checksum of the content of a file; all of it is read, part by part.
+    """Compute the checksum of the content of a file; all of it is read, and nothing is kept in memory.
 
     Cost:
         About 0.35 s per gigabyte.
     """
     tensors: dict[str, Tensor] = {}
     for name, stored in header.tensors.items():
-        tensor = torch.empty(stored.shape, dtype=stored.dtype)
-        if tensor.numel():
-            tensor.reshape(-1).view(torch.uint8).numpy()[:] = map_tensor(stored).reshape(-1).view(np.uint8)
-        tensors[name] = tensor
+        tensors[name] = torch.from_numpy(map_tensor(stored, mode="c")).view(stored.dtype)
     metadata = {name: value for name, value in header.metadata.items() if name != CHECKSUM}
     return add_checksum(tensors, metadata)[CHECKSUM]
 

@@ -11,6 +11,7 @@ from gramian.coding.encoders.codes import SparseCodes
 from gramian.coding.encoders.products import LARGEST, Rows
 from gramian.coding.inference import METHODS, Inference, InferenceMethod, as_method, block_omp
 from gramian.coding.priors import Prior
+from gramian.distributed.mean import mean_over_processes
 from gramian.errors import OptionError
 
 __all__ = ["IterativeEncoder", "inferred"]
@@ -101,7 +102,8 @@ class IterativeEncoder(nn.Module):
             max_iter=iterations, tol=tol,
         )  # fmt: skip
         if self.training and self.rule in ("threshold", "soft"):
-            excess = codes.active_groups.to(self.lam.dtype).mean() / self.active - 1
+            active = mean_over_processes(codes.active_groups.to(self.lam.dtype).mean())
+            excess = active / self.active - 1
             self.lam *= (_GAIN * excess.clamp(-1, 1)).exp()
         return codes
 

@@ -166,6 +166,8 @@ def weighted_sum(
     Cost:
         2·batch·k·n·l flops; no rows are gathered.
     """
+    if not groups.shape[1]:  # embedding_bag refuses samples without groups
+        return values.sum(dim=1) @ rows[0]
     n = rows.shape[1]
     index = (groups[..., None] * n + torch.arange(n, device=groups.device)).flatten(1)
     return functional.embedding_bag(index, rows.flatten(0, 1), per_sample_weights=values.flatten(1), mode="sum")

@@ -2,7 +2,8 @@ r"""Selections: which of the groups of largest pre-codes are active. In use, a c
 
 A selection gets the candidates of each sample, the groups of largest norm in descending order, and returns their codes,
 0 for those that it does not keep. What it needs to know of other samples, such as a threshold, it tracks in training
-as a running mean; outside of training the code of a sample does not depend on its batch.
+as a running mean; outside of training the code of a sample does not depend on its batch. In training, a batch is that
+of all processes of torch.distributed, which must have equally many samples.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gramian.coding.encoders.products import Rows
+from gramian.distributed.mean import rows_of_processes
 
 __all__ = ["BatchTopK", "Candidates", "Selection", "SoftThreshold", "Threshold", "TopK", "running_mean_"]
 
@@ -122,6 +124,7 @@ class Threshold(Selection):
 
     def batch_threshold(self, norms: Float[Tensor, "batch k"]) -> Float[Tensor, ""]:
         """Compute the threshold for which `active` groups of this batch are active on average."""
+        norms = rows_of_processes(norms) if self.training else norms
         flat = norms.flatten()
         count = min(len(norms) * self.active, flat.numel() - 1)
         top = flat.topk(count + 1).values

@@ -24,10 +24,11 @@ from gramian.coding.features.audit import FeatureAudit, audit_codes
 from gramian.coding.features.calibration import calibrate_
 from gramian.coding.features.file import FeatureFile, load_features, plain_options, save_features
 from gramian.coding.features.module import BlockSparseAutoencoder
+from gramian.coding.features.options import FeatureOptions
 from gramian.coding.features.training import FeatureTraining, OptimizerFactory, SchedulerFactory
 from gramian.coding.inference import InferenceMethod, as_method, block_omp
 from gramian.errors import RunError
-from gramian.options import check_beta, real_number, whole_number
+from gramian.options import real_number, whole_number
 from gramian.typing import Phi
 
 __all__ = ["BlockFeatures"]
@@ -344,12 +345,10 @@ class BlockFeatures(GroupTransformer):
         return {**super().__getstate__(), **({"_training": None} if hasattr(self, "module_") else {})}
 
     def _begin(self, samples: Tensor) -> int:
-        for name in ("n_groups", "group_size", "active", "steps", "batch_size"):
+        for name in ("n_groups", "group_size", "steps", "batch_size"):
             whole_number(getattr(self, name), name=name)
-        if self.patience is not None:
-            whole_number(self.patience, name="patience")
+        FeatureOptions.of(self)
         real_number(self.lr, name="lr", attempt="3e-3")
-        check_beta(self.beta, infinite=True)
         check_center(self.center)
         check_group_size(self.group_size, samples.shape[1])
         seed = seed_of(self.random_state)
@@ -362,10 +361,7 @@ class BlockFeatures(GroupTransformer):
         return seed
 
     def _new_module(self, length: int, seed: int = 0) -> BlockSparseAutoencoder:
-        return BlockSparseAutoencoder(
-            length, n_groups=self.n_groups, group_size=self.group_size, active=self.active, encoder=self.encoder,
-            select=self.select, aux=self.aux, rate=self.rate, infer=self.infer, seed=seed,
-        )  # fmt: skip
+        return FeatureOptions.of(self).module(length, groups=self.n_groups, size=self.group_size, seed=seed)
 
     def _new_training(self, scheduler: SchedulerFactory | None) -> FeatureTraining:
         return FeatureTraining(
@@ -394,7 +390,6 @@ class BlockFeatures(GroupTransformer):
     def _encoded(self, samples: Tensor) -> SparseCodes:
         return self._encode_parts(self._inputs(samples))
 
-    @torch.no_grad()
     def _encode_parts(self, x: Tensor) -> SparseCodes:
         self.module_.eval()
-        return SparseCodes.join([self.module_.encode(part).trimmed() for part in x.split(_PART)])
+        return self.module_.encode_all(x)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from gramian.coding.files.dictionary import LAYOUT, StoredParts
 from gramian.errors import RunError
 from gramian.typing import Phi
 
-__all__ = ["FeatureFile", "load_features", "plain_options", "save_features"]
+__all__ = ["FEATURES", "FeatureFile", "load_features", "plain_options", "save_features"]
 
-_FORMAT = "gramian-features-1"
+FEATURES = "gramian-features-1"
+"""The format of a file of features, in its metadata."""
+
 _VALUES = ("scale", "samples", "steps", "options")
 _OPTIONS = (int, float, str, bool)
-_STATE = "module."
+_STATE, _TRAINING = "module.", "optimizer."
+"""Prefixes of the names of tensors."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +36,7 @@ class FeatureFile:
         steps: Number of training steps.
         options: The options of the estimator.
         state: The state of the module without its frames.
+        training: The state of the optimiser, to continue training; empty after training.
     """
 
     phi: Phi
@@ -41,7 +45,8 @@ class FeatureFile:
     samples: int
     steps: int
     options: dict[str, Any]
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor]
+    training: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,9 +63,11 @@ def save_features(path: Path, file: FeatureFile) -> None:
     Raises:
         RunError: If the file cannot be written.
     """
-    tensors = {"phi": file.phi, "mean": file.mean, **{_STATE + name: each for name, each in file.state.items()}}
+    tensors = {"phi": file.phi, "mean": file.mean}
+    tensors |= {_STATE + name: each for name, each in file.state.items()}
+    tensors |= {_TRAINING + name: each for name, each in file.training.items()}
     values = {name: json.dumps(getattr(file, name)) for name in _VALUES}
-    write_checked(path, tensors, {"format": _FORMAT, "layout": LAYOUT, **values})
+    write_checked(path, tensors, {"format": FEATURES, "layout": LAYOUT, **values})
 
 
 def load_features(path: Path) -> FeatureFile:
@@ -71,7 +78,10 @@ def load_features(path: Path) -> FeatureFile:
     """
     known = ("format", "layout", *_VALUES)
     parts = StoredParts(
-        path, *read_checked(path, kind="feature", form=_FORMAT, command="BlockFeatures.save", known=known)
+        path,
+        *read_checked(
+            path, kind="feature", form=FEATURES, command="gramian features or BlockFeatures.save", known=known
+        ),
     )
     phi = parts.tensors.get("phi")
     if phi is None or phi.ndim != 3:
@@ -79,7 +89,10 @@ def load_features(path: Path) -> FeatureFile:
     options = parts.value("options")
     if not isinstance(options, dict) or not all(each is None or type(each) in _OPTIONS for each in options.values()):
         raise RunError(f"the options in {path} must be a mapping of names to plain values; got another value")
-    names = [name for name in parts.tensors if name.startswith(_STATE)]
+    state, training = (
+        {name.removeprefix(prefix): each for name, each in parts.tensors.items() if name.startswith(prefix)}
+        for prefix in (_STATE, _TRAINING)
+    )
     return FeatureFile(
         phi=parts.tensor("phi", tuple(phi.shape)),
         mean=parts.tensor("mean", (len(phi),)),
@@ -87,5 +100,6 @@ def load_features(path: Path) -> FeatureFile:
         samples=int(parts.positive("samples")),
         steps=int(parts.value("steps")),
         options=options,
-        state={name.removeprefix(_STATE): parts.tensors[name] for name in names},
+        state=state,
+        training=training,
     )

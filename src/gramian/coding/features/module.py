@@ -41,6 +41,9 @@ SELECTIONS = ("topk", "batch_topk", "threshold", "fdr", "soft")
 FRAMES_LAYOUT = "m n l -> l m n"
 """The layout of the parameter `frames`."""
 
+_PART = 1024
+"""Samples that are encoded at once."""
+
 
 class FeatureOutput(NamedTuple):
     """The result of a forward pass.
@@ -193,6 +196,15 @@ class BlockSparseAutoencoder(nn.Module):
     def encode(self, x: Float[Tensor, "batch l"]) -> SparseCodes:
         """Encode samples."""
         return self._encode(x)[0]
+
+    @torch.no_grad()
+    def encode_all(self, x: Float[Tensor, "samples l"]) -> SparseCodes:
+        """Encode any number of samples as in evaluation, part by part, without a gradient."""
+        training = self.training
+        self.eval()
+        codes = SparseCodes.join([self.encode(part).trimmed() for part in x.split(_PART)])
+        self.train(training)
+        return codes
 
     def decode(self, codes: SparseCodes) -> Float[Tensor, "batch l"]:
         """Compute Σ_i Φ_i a_i."""

@@ -1,5 +1,6 @@
 """Files of tensors in the safetensors format, with a checksum of their whole content."""
 
+import hashlib
 import json
 import zlib
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ from torch import Tensor
 from gramian.errors import RunError
 from gramian.files import replace_file
 
-__all__ = ["CHECKSUM", "add_checksum", "read_checked", "write_checked"]
+__all__ = ["CHECKSUM", "add_checksum", "digest", "read_checked", "stored_format", "write_checked"]
 
 CHECKSUM = "checksum"
 """The name of the checksum in the metadata of a file."""
@@ -67,12 +68,9 @@ def read_checked(
         RunError: If the file does not exist, has another format, cannot be read, or does not match its checksum.
     """
     try:
-        with path.open("rb") as descriptor:
-            # The library only opens names in UTF-8; the path of the descriptor is always one.
-            name = str(path) if _is_utf8(path) else f"/dev/fd/{descriptor.fileno()}"
-            with safe_open(name, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        with path.open("rb") as descriptor, safe_open(_name_for_library(path, descriptor.fileno()), "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
         raise RunError(f"there must be a {kind} file at {path}; got no such file") from error
     except OSError as error:
@@ -99,6 +97,20 @@ def read_checked(
     return tensors, metadata
 
 
+def stored_format(path: Path) -> str | None:
+    """Read which format a file of tensors names in its metadata; None if it cannot be read, or names none."""
+    try:
+        with path.open("rb") as descriptor, safe_open(_name_for_library(path, descriptor.fileno()), "pt") as file:
+            return (file.metadata() or {}).get("format")
+    except _UNREADABLE:
+        return None
+
+
+def digest(tensor: Tensor) -> str:
+    """Compute a digest of the numbers of a tensor, by which codes name their dictionary: 16 hexadecimal digits."""
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
 def _crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     crc = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(tensors):
@@ -109,9 +121,10 @@ def _crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     return crc
 
 
-def _is_utf8(path: Path) -> bool:
+def _name_for_library(path: Path, descriptor: int) -> str:
+    """Return a name of an open file in UTF-8, which the library needs; the path of its descriptor is always one."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return f"/dev/fd/{descriptor}"
+    return str(path)

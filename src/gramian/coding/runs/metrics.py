@@ -11,11 +11,8 @@ __all__ = ["MEASURED", "Row", "metrics_text", "read_metrics"]
 Row = dict[str, float]
 """A step and the quantities measured at it."""
 
-MEASURED = (
-    *("step", "seconds", "lr", "lam", "energy", "reconstruction", "sparsity", "orthogonality", "residual"),
-    *("active_groups", "snr"),
-)
-"""The names that every row has."""
+MEASURED = ("step", "seconds", "lr", "orthogonality", "residual", "active_groups", "snr")
+"""The names that the rows of every run have."""
 
 _LONGEST_ROW = 1 << 16
 
@@ -25,12 +22,16 @@ def metrics_text(rows: list[Row]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def read_metrics(path: Path) -> list[Row]:
+def read_metrics(path: Path, *, measured: tuple[str, ...] = MEASURED) -> list[Row]:
     """Read a file of metrics and check every row.
 
+    Args:
+        path: The file.
+        measured: The names that every row must have.
+
     Raises:
-        RunError: If the file does not exist, a row lacks a name of `MEASURED`, a value is not a finite number, or the
-            steps do not increase.
+        RunError: If the file does not exist, a row lacks a name, a value is not a finite number, or the steps do not
+            increase.
 
     Examples:
         >>> import tempfile
@@ -45,7 +46,8 @@ def read_metrics(path: Path) -> list[Row]:
             # Line by line, to stop at the first invalid row of a file of any size.
             while line := file.readline(_LONGEST_ROW + 1):
                 if line.strip():
-                    rows.append(_row(path, len(rows) + 1, line, after=rows[-1]["step"] if rows else -1))
+                    after = rows[-1]["step"] if rows else -1
+                    rows.append(_row(path, len(rows) + 1, line, after=after, measured=measured))
     except FileNotFoundError as error:
         raise RunError(f"there must be metrics at {path}; got no such file") from error
     except OSError as error:
@@ -53,7 +55,7 @@ def read_metrics(path: Path) -> list[Row]:
     return rows
 
 
-def _row(path: Path, number: int, line: bytes, *, after: float) -> Row:
+def _row(path: Path, number: int, line: bytes, *, after: float, measured: tuple[str, ...]) -> Row:
     where = f"row {number} of {path}"
     try:
         row: object = json.loads(line.decode()) if len(line) <= _LONGEST_ROW else None
@@ -64,7 +66,7 @@ def _row(path: Path, number: int, line: bytes, *, after: float) -> Row:
         raise RunError(f"{where} must be a line of JSON; it cannot be read: {error}; try to remove this row") from error
     if not isinstance(row, dict):
         raise RunError(f"{where} must be a JSON object on one short line; got something else; try to remove this row")
-    missing = [name for name in MEASURED if name not in row]
+    missing = [name for name in measured if name not in row]
     if missing:
         raise RunError(f"{where} must hold {', '.join(missing)}; got none; try to remove this row")
     for name, value in row.items():

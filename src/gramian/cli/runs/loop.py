@@ -1,4 +1,4 @@
-"""`gramian learn`: the loop of a learning run, and its folder; `gramian features` runs it for activations."""
+"""The loop of a learning run of any application, and its folder."""
 
 import math
 import os
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import distributed
 
-from gramian.cli.display import LearningDisplay, RunDisplay
-from gramian.cli.report import make_report, write_report
-from gramian.cli.tensorboard import TensorBoardLogger, require_tensorboard
+from gramian.cli.runs.display import RunDisplay
+from gramian.cli.runs.report import WritePage, make_report
+from gramian.cli.runs.tensorboard import TensorBoardLogger, require_tensorboard
 from gramian.coding.runs.folder import (
     REPORT,
     SETTINGS,
@@ -31,11 +31,9 @@ from gramian.coding.runs.folder import (
 )
 from gramian.coding.runs.run import Run, RunOptions
 from gramian.errors import OptionError, RunError
-from gramian.images.run import LearningRun
-from gramian.images.settings import read_settings
 from gramian.torch_internals import restart_count, store_of_this_start
 
-__all__ = ["IMAGES", "Application", "continue_run", "start_run", "write_report"]
+__all__ = ["Application", "continue_run", "start_run"]
 
 _RUNS = Path("runs")
 _FOLDER = "gramian/folder"
@@ -50,32 +48,28 @@ class Application:
 
     Attributes:
         command: Name of the command, for messages.
-        run: Makes a new run from its settings.
-        resume: Restores a run from its folder.
-        read_settings: Reads the settings of a run.
+        run: The class of its runs.
         display: Shows a run.
-        report: Writes the report of a run; None if there is none.
+        page: Writes the page of a report; None if there is none.
     """
 
     command: str
-    run: Callable[[Any], Run[Any]]
-    resume: Callable[[Path], Run[Any]]
-    read_settings: Callable[[Path], RunOptions]
+    run: type[Run[Any]]
     display: Callable[[Any, Path], RunDisplay[Any]]
-    report: Callable[[Any, Path], None] | None
+    page: WritePage | None
 
-
-IMAGES = Application("learn", LearningRun, LearningRun.resume, read_settings, LearningDisplay, make_report)
-"""Learning from pictures."""
+    def read_settings(self, path: Path) -> RunOptions:
+        """Read the settings of a run."""
+        return self.run.read_settings(path)
 
 
 def start_run(
+    application: Application,
     settings: RunOptions,
     out: Path | None,
     *,
     seconds: float | None = None,
     tensorboard: bool = False,
-    application: Application = IMAGES,
 ) -> None:
     """Start a run in a new or empty folder.
 
@@ -83,11 +77,11 @@ def start_run(
     continues from the last checkpoint.
 
     Args:
+        application: The application.
         settings: Settings of the run.
         out: Folder for the result; default the next free folder of runs/.
         seconds: Duration of learning; default the number of steps of the settings.
         tensorboard: Whether to write the metrics for TensorBoard too.
-        application: The application.
 
     Raises:
         RunError: If the folder is not empty, or cannot be written.
@@ -102,7 +96,7 @@ def start_run(
     earlier = _folder_before_restart(store, out, application)
     if earlier is not None:
         if holds_run(earlier) or not_begun(earlier, application.read_settings):
-            continue_run(earlier, tensorboard=tensorboard, application=application)
+            continue_run(application, earlier, tensorboard=tensorboard)
             return
         out = earlier
     if out is not None and _is_first():
@@ -121,15 +115,15 @@ def start_run(
         _begin(run, folder, tensorboard=tensorboard, application=application)
 
 
-def continue_run(out: Path | None, *, tensorboard: bool = False, application: Application = IMAGES) -> None:
+def continue_run(application: Application, out: Path | None, *, tensorboard: bool = False) -> None:
     """Continue a stopped run; the result equals that of an uninterrupted run.
 
     A run that stopped before its first checkpoint starts again with the same settings.
 
     Args:
+        application: The application.
         out: Folder of the run; default the latest of runs/.
         tensorboard: Whether to write the metrics for TensorBoard too.
-        application: The application.
 
     Raises:
         RunError: If there is no run, it cannot be read, or another process is using it.
@@ -147,11 +141,11 @@ def continue_run(out: Path | None, *, tensorboard: bool = False, application: Ap
             run.log_metrics(seconds=0.0)
             _begin(run, folder, tensorboard=tensorboard, application=application)
             return
-        run = application.resume(folder)
+        run = application.run.resume(folder)
         if run.finished:
-            see = "" if application.report is None else f"; see {folder / REPORT}"
+            see = "" if application.page is None else f"; see {folder / REPORT}"
             print(f"the run in {folder} is finished: {run.step} steps{see}")
-            if application.report is None or (folder / REPORT).is_file():
+            if application.page is None or (folder / REPORT).is_file():
                 return
         _learn(run, folder, tensorboard=tensorboard, application=application)
 
@@ -191,13 +185,13 @@ def _learn(run: Run[Any], folder: Path, *, tensorboard: bool, application: Appli
         sys.exit(130)
     if first:
         print("learned" if run.finished else f"stopped at step {run.step} of {run.settings.steps}", end="")
-        print("" if application.report is None else "; writing the report", flush=True)
+        print("" if application.page is None else "; writing the report", flush=True)
         if not run.finished:
             print(f"to continue: gramian {application.command} --resume --out {folder}")
-        if application.report is None:
+        if application.page is None:
             print(f"the dictionary and the metrics are in {folder}")
         else:
-            application.report(run, folder)
+            make_report(run, folder, application.page)
             print(f"the dictionary, the metrics and the report are in {folder}: open {folder / REPORT}")
     leave_group(run)
 

@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gramian.coding.runs.run import Run
-from gramian.images.run import LearningRun
 
-__all__ = ["LearningDisplay", "RunDisplay"]
+__all__ = ["RunDisplay"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 110
@@ -28,11 +27,18 @@ RunT = TypeVar("RunT", bound=Run[Any])
 class RunDisplay(ABC, Generic[RunT]):
     """Show a live panel on a terminal; elsewhere print one line for each report.
 
+    Attributes:
+        quantities: What the panel shows of the metrics: title, name and format.
+        line: The format of a report's line after the number of the step, by the names of the metrics.
+
     Args:
         run: The run to show.
         folder: Folder of the run.
         console: Console to print on; default standard output.
     """
+
+    quantities: ClassVar[tuple[tuple[str, str, str], ...]]
+    line: ClassVar[str]
 
     def __init__(self, run: RunT, folder: Path, console: Console | None = None) -> None:
         self._run = run
@@ -80,11 +86,7 @@ class RunDisplay(ABC, Generic[RunT]):
             self._draw()
             return
         row = self._run.metrics[-1]
-        self._console.print(
-            f"step {self._run.step:6d}  energy {row['energy']:.2f}  Σ|X| {row['orthogonality']:.1e}  max|X| "
-            f"{row['residual']:.1e}  active groups {row['active_groups']:.1f}  held-out SNR {row['snr']:.2f} dB",
-            soft_wrap=True,
-        )
+        self._console.print(f"step {self._run.step:6d}  {self.line.format_map(row)}", soft_wrap=True)
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
@@ -92,15 +94,7 @@ class RunDisplay(ABC, Generic[RunT]):
         table.add_column()
         table.add_column(justify="right")
         table.add_column(style="cyan")
-        for title, key, form in (
-            ("energy of a held-out sample", "energy", "{:.2f}"),
-            ("   reconstruction", "reconstruction", "{:.2f}"),
-            ("   sparsity", "sparsity", "{:.2f}"),
-            ("orthogonality loss L/β", "orthogonality", "{:.1e}"),
-            ("largest |X| of a group", "residual", "{:.1e}"),
-            ("active groups", "active_groups", "{:.1f}"),
-            ("held-out SNR, dB", "snr", "{:.2f}"),
-        ):
+        for title, key, form in self.quantities:
             values = [row[key] for row in self._run.metrics]
             table.add_row(title, form.format(values[-1]) if values else "", _spark(values))
         footer = Text("Ctrl-C saves the dictionary and stops", style="dim")
@@ -108,23 +102,6 @@ class RunDisplay(ABC, Generic[RunT]):
         width = min(self._console.width - 4, _WIDEST)
         title = Text(str(self._folder))
         self._live.update(Panel(Group(table, self._progress, footer), title=title, padding=(0, 1), width=width))
-
-
-class LearningDisplay(RunDisplay[LearningRun]):
-    """Show a run on pictures."""
-
-    def introduction(self) -> list[str | Text]:
-        """Say what the run learns from."""
-        run = self._run
-        sentence = (
-            f"learning {run.settings.groups} groups of {run.settings.size} atoms of {run.settings.patch} × "
-            f"{run.settings.patch} pixels from {len(run.split.train)} pictures; held out: "
-            f"{', '.join(image.name for image in run.split.held_out)}"
-        )
-        lines: list[str | Text] = [sentence]
-        if run.skipped:
-            lines.append(Text("skipped, not readable: ", style="yellow") + Text(", ".join(run.skipped)))
-        return lines
 
 
 def _spark(values: list[float], width: int = 32) -> str:

@@ -2,35 +2,60 @@
 
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from gramian.coding.runs.folder import REPORT
-from gramian.files import replace_file
-from gramian.images.evaluation.record import learning_record
-from gramian.images.page import render_report
-from gramian.images.run import LearningRun
+from gramian.coding.features.file import FEATURES
+from gramian.coding.files.checksum import stored_format
+from gramian.coding.runs.folder import DICTIONARY, METRICS, REPORT
+from gramian.coding.runs.run import Run
+from gramian.errors import RunError
 
-__all__ = ["make_report", "write_report"]
+__all__ = ["ReportProgress", "WritePage", "make_report", "write_report"]
+
+
+ReportProgress = Callable[[str, int, int], None]
+"""A function that is called with a stage, and how many of its parts are done of how many."""
+
+WritePage = Callable[[Any, Path, ReportProgress], None]
+"""A function that measures a run and writes the page of its report to a path, atomically."""
 
 
 def write_report(folder: Path) -> None:
     """Write the report of a saved run.
 
     Raises:
-        RunError: If there is no run, or the report cannot be written.
-        DataError: If the pictures of the run cannot be read any more.
+        RunError: If there is no run, runs of this kind have no report, or the report cannot be written.
+        DataError: If the data of the run cannot be read any more.
     """
-    make_report(LearningRun.resume(folder), folder)
+    application = _application_of(folder)
+    if application.page is None:
+        raise RunError(
+            f"{folder} must hold a run that has a report; got one of gramian {application.command}; its metrics are in "
+            f"{folder / METRICS}"
+        )
+    make_report(application.run.resume(folder), folder, application.page)
     print(f"open {folder / REPORT}")
 
 
-def make_report(run: LearningRun, folder: Path) -> None:
+def _application_of(folder: Path) -> Any:
+    """Return the application that learned a run; a folder without a run counts as one of pictures."""
+    if stored_format(folder / DICTIONARY) == FEATURES:
+        from gramian.cli.runs.features import ACTIVATIONS
+
+        return ACTIVATIONS
+    from gramian.cli.runs.images import IMAGES
+
+    return IMAGES
+
+
+def make_report(run: Run[Any], folder: Path, page: WritePage) -> None:
     """Write the report of a run. If that fails or is interrupted, print which files exist and the command to use.
 
     Raises:
@@ -39,9 +64,7 @@ def make_report(run: LearningRun, folder: Path) -> None:
     """
     try:
         with _interruptible(), _StageProgress() as progress:
-            page = render_report(learning_record(run, progress=progress), progress=progress)
-            # File names are bytes, and may hold surrogates that UTF-8 cannot encode.
-            replace_file(folder / REPORT, page.encode(errors="replace"))
+            page(run, folder / REPORT, progress)
     except BaseException as error:
         print(f"the dictionary and the metrics are in {folder}; no report yet; to write it: gramian report {folder}")
         if isinstance(error, _Interrupted):

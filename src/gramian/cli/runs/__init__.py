@@ -1,0 +1,3 @@
+"""The commands for learning runs: `gramian learn`, `gramian features` and `gramian report`."""
+
+__all__ = []
