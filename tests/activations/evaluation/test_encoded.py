@@ -48,4 +48,4 @@ def test_errors() -> None:
     with pytest.raises(ShapeError, match=r"codes must be of .* \(2, 4, 1\); got \(2, 2, 2\)"):
         encode_samples([x], phi, lambda x: SparseCodes.of(x.view(2, 2, 2)))
     with pytest.raises(DataError, match="with finite codes"):
-        encode_samples([x], phi, lambda x: SparseCodes.of(x[..., None] * torch.nan))
+        encode_samples([x], phi, lambda x: SparseCodes.of(x[..., None])._replace(values=x[..., None] * torch.nan))

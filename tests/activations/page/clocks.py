@@ -24,6 +24,17 @@ SMALL = ("On", "in", "the", "and", "while", "slowly")
 KINDS = (DAYS, MONTHS, NAMES, DEEDS, PLACES, SMALL)
 
 
+class Noise(nn.Module):
+    """Adds noise, another one in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.12 * torch.randn(x.shape, generator=self.generator)
+
+
 class Clocks(nn.Module):
     """Embeds each kind of word in a plane: weekdays and months on circles, the others on short arcs."""
 
@@ -41,11 +52,10 @@ class Clocks(nn.Module):
                 rows.append(2.0 * (angle.cos() * x + angle.sin() * y))
                 self.number[word] = len(self.number)
         self.embedding = nn.Embedding.from_pretrained(torch.stack(rows))
-        self.noise = torch.Generator().manual_seed(3)
+        self.noise = Noise()
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.embedding(ids)
-        return x + 0.12 * torch.randn(x.shape, generator=self.noise)
+        return self.noise(self.embedding(ids))
 
     def phi(self) -> Tensor:
         """The planes of the six kinds of words, two that no word uses, and two near the first one."""
@@ -88,7 +98,7 @@ def word_store(folder: Path, texts: Sequence[Sequence[str]], *, before: str = ""
             text += word + " "
         ids = torch.tensor([[network.number[word] for word in words]])
         batches.append(Batch(ids, contexts=[text], spans=torch.tensor([spans])))
-    capture(network, batches, layer="embedding", store=folder, places="tokens", name="clocks")
+    capture(network, batches, layer="noise", store=folder, places="tokens", name="clocks")
     return open_activations(folder), network.phi()
 
 

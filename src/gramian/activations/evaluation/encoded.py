@@ -100,7 +100,9 @@ def encode_samples(batches: Iterable[Tensor], phi: Phi, encode: Encoder) -> Enco
         got = (len(codes.values), codes.n_groups, codes.values.shape[-1])
         if got != expected:
             raise ShapeError(f"codes must be of (samples, groups, size) {expected}; got {got}")
-        residual = x.to(rows) - weighted_sum(codes.values.to(rows), rows, codes.groups.to(rows.device))
+        residual = x.to(rows)
+        if codes.groups.shape[1]:
+            residual = residual - weighted_sum(codes.values.to(rows), rows, codes.groups.to(rows.device))
         power += float(x.double().square().sum())
         error += float(residual.double().square().sum())
         active = codes.active

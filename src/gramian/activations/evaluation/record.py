@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gramian.activations.evaluation.coactivation import CoActivation, coactivation
 from gramian.activations.evaluation.description import DescriptionLength, description_length
 from gramian.activations.evaluation.encoded import Encoder, encode_samples
 from gramian.activations.evaluation.geometry import circularity, code_moments, code_planes, effective_dimension
 from gramian.activations.evaluation.neighbours import NearestSubspaces, nearest_subspaces
 from gramian.activations.evaluation.points import Points, select_points
+from gramian.activations.evaluation.together import CoActivation, coactivation
 from gramian.typing import GroupScalars, Phi
 
 __all__ = ["FeatureRecord", "feature_record"]

@@ -24,7 +24,8 @@ const element = (tag, options = {}, ...children) => {
 };
 
 const hueOf = (x, y) => (Math.atan2(y, x) * 180 / Math.PI + 360) % 360;
-const tintOf = (hue) => `hsl(${hue.toFixed(0)} 72% 52%)`;
+// Equally light at every angle, on dark and on light pages.
+const tintOf = (hue) => `oklch(0.68 0.17 ${hue.toFixed(0)})`;
 
 // The points of a feature; those that are listed come first, in the order of their angles.
 const pointsOf = (feature) => {

@@ -109,7 +109,10 @@ const showFeature = (feature) => {
   byId("strengths-caption").textContent = dead ? "" : "number of samples by strength ‖a‖";
   linksOf(
     byId("near"), "near", neighbours,
-    (place) => `cos² ${columns.overlap[place].toFixed(2)} · ${columns.smallest[place].toFixed(0)}°–${columns.furthest[place].toFixed(0)}°`,
+    (place) => {
+      const angles = [columns.smallest[place], columns.furthest[place]].map((angle) => `${angle.toFixed(0)}°`);
+      return `cos² ${columns.overlap[place].toFixed(2)} · ${[...new Set(angles)].join("–")}`;
+    },
     "No other subspace.",
   );
   linksOf(

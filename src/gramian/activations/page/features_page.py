@@ -147,7 +147,7 @@ def _values(
     return {
         "title": _escaped(title),
         "summary": f"{m} features, each a subspace of {n} dimensions in a space of {length}, measured on "
-        f"{record.samples} samples that were not used for learning.",
+        f"{record.samples} held-out samples.",
         "numbers": "".join(
             f'<div class="number"><b>{html.escape(value)}</b><span>{html.escape(words)}</span></div>'
             for value, words in numbers

@@ -17,7 +17,7 @@ def correlated(count: int = 600, m: int = 9) -> torch.Tensor:
 
 @pytest.mark.parametrize("columns", [256, 2])
 def test_lift_and_conditional(columns, monkeypatch) -> None:
-    monkeypatch.setattr("gramian.activations.evaluation.coactivation._COLUMNS", columns)
+    monkeypatch.setattr("gramian.activations.evaluation.together._COLUMNS", columns)
     dense = correlated()
     result = coactivation(codes_of(dense), count=3)
     active = dense.any(dim=2)
@@ -51,8 +51,8 @@ def test_independent_and_rare_pairs_are_left_out() -> None:
 def test_the_number_of_counted_pairs_is_bounded(monkeypatch) -> None:
     dense = torch.ones(100, 4, 1)
     dense[50:, 2:] = 0
-    monkeypatch.setattr("gramian.activations.evaluation.coactivation._PAIRS", 16 * 50)
+    monkeypatch.setattr("gramian.activations.evaluation.together._PAIRS", 16 * 50)
     assert coactivation(codes_of(dense)).samples == 50
-    monkeypatch.setattr("gramian.activations.evaluation.coactivation._PAIRS", 16 * 50 + 4 * 10)
+    monkeypatch.setattr("gramian.activations.evaluation.together._PAIRS", 16 * 50 + 4 * 10)
     result = coactivation(codes_of(dense), fewest=1)
     assert result.samples == 60
