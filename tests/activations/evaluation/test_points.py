@@ -27,13 +27,13 @@ def test_every_sector_of_a_circle_has_its_outermost_sample() -> None:
     assert points.starts.tolist() == [0, 50]
     assert len(points.sample.unique()) == 50
     x, y = points.position[:8].T
-    angles = torch.atan2(y, x)
+    angles = torch.atan2(y, x) % math.tau
     assert (angles.diff() > 0).all()
-    sectors = ((angles + math.pi) / math.tau * 8).long()
+    sectors = (angles / math.tau * 8).long()
     assert sectors.tolist() == list(range(8))
     codes = codes_of(dense)
     every = code_planes(codes, code_moments(codes)).positions
-    all_sectors = ((torch.atan2(every[:, 1], every[:, 0]) + math.pi) / math.tau * 8).long().clamp_max(7)
+    all_sectors = (torch.atan2(every[:, 1], every[:, 0]) % math.tau / math.tau * 8).long() % 8
     for sector in range(8):
         radius = every.norm(dim=1).masked_fill(all_sectors != sector, 0)
         assert points.sample[sector] == radius.argmax()

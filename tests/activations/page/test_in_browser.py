@@ -230,7 +230,7 @@ def test_the_map_opens_features(tab, written) -> None:
     low = math.log10(1 / record.samples)
     across = (record.frequency[1].log10() - low) / (record.frequency.max().log10() - low)
     x = box["x"] + 30 + float(across) * (box["width"] - 42)
-    y = box["y"] + box["height"] - 30 - (float(record.dimension[1]) - 1) * (box["height"] - 44)
+    y = box["y"] + box["height"] - 30 - (float(record.dimension[1]) - 1) * (box["height"] - 60)
     for kind in ("mousePressed", "mouseReleased"):
         tab.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
     assert tab.value(NAME) == "Feature 1"

@@ -57,10 +57,10 @@ def select_points(
     group, m = codes.group.numpy(), codes.n_groups
     strength = codes.strengths.numpy()
     x, y = planes.positions.numpy().T
-    angle, radius = np.arctan2(y, x), np.hypot(x, y)
+    angle, radius = np.arctan2(y, x) % (2 * np.pi), np.hypot(x, y)
     farthest = np.zeros(m, dtype=radius.dtype)
     np.maximum.at(farthest, group, radius)
-    sector = np.floor((angle + np.pi) / (2 * np.pi) * listed).astype(np.int64) % listed
+    sector = np.floor(angle / (2 * np.pi) * listed).astype(np.int64) % listed
     order = np.lexsort((-radius, sector, group))
     cell = group[order] * listed + sector[order]
     outermost = np.zeros(len(group), dtype=bool)

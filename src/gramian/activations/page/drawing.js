@@ -31,7 +31,7 @@ const drawSmallPlane = (canvas, feature) => {
   const reach = columns.limit[feature] || 1;
   pen.fillStyle = colour("--line");
   dot(pen, side / 2, side / 2, 1);
-  for (const { x, y, hue } of pointsOf(feature).slice(0, 60)) {
+  for (const { x, y, hue } of pointsOf(feature).filter((_, place) => place % 2 === 0)) {
     pen.fillStyle = tintOf(hue);
     dot(pen, side / 2 + x / reach * (side / 2 - 3), side / 2 - y / reach * (side / 2 - 3), 1.4);
   }
@@ -125,7 +125,7 @@ const mapGeometry = (canvas) => {
   for (const frequency of columns.frequency) if (frequency > 0) highest = Math.max(highest, Math.log10(frequency));
   const place = (feature) => [
     margin + (Math.log10(columns.frequency[feature]) - lowest) / (highest - lowest) * (width - margin - 12),
-    height - margin - (columns.dimension[feature] - 1) / Math.max(n - 1, 0.1) * (height - margin - 14),
+    height - margin - (columns.dimension[feature] - 1) / Math.max(n - 1, 0.1) * (height - margin - 30),
   ];
   return { width, height, margin, lowest, highest, place };
 };
@@ -137,7 +137,7 @@ const drawMap = (canvas, current) => {
   pen.strokeStyle = colour("--line");
   pen.font = "11px system-ui, sans-serif";
   for (let value = 1; value <= n; value += Math.max(1, Math.round(n / 8))) {
-    const y = height - margin - (value - 1) / Math.max(n - 1, 0.1) * (height - margin - 14);
+    const y = height - margin - (value - 1) / Math.max(n - 1, 0.1) * (height - margin - 30);
     pen.fillText(`${value}`, 4, y + 4);
     pen.beginPath();
     pen.moveTo(margin - 8, y);
@@ -148,6 +148,9 @@ const drawMap = (canvas, current) => {
     const x = margin + (power - lowest) / (highest - lowest) * (width - margin - 12);
     pen.fillText(percent(10 ** power), Math.min(x - 10, width - 40), height - 6);
   }
+  pen.fillText("effective dimension", 4, 12);
+  pen.textAlign = "right";
+  pen.fillText("of the samples", width - 4, height - 18);
   pen.strokeStyle = colour("--soft");
   pen.lineWidth = 0.6;
   for (let feature = 0; feature < m; feature += 1) {

@@ -156,13 +156,17 @@ def _values(
         "m": m,
         "pairs": record.together.samples,
         "distortion": f"{bits.distortion:.3g}",
-        "settings": "".join(
-            f"<tr><td>{_escaped(name)}</td><td>{_escaped(value)}</td></tr>" for name, value in settings.items()
-        ),
+        "settings": _settings(settings),
         "page_style": text_of(_PACKAGE, "features.css"),
         "data": as_json(data),
         "script": "\n".join(text_of(_PACKAGE, name) for name in _SCRIPTS),
     }
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    rows = "".join(f"<tr><td>{_escaped(name)}</td><td>{_escaped(value)}</td></tr>" for name, value in settings.items())
+    table = f'<section id="details"><h2>Settings</h2><div class="card wide"><table>{rows}</table></div></section>'
+    return table if rows else ""
 
 
 def _escaped(text: object) -> str:
