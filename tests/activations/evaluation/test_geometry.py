@@ -53,7 +53,7 @@ def test_groups_of_one_direction_lie_on_a_line() -> None:
 
 def points_of(kind: str) -> Tensor:
     dimension, draw = MANIFOLDS[kind]
-    points = draw(20_000, torch.Generator().manual_seed(0)).float()
+    points = draw(5_000, torch.Generator().manual_seed(0)).float()
     return torch.nn.functional.pad(points, (0, 3 - dimension))[:, None]
 
 
@@ -63,7 +63,7 @@ def points_of(kind: str) -> Tensor:
 def test_circularity(kind, expected) -> None:
     points = points_of("circle") + torch.tensor([9.0, 0.0, 0.0]) if kind == "away" else points_of(kind)
     planes = code_planes(codes := codes_of(points), code_moments(codes))
-    assert float(circularity(codes, planes)) == pytest.approx(expected, abs=0.03)
+    assert float(circularity(codes, planes)) == pytest.approx(expected, abs=0.04)
 
 
 def test_circularity_of_few_or_no_samples_is_0() -> None:

@@ -65,7 +65,7 @@ def encode_samples(batches: Iterable[Tensor], phi: Phi, encode: Encoder) -> Enco
     Args:
         batches: Samples [batch, l], prepared as for training.
         phi: The dictionary Φ[l, m, n].
-        encode: Returns the codes of a batch.
+        encode: Returns the codes of a batch, which is on the device of the dictionary.
 
     Returns:
         The codes on the CPU, without the groups that are 0.
@@ -95,6 +95,7 @@ def encode_samples(batches: Iterable[Tensor], phi: Phi, encode: Encoder) -> Enco
     for x in batches:
         if x.ndim != 2 or x.shape[1] != length:
             raise ShapeError(f"samples must be x[batch, {length}], as long as the dictionary; got {list(x.shape)}")
+        x = x.to(phi.device)  # noqa: PLW2901
         codes = encode(x)
         expected = (len(x), m, n)
         got = (len(codes.values), codes.n_groups, codes.values.shape[-1])

@@ -110,7 +110,7 @@ def feature_record(
         >>> samples, phi = data.draw(2000, seed=1), data.phi.float()
         >>> feature_record([samples.x], phi, lambda x: SparseCodes.of(samples.codes))
         FeatureRecord(8 features of 3 dimensions, 2000 samples: 0.00% unexplained, 2 active, 0.0% dead, ... bits,
-        effective dimension 1.67)
+        effective dimension 1.65)
     """
     codes = encode_samples(batches, phi, encode)
     moments = code_moments(codes)
