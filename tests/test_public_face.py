@@ -45,7 +45,8 @@ ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy", "triton"}  # where t
 ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "safetensors"}
 for _room in ("coding", "report", "images"):
     ALLOWED[_room] = ALLOWED["errors"] | {"numpy", "scipy", "sklearn", "skimage", "matplotlib", "PIL", "safetensors"}
-ALLOWED["activations"] = ALLOWED["errors"] | {"numpy", "PIL", "pyarrow", "timm", "torchvision", "transformers"}
+ALLOWED["activations"] = ALLOWED["errors"] | {"numpy", "scipy", "PIL"}
+ALLOWED["activations"] |= {"pyarrow", "timm", "torchvision", "transformers"}  # networks and texts
 ALLOWED["distributions"] = ALLOWED["errors"]
 ALLOWED["cli"] = ALLOWED["errors"] | {"rich", "typer"}
 

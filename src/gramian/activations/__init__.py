@@ -4,6 +4,7 @@ from gramian.errors import needs_extra
 
 with needs_extra("gramian.activations", "coding"):
     from gramian.activations.codes import ActivationCodes, decode_activations, encode_activations, open_codes
+    from gramian.activations.page import write_features_page
     from gramian.activations.recording import Batch, capture
     from gramian.activations.run import FeatureRun, FeatureSettings
     from gramian.activations.samples import ActivationSampler, Preparation, split_held_out
@@ -25,4 +26,5 @@ __all__ = [
     "open_activations",
     "open_codes",
     "split_held_out",
+    "write_features_page",
 ]

@@ -1,10 +1,15 @@
 """Learning from activations, as the loop of a run needs it: `gramian features`."""
 
+from dataclasses import asdict
+from pathlib import Path
+
 from rich.text import Text
 
+from gramian.activations.page import write_features_page
 from gramian.activations.run import FeatureRun
 from gramian.cli.runs.display import RunDisplay
 from gramian.cli.runs.loop import Application
+from gramian.cli.runs.report import ReportProgress
 from gramian.errors import printable
 
 __all__ = ["ACTIVATIONS"]
@@ -38,5 +43,17 @@ class FeatureDisplay(RunDisplay[FeatureRun]):
         return [sentence]
 
 
-ACTIVATIONS = Application("features", FeatureRun, FeatureDisplay, None)
+def write_page(run: FeatureRun, path: Path, progress: ReportProgress) -> None:
+    """Measure a run on held-out samples and write the page of its report.
+
+    Raises:
+        RunError: If the page cannot be written.
+    """
+    write_features_page(
+        path, run.phi, run.encode, run.held_out_activations, preparation=run.preparation, metrics=run.metrics,
+        settings=asdict(run.settings), title=f"Features of {Path(run.settings.store).name}", progress=progress,
+    )  # fmt: skip
+
+
+ACTIVATIONS = Application("features", FeatureRun, FeatureDisplay, write_page)
 """Learning from activations."""

@@ -50,13 +50,13 @@ class Application:
         command: Name of the command, for messages.
         run: The class of its runs.
         display: Shows a run.
-        page: Writes the page of a report; None if there is none.
+        page: Writes the page of a report.
     """
 
     command: str
     run: type[Run[Any]]
     display: Callable[[Any, Path], RunDisplay[Any]]
-    page: WritePage | None
+    page: WritePage
 
     def read_settings(self, path: Path) -> RunOptions:
         """Read the settings of a run."""
@@ -184,15 +184,12 @@ def _learn(run: Run[Any], folder: Path, *, tensorboard: bool, application: Appli
             print(f"to continue: gramian {application.command} --resume --out {folder}")
         sys.exit(130)
     if first:
-        print("learned" if run.finished else f"stopped at step {run.step} of {run.settings.steps}", end="")
-        print("" if application.page is None else "; writing the report", flush=True)
+        ended = "learned" if run.finished else f"stopped at step {run.step} of {run.settings.steps}"
+        print(f"{ended}; writing the report", flush=True)
         if not run.finished:
             print(f"to continue: gramian {application.command} --resume --out {folder}")
-        if application.page is None:
-            print(f"the dictionary and the metrics are in {folder}")
-        else:
-            make_report(run, folder, application.page)
-            print(f"the dictionary, the metrics and the report are in {folder}: open {folder / REPORT}")
+        make_report(run, folder, application.page)
+        print(f"the dictionary, the metrics and the report are in {folder}: open {folder / REPORT}")
     leave_group(run)
 
 

@@ -13,9 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gramian.coding.features.file import FEATURES
 from gramian.coding.files.checksum import stored_format
-from gramian.coding.runs.folder import DICTIONARY, METRICS, REPORT
+from gramian.coding.runs.folder import DICTIONARY, REPORT
 from gramian.coding.runs.run import Run
-from gramian.errors import RunError
 
 __all__ = ["ReportProgress", "WritePage", "make_report", "write_report"]
 
@@ -31,15 +30,10 @@ def write_report(folder: Path) -> None:
     """Write the report of a saved run.
 
     Raises:
-        RunError: If there is no run, runs of this kind have no report, or the report cannot be written.
+        RunError: If there is no run, or the report cannot be written.
         DataError: If the data of the run cannot be read any more.
     """
     application = _application_of(folder)
-    if application.page is None:
-        raise RunError(
-            f"{folder} must hold a run that has a report; got one of gramian {application.command}; its metrics are in "
-            f"{folder / METRICS}"
-        )
     make_report(application.run.resume(folder), folder, application.page)
     print(f"open {folder / REPORT}")
 
