@@ -30,9 +30,10 @@ def test_a_run(command, store, tmp_path) -> None:
     assert (done.code, done.err) == (0, "")
     assert "learning 6 groups of 2 atoms of 10 numbers from 380 activations" in done.out
     assert "step     10  unexplained " in done.out
-    assert "learned\nthe dictionary and the metrics are in run" in done.out
+    assert "learned; writing the report\n" in done.out
+    assert done.out.endswith("the dictionary, the metrics and the report are in run: open run/report.html\n")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "dictionary.safetensors", "metrics.jsonl", "settings.json",
+        "dictionary.safetensors", "metrics.jsonl", "report.html", "settings.json",
     }  # fmt: skip
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     expected = {"store": str(store), "groups": 6, "size": 2, "active": 2, "seed": 3, "select": "threshold"}
@@ -41,10 +42,12 @@ def test_a_run(command, store, tmp_path) -> None:
     assert [row["step"] for row in rows] == [0, 10]
     assert BlockFeatures.load(tmp_path / "run" / "dictionary.safetensors").phi_.shape == (10, 6, 2)
     again = command("features", "--resume", "-o", "run")
-    assert (again.code, again.out) == (0, "the run in run is finished: 10 steps\n")
+    assert (again.code, again.out) == (0, "the run in run is finished: 10 steps; see run/report.html\n")
     report = command("report", "run")
-    assert (report.code, report.err.count("\n")) == (2, 1)
-    assert "must hold a run that has a report; got one of gramian features" in report.err
+    assert (report.code, report.out) == (0, "open run/report.html\n")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<title>Features of x.safetensors</title>" in page
+    assert "6 features, each a subspace of 2 dimensions in a space of 10, measured on 20 held-out samples." in page
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -61,7 +64,7 @@ def test_a_stopped_run_goes_on(command, store, tmp_path, monkeypatch, number) ->
         patch.setattr(FeatureRun, "advance", interrupted)
         done = command("features", store, *TINY, "-o", "run")
     assert (done.code, done.err) == (0, "")
-    assert "stopped at step 6 of 10\nto continue: gramian features --resume --out run\n" in done.out
+    assert "stopped at step 6 of 10; writing the report\nto continue: gramian features --resume --out run\n" in done.out
     done = command("features", "--resume", "-o", "run")
     assert (done.code, done.err) == (0, "")
     resumed, whole = (load_file(tmp_path / folder / "dictionary.safetensors") for folder in ("run", "whole"))
