@@ -11,13 +11,18 @@ EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifi
 # The tests start hundreds of processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help learn test test-slow test-versions fuzz check format docs house house-size bench bench-quick examples clean
+.PHONY: help learn features test test-slow test-versions fuzz check format docs house house-size bench bench-quick examples clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 75 s); more by ARGS="--groups 96"
 	@$(BIN)/gramian learn $(ARGS)
+
+features: $(VENV)/.bench  ## find the circles of a network that adds modulo a prime: writes a page (about two minutes)
+	@mkdir -p runs/activations
+	@$(BIN)/python examples/modular_addition.py --store runs/activations/modular_addition
+	@$(BIN)/gramian features runs/activations/modular_addition --groups 45x2 --active 1 --batch 128 $(ARGS)
 
 test: $(VENV)/.dev  ## run the test suite
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu" $(ARGS)

@@ -15,11 +15,13 @@ __all__ = ["FOLDER", "options", "spread", "write_table"]
 FOLDER = Path(__file__).parents[1] / "docs" / "measured"
 
 
-def options(description: str | None, **defaults: int) -> argparse.Namespace:
-    """Parse the command line: --seeds, the options of the comparison, and --out."""
+def options(description: str | None, paths: Sequence[str] = (), **defaults: int) -> argparse.Namespace:
+    """Parse the command line: --seeds, the options of the comparison, other files it writes, and --out."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"seeds": 5, **defaults}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    for name in paths:
+        parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the table")
     return parser.parse_args()
 

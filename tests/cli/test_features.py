@@ -47,7 +47,8 @@ def test_a_run(command, store, tmp_path) -> None:
     assert (report.code, report.out) == (0, "open run/report.html\n")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<title>Features of x.safetensors</title>" in page
-    assert "6 features, each a subspace of 2 dimensions in a space of 10, measured on 20 held-out samples." in page
+    assert "6 features, each a subspace of 2 dimensions in a space of 10" in page
+    assert "measured on 400 samples, among them those of training." in page
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -39,6 +39,7 @@ def write_features_page(
     activations: Activations,
     *,
     preparation: Preparation | None = None,
+    held_out: bool = True,
     samples: int = 16_384,
     metrics: Sequence[Mapping[str, float]] = (),
     settings: Mapping[str, object] | None = None,
@@ -47,7 +48,7 @@ def write_features_page(
     progress: Callable[[str, int, int], object] | None = None,
     seed: int = 0,
 ) -> FeatureRecord:
-    """Measure features on held-out activations, and write a page that shows them.
+    """Measure features on activations, best on held-out ones, and write a page that shows them.
 
     The page is one HTML file without references to other files. It has an overview and a list of all features that
     is searched and sorted in the browser; for each feature it shows samples in its principal plane, tokens in context
@@ -58,8 +59,9 @@ def write_features_page(
         path: The file to write; an existing file is replaced.
         phi: The dictionary Φ[l, m, n], with orthonormal groups.
         encode: Returns the sparse codes of prepared samples [batch, l], at most 512 at a time.
-        activations: Held-out activations; their places are shown where the store has them.
+        activations: Activations; their places are shown where the store has them.
         preparation: Preparation of samples for `encode`; default fitted to these activations.
+        held_out: Whether training saw none of these activations; the page says so.
         samples: Number of samples to encode, drawn at random without replacement; at most 65,536.
         metrics: Rows of metrics of the run, for its curves.
         settings: What the page lists as settings.
@@ -120,13 +122,17 @@ def write_features_page(
     data["table"] = sample_table(places, kind="rows" if manifest is None else manifest.places)
     data["curves"] = curves_of(metrics)
     data["pictures"] = _thumbnails(places, record.points, _folder(activations, pictures))
-    text = fill(_PACKAGE, "features.html", _values(record, data, title, {**_about(activations), **(settings or {})}))
+    text = fill(
+        _PACKAGE,
+        "features.html",
+        _values(record, data, title, {**_about(activations), **(settings or {})}, held_out=held_out),
+    )
     replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
     return record
 
 
 def _values(
-    record: FeatureRecord, data: Mapping[str, Any], title: str, settings: Mapping[str, object]
+    record: FeatureRecord, data: Mapping[str, Any], title: str, settings: Mapping[str, object], *, held_out: bool
 ) -> dict[str, object]:
     length, m, n = record.shape
     bits = record.description
@@ -147,7 +153,7 @@ def _values(
     return {
         "title": _escaped(title),
         "summary": f"{m} features, each a subspace of {n} dimensions in a space of {length}, measured on "
-        f"{record.samples} held-out samples.",
+        f"{record.samples} {'held-out samples' if held_out else 'samples, among them those of training'}.",
         "numbers": "".join(
             f'<div class="number"><b>{html.escape(value)}</b><span>{html.escape(words)}</span></div>'
             for value, words in numbers

@@ -15,6 +15,10 @@ from gramian.errors import printable
 __all__ = ["ACTIVATIONS"]
 
 
+_ENOUGH = 2000
+"""Number of held-out samples from which on a page shows no others."""
+
+
 class FeatureDisplay(RunDisplay[FeatureRun]):
     """Show a run on activations."""
 
@@ -44,14 +48,16 @@ class FeatureDisplay(RunDisplay[FeatureRun]):
 
 
 def write_page(run: FeatureRun, path: Path, progress: ReportProgress) -> None:
-    """Measure a run on held-out samples and write the page of its report.
+    """Measure a run and write the page of its report: on held-out samples, or on all if few are held out.
 
     Raises:
         RunError: If the page cannot be written.
     """
+    held_out = len(run.held_out_activations) >= _ENOUGH
     write_features_page(
-        path, run.phi, run.encode, run.held_out_activations, preparation=run.preparation, metrics=run.metrics,
-        settings=asdict(run.settings), title=f"Features of {Path(run.settings.store).name}", progress=progress,
+        path, run.phi, run.encode, run.held_out_activations if held_out else run.activations, held_out=held_out,
+        preparation=run.preparation, metrics=run.metrics, settings=asdict(run.settings),
+        title=f"Features of {Path(run.settings.store).name}", progress=progress,
     )  # fmt: skip
 
 
