@@ -49,7 +49,7 @@ from gramian.coding import BlockFeatures, SubspaceMatch, match
 
 PACKAGES = ("PIL", "matplotlib", "numpy", "rich", "scipy", "skimage", "sklearn", "torch", "transformers")
 PARAGRAPHS, HELD_OUT = 6000, 500
-GROUPS, SIZE, ACTIVE, STEPS, BATCH = 384, 4, 8, 2000, 512
+GROUPS, SIZE, ACTIVE, STEPS, BATCH = 256, 4, 8, 1000, 512
 LAYERS = 6
 ORDERS, RANDOM = 20_000, 200
 FREQUENT = 0.5
@@ -216,7 +216,7 @@ def orders(count: int) -> Tensor:
 
 def scores(angles: Tensor, order: Tensor) -> Tensor:
     """Score unit complex numbers [m, names] for orders [p, names] as circles, [m, p]."""
-    steps = torch.polar(torch.ones(order.shape, dtype=torch.float64), math.tau * order / order.shape[1])
+    steps = torch.polar(torch.ones(order.shape, dtype=torch.float64), math.tau * order.double() / order.shape[1])
     return torch.maximum((angles @ steps.mH).abs(), (angles @ steps.mT).abs()) / order.shape[1]
 
 
