@@ -224,7 +224,7 @@ def store(path: Path) -> None:
     network = train(0)
     curves = nn.Embedding.from_pretrained(network.curves)
     names = [
-        f"neuron {i % WIDTH}, {'second' if i >= WIDTH else 'first'} residue, frequency {f + 1}"
+        f"frequency {f + 1}: neuron {i % WIDTH}, {'second' if i >= WIDTH else 'first'} residue"
         for i, f in enumerate(frequency_of(network.curves).tolist())
     ]
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))

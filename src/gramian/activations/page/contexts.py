@@ -37,8 +37,9 @@ def sample_table(places: Sequence[Place], *, kind: str) -> dict[str, Any]:
         kind: What positions count: 'tokens', 'patches' or 'rows'.
 
     Returns:
-        For all samples the document and the position; for texts the token and its context before and after; for
-        pictures the row and the column of the patch and the grid, and the names by document.
+        For all samples the document and the position; for texts the token and its context before and after, for rows
+        the name of the document as the token; for pictures the row and the column of the patch and the grid, and the
+        names by document.
     """
     table: dict[str, Any] = {
         "kind": kind,
@@ -49,7 +50,9 @@ def sample_table(places: Sequence[Place], *, kind: str) -> dict[str, Any]:
         table["names"] = {str(place.document): readable(_shortened(place.context)) for place in places if place.context}
         table["patch"] = [None if place.patch is None else [*place.patch, *(place.grid or ())] for place in places]
     elif any(place.context for place in places):
-        columns = [_context(place) for place in places]
+        columns = [
+            ("", readable(_shortened(place.context)), "") if kind == "rows" else _context(place) for place in places
+        ]
         table["before"], table["token"], table["after"] = (list(column) for column in zip(*columns, strict=True))
     return table
 

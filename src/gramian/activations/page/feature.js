@@ -50,7 +50,7 @@ const lineOf = (point) => {
   const picture = table.kind === "patches" ? pictureOf(sample, hue) : null;
   if (picture) {
     line.append(picture);
-  } else if (table.token) {
+  } else if (table.token && table.kind !== "rows") {
     const text = element("span", { class: "line" });
     text.append(
       element("span", { class: "left" }, element("bdi", {}, table.before[sample])),
