@@ -140,11 +140,10 @@ class TestUnderAutograd:
         assert torch.equal(grad.any(), gramian.value_and_grad(phi, beta=BETA, penalty=case.at(*SHAPE[1:]))[1].any())
 
     def test_to_second_order(self, case) -> None:
-        for seed in range(2):
-            phi = case.draw((4, 2, 2), seed).requires_grad_()
-            function = ours(case, 2, 2)
-            assert torch.autograd.gradcheck(function, phi)
-            assert torch.autograd.gradgradcheck(function, phi)
+        phi = case.draw((4, 2, 2)).requires_grad_()
+        function = ours(case, 2, 2)
+        assert torch.autograd.gradcheck(function, phi)
+        assert torch.autograd.gradgradcheck(function, phi)
 
     @forward_mode
     def test_the_hessian_each_way(self, case) -> None:
