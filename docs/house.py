@@ -67,6 +67,7 @@ FLOORS: list[tuple[str, dict[str, str]]] = [
             "tables": "tables in plain text",
             "options": "checks of options",
             "torch_internals": "private parts of torch",
+            "picture_files": "pictures from untrusted files",
             "files": "atomic writes",
             "typing": "shapes of tensors",
             "errors": "named errors and warnings",

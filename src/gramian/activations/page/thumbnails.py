@@ -9,7 +9,7 @@ import numpy as np
 
 from gramian.activations.recording.pictures import PICTURE_SUFFIXES
 from gramian.errors import DataError, needs_extra
-from gramian.images.samples.reading import as_pixels, read_picture
+from gramian.picture_files import as_pixels, read_picture
 
 __all__ = ["thumbnails"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gramian.activations.recording.batches import Batch
 from gramian.activations.recording.texts import batched
 from gramian.errors import DataError, printable
-from gramian.images.samples.reading import as_pixels, read_picture
+from gramian.picture_files import as_pixels, read_picture
 
 __all__ = ["PICTURE_SUFFIXES", "PictureNetwork"]
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.errors import DataError, needs_extra, printable
-from gramian.images.samples.reading import PictureValuesError, as_pixels, read_arrays, read_frames, read_picture
+from gramian.picture_files import PictureValuesError, as_pixels, read_arrays, read_frames, read_picture
 
 __all__ = [
     "HELD_OUT_NAMES",
