@@ -401,7 +401,7 @@ class TestScales:
         ],
         ids=str,
     )
-    @pytest.mark.parametrize("rule", ["proximal", "polyak"])
+    @pytest.mark.parametrize("rule", ["proximal", pytest.param("polyak", marks=pytest.mark.slow)])
     def test_beyond_the_range_of_the_gram(self, dtype, scale, rule) -> None:
         phi = torch.randn(64, 3, 8, dtype=torch.float64)
         phi[:, 0] *= scale

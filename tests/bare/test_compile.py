@@ -46,6 +46,7 @@ def test_forward_and_backward(case) -> None:
     torch.testing.assert_close(value_and_grad(compiled(loss), phi), value_and_grad(loss, phi))
 
 
+@slow
 def test_other_shapes_of_the_same_graph() -> None:
     fast = compiled(gramian.loss)
     for shape in [(6, 2, 4), (6, 2, 4), (7, 3, 5)]:
@@ -129,7 +130,8 @@ def network() -> torch.nn.Sequential:
     return torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
 
 
-@pytest.mark.parametrize("what", [pytest.param("model", marks=slow), pytest.param("step", marks=slow), "both"])
+@slow
+@pytest.mark.parametrize("what", ["model", "step", "both"])
 def test_a_compiled_model_and_a_compiled_optimiser(what) -> None:
     torch._dynamo.reset()
     plain, model = network(), network()

@@ -42,7 +42,7 @@ def save_pictures(folder: Path, *, colour: bool = False) -> Path:
     ("whiten", "colour"),
     [
         pytest.param("none", False, id="none-grey", marks=pytest.mark.slow),
-        pytest.param("none", True, id="none-colours"),
+        pytest.param("none", True, id="none-colours", marks=pytest.mark.slow),
         pytest.param("zca", False, id="zca-grey"),
         pytest.param("zca", True, id="zca-colours", marks=pytest.mark.slow),
     ],

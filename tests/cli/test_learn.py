@@ -18,7 +18,7 @@ from gramian.images import load_dictionary
 
 RUN = [sys.executable, "-c", "from gramian.cli import main; main()"]
 TINY = ["--groups", "8", "--size", "2", "--patch", "8", "--batch", "16"]
-STEPS = 400
+STEPS = 200
 FILES = {"dictionary.safetensors", "metrics.jsonl", "report.html", "settings.json"}
 
 

@@ -9,6 +9,7 @@ from torch import distributed
 from tests.torchrun import torchrun
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.dist,
     pytest.mark.skipif(not distributed.is_available(), reason="this torch has no torch.distributed"),
 ]
@@ -19,6 +20,6 @@ fsdp = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("case", ["ddp", pytest.param("fsdp", marks=(fsdp, pytest.mark.slow))])
+@pytest.mark.parametrize("case", ["ddp", pytest.param("fsdp", marks=fsdp)])
 def test_with_two_processes(case) -> None:
     torchrun(2, SCRIPT, case)

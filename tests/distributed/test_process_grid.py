@@ -21,7 +21,7 @@ several = [
 @pytest.mark.parametrize(
     ("processes", "groups", "cases"),
     [
-        pytest.param(2, 1, ["sgd", "counted"], id="patches shared out", marks=several),
+        pytest.param(2, 1, ["sgd", "counted"], id="patches shared out", marks=[*several, pytest.mark.slow]),
         pytest.param(2, 1, ["online", "kernels"], id="patches shared out, more", marks=[*several, pytest.mark.slow]),
         pytest.param(2, 2, ["inference"], id="groups shared out", marks=[*several, pytest.mark.slow]),
         pytest.param(2, 2, ["sgd", "kernels"], id="groups shared out, learning", marks=[*several, pytest.mark.slow]),

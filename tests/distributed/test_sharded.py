@@ -25,7 +25,7 @@ fsdp = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param("fsdp a_matrix_for_each_group", marks=fsdp),
+        pytest.param("fsdp", marks=[slow, fsdp]),
         pytest.param("every_way", marks=slow),
         pytest.param("ddp", marks=slow),
         pytest.param("tensor_parallel", marks=slow),

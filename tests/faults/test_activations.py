@@ -51,7 +51,13 @@ def kept(folder: Path, whole: dict[str, bytes]) -> int:
 
 
 @pytest.mark.parametrize(
-    "action", [injection.no_space, injection.interrupt, injection.leave], ids=lambda each: each.__name__
+    "action",
+    [
+        injection.no_space,
+        pytest.param(injection.interrupt, marks=pytest.mark.slow),
+        pytest.param(injection.leave, marks=pytest.mark.slow),
+    ],
+    ids=lambda action: action.__name__,
 )
 def test_after_a_failed_call_whole_shards_are_left(action, tmp_path) -> None:
     run(tmp_path / "whole")

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from gramian import picture_files
 from gramian.errors import DataError
-from gramian.images.samples import PatchSampler, Preparation, load_images, reading
+from gramian.images.samples import PatchSampler, Preparation, load_images
 from tests.faults import fuzz_images
 
 YCBCR = pytest.mark.skipif(
@@ -78,7 +79,7 @@ def test_bombs(tmp_path, monkeypatch) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(npz(npy(shaped("(100, 100, 100)", "|u1"), bytes(1_000_000))))
     assert len(load_images(path).images) == 100
-    monkeypatch.setattr(reading, "_LARGE", 1 << 18)
+    monkeypatch.setattr(picture_files, "_LARGE", 1 << 18)
     with pytest.raises(
         DataError, match=r"a\.npz must hold arrays at most 200 times as large as the file; got a\.npy of"
     ):
@@ -86,7 +87,7 @@ def test_bombs(tmp_path, monkeypatch) -> None:
     film = tmp_path / "a.gif"
     first, *rest = [Image.fromarray(np.roll(GRADIENT, k)) for k in range(5)]
     first.save(film, save_all=True, append_images=rest)
-    monkeypatch.setattr(reading, "_MAX_PIXELS", 4 * GRADIENT.size)
+    monkeypatch.setattr(picture_files, "_MAX_PIXELS", 4 * GRADIENT.size)
     with pytest.raises(DataError, match=r"a\.gif must be a picture that can be read; got more than"):
         load_images(film)
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 0, 0, 0, 0)

@@ -105,7 +105,7 @@ def views(shape: tuple[int, int, int]) -> dict[str, Tensor]:
 
 
 @over_kernels
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 def test_any_strides_are_read_correctly(kernel, dtype) -> None:
     for name, phi in views({"panel": (24, 3, 20), "tiled": (24, 2, 20)}.get(kernel, (24, 20, 4))).items():
         view = phi if dtype == phi.dtype else torch.empty_strided(phi.shape, phi.stride(), dtype=dtype)

@@ -171,6 +171,7 @@ def test_killed_by_the_clock(whole, pictures, tmp_path) -> None:
 
 @pytest.mark.dist
 class TestTwoAtOnce:
+    @slow
     def test_two_new_runs_have_a_folder_each(self, pictures, tmp_path) -> None:
         # Both wait for each other where they would choose a number.
         text = """

@@ -48,6 +48,7 @@ def test_error_is_at_most_twice_that_of_the_reference(kernel, dtype) -> None:
 
 
 @over_kernels
+@pytest.mark.slow  # tests/faults/test_numbers.py has others
 def test_strides(kernel) -> None:
     shape = KERNELS[kernel].medium
     phi = draw(shape)

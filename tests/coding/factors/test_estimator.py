@@ -31,22 +31,15 @@ def fitted() -> AdditiveFactorAnalyzers:
     return AdditiveFactorAnalyzers(**SMALL).fit(samples())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(
     [
+        AdditiveFactorAnalyzers(n_groups=3, group_size=1, active=1, start_steps=10, anneal_steps=3, max_iter=1),
         AdditiveFactorAnalyzers(n_groups=3, group_size=2, active=2, start="random", anneal_steps=3, max_iter=1),
     ]
 )
 def test_the_contract(estimator, check, unchecked) -> None:
-    check(estimator)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks(
-    [AdditiveFactorAnalyzers(n_groups=3, group_size=1, active=1, start_steps=10, anneal_steps=3, max_iter=1)]
-)
-def test_the_contract_of_single_directions(estimator, check, unchecked) -> None:
     check(estimator)
 
 

@@ -52,8 +52,15 @@ def test_the_bound_is_one(name) -> None:
     assert largest <= synthesis.bound(x) <= 1.09 * largest
 
 
-@pytest.mark.parametrize("method", [METHODS["fista"], METHODS["lca"]])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("stride", "method"),
+    [
+        (1, METHODS["fista"]),
+        pytest.param(1, METHODS["lca"], marks=pytest.mark.slow),
+        pytest.param(2, METHODS["fista"], marks=pytest.mark.slow),
+        (2, METHODS["lca"]),
+    ],
+)
 def test_a_convolution_codes_as_its_dense_matrix_does(method, stride) -> None:
     convolution = Convolution(random(4, 1, 3, 3), 2, stride=stride)
     x = 3 * random(2, 1, 5, 7)

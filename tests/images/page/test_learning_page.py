@@ -301,6 +301,7 @@ def test_gabor_functions_stand_where_they_are(record) -> None:
     assert [cell in page.text for cell in ("1.2", "4.5", "–", "0.12")] == [True] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_curves")
 def test_single_atoms_and_no_metrics() -> None:
     run = LearningRun(RunSettings(groups=8, size=1, patch=8, steps=1, batch=4, iterations=2))
