@@ -92,7 +92,7 @@ root = Path(sys.argv[1])
 run(root / "whole")
 whole = contents(root / "whole")
 counts, kills = set(), 0
-for at in range(1, 1000, int(sys.argv[2])):
+for at in range(1, 1000):
     folder = root / str(at)
     child = os.fork()
     if not child:
@@ -114,16 +114,16 @@ print(kills, sorted(counts))
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_killed_capture_continues_to_the_same_bytes(tmp_path, stride) -> None:
+@pytest.mark.slow
+def test_a_killed_capture_continues_to_the_same_bytes(tmp_path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(tmp_path), str(stride)],
+        [sys.executable, "-c", KILLER, str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "JAXTYPING_DISABLE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     kills, counts = done.stdout.split(maxsplit=1)
-    assert int(kills) > 30 // stride
+    assert int(kills) > 30
     assert counts.strip() == "[0, 1, 2, 3]"
 
 

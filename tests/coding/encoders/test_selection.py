@@ -38,6 +38,7 @@ def count(codes: torch.Tensor) -> float:
     return float((codes != 0).any(dim=2).sum(dim=1).double().mean())
 
 
+@pytest.mark.slow  # tests/coding/features/test_module.py has this for the whole module
 @pytest.mark.parametrize("name", list(KINDS))
 def test_as_many_active_groups_as_asked(name) -> None:
     selection = trained(name)

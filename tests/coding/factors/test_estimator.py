@@ -89,6 +89,7 @@ def test_the_bound_of_the_attribute_never_falls(fitted) -> None:
     assert fitted.score(samples()) == pytest.approx(fitted.bound_[-1], abs=0.5)
 
 
+@pytest.mark.slow
 def test_held_out_likelihood_is_above_factor_analysis(fitted) -> None:
     X = samples(1000, seed=4)
     with threadpool_limits(1):  # the threads of BLAS wait for each other where tests run in parallel
@@ -121,6 +122,7 @@ def test_moments_of_samples_of_the_model(fitted) -> None:
     assert np.mean((q > 0.5) == (codes[:2000].reshape(-1, 12, 3) != 0).any(axis=2)) > 0.9
 
 
+@pytest.mark.slow
 def test_the_scale_and_the_place_of_the_samples_do_not_matter() -> None:
     X = samples(2000).astype(np.float64)
     few = {**SMALL, "start_steps": 50, "anneal_steps": 3}

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import resource, torch
 from gramian.coding import BlockSparseAutoencoder
@@ -29,6 +31,7 @@ print((peak() - before) / dense)
 """
 
 
+@pytest.mark.slow
 def test_twenty_thousand_groups() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

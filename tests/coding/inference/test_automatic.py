@@ -38,6 +38,7 @@ def test_few_samples_are_left_to_fista(calls: list[str], problem: tuple[torch.Te
     assert calls == ["fista"]
 
 
+@pytest.mark.slow
 def test_many_samples_use_compiled_loops_with_the_same_result(
     calls: list[str], problem: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,8 @@ def test_the_target_of_active_groups_is_hit(prior) -> None:
     assert active == pytest.approx(ACTIVE, rel=0.03)
 
 
-@pytest.mark.parametrize("prior", ["group_l0", pytest.param("spike_slab", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("prior", ["group_l0", "spike_slab"])
 def test_with_as_many_groups_as_factors_none_stays_dead(prior) -> None:
     x = samples(8000, 1)
     options = LearningOptions(prior=prior, lam=2.0, target_active=ACTIVE, patience=20)
