@@ -19,7 +19,7 @@ help:  ## show this list
 learn: $(VENV)/.run  ## learn groups of atoms from natural images (about 75 s); more by ARGS="--groups 96"
 	@$(BIN)/gramian learn $(ARGS)
 
-features: $(VENV)/.bench  ## find the circles of a network that adds modulo a prime: writes a page (about two minutes)
+features: $(VENV)/.run  ## find the circles of a network that adds modulo a prime: writes a page (about two minutes)
 	@mkdir -p runs/activations
 	@$(BIN)/python examples/modular_addition.py --store runs/activations/modular_addition
 	@$(BIN)/gramian features runs/activations/modular_addition --groups 45x2 --active 1 --batch 128 $(ARGS)
