@@ -37,5 +37,5 @@ print((peak() - before) / dense)
 def test_fifty_thousand_groups() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # Dense pre-codes and codes would be 2 times `dense`, and their gradient as much; that of the parameters exists before.
+    # Dense pre-codes and codes would be 2, and their gradient as much; the gradient of the parameters exists before.
     assert float(done.stdout) < 0.8
