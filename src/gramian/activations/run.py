@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.activations.memory import check_memory
+from gramian.activations.memory import least_memory
 from gramian.activations.samples.preparation import Preparation
 from gramian.activations.samples.sampler import ActivationSampler, split_held_out
 from gramian.activations.settings import FeatureSettings, read_settings, settings_text
@@ -21,6 +21,7 @@ from gramian.coding.features.module import BlockSparseAutoencoder
 from gramian.coding.features.options import FeatureOptions
 from gramian.coding.features.training import FeatureStep, FeatureTraining
 from gramian.coding.runs.folder import DICTIONARY
+from gramian.coding.runs.memory import check_memory
 from gramian.coding.runs.metrics import MEASURED, Row
 from gramian.coding.runs.run import REPLACING, Run
 from gramian.distributed.process_grid import ProcessGrid
@@ -78,7 +79,7 @@ class FeatureRun(Run[FeatureSettings]):
                 f"a group can hold at most as many orthonormal atoms as a sample has numbers, {length}; got size "
                 f"{settings.size}; try smaller groups"
             )
-        check_memory(settings, length, sharing=processes)
+        check_memory(settings, length, least_memory(settings, length, sharing=processes))
         self.preparation = Preparation.fit(self.activations, centre=settings.centre)
         train, self.held_out_activations = split_held_out(self.activations)
         self.train = ActivationSampler(train, self.preparation, process=process, processes=processes)

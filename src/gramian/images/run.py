@@ -6,17 +6,18 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, distributed
+from torch import Tensor
 
 from gramian.coding.learning.dictionary import initial_dictionary
 from gramian.coding.learning.learner import Learner
 from gramian.coding.runs.dictionary_run import DictionaryRun
 from gramian.coding.runs.folder import DICTIONARY, holds_run
+from gramian.coding.runs.memory import check_memory
 from gramian.coding.runs.metrics import Row
 from gramian.distributed.process_grid import ProcessGrid
 from gramian.errors import DataError, RunError
 from gramian.images.dictionary import Dictionary, load_dictionary, save_dictionary
-from gramian.images.memory import check_memory
+from gramian.images.memory import least_memory
 from gramian.images.samples import ImageSplit, Preparation, load_images, shipped_images, split_held_out
 from gramian.images.settings import RunSettings, read_settings, settings_text
 
@@ -59,8 +60,8 @@ class LearningRun(DictionaryRun[RunSettings]):
         self.grid = ProcessGrid.arrange(settings.spread)
         # A batch that cannot be divided among the processes is refused here, not in the first step.
         self.grid.local_samples(torch.empty(settings.batch, 0))
-        over_samples = self.grid.over_samples
-        check_memory(settings, sharing=1 if over_samples is None else distributed.get_world_size(over_samples))
+        _, processes = self.grid.place_among_samples
+        check_memory(settings, settings.length, least_memory(settings, sharing=processes))
         self.split = self._pictures()
         self.preparation, self.train = Preparation.fit(
             [image.pixels for image in self.split.train], size=settings.patch, whiten=settings.whiten
