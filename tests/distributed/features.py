@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 import tempfile
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from gramian.activations.run import FeatureRun, FeatureSettings
 from gramian.coding import BlockSparseAutoencoder
 from gramian.coding.features.module import FRAMES_LAYOUT
 from gramian.distributed.sharded import is_sharded
+from tests.torchrun import in_process_group
 
 STEPS = 20
 
@@ -125,15 +125,10 @@ def fsdp(rank: int, world: int) -> None:
     agree(model)
 
 
+def main(name: str) -> None:
+    for case in {"ddp": (ddp, runs), "fsdp": (fsdp,)}[name]:  # starting processes takes most of the time
+        case(distributed.get_rank(), distributed.get_world_size())
+
+
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    try:
-        for case in {"ddp": (ddp, runs), "fsdp": (fsdp,)}[sys.argv[1]]:  # starting processes takes most of the time
-            case(distributed.get_rank(), distributed.get_world_size())
-        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
-    finally:
-        distributed.destroy_process_group()
-    sys.stderr.flush()
-    os._exit(0)  # all was checked; at exit torch now and then ends a thread of gloo's that still runs, and aborts
+    in_process_group(lambda: main(sys.argv[1]))

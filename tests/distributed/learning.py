@@ -1,10 +1,8 @@
 """One process of many: `torchrun tests/distributed/learning.py GROUPS CASE`; compared with one process."""
 
 import sys
-import warnings
 
 import torch
-from torch import distributed
 
 from gramian.coding import Learner, LearningOptions, cosine_decay, initial_dictionary
 from gramian.coding.inference import fista, lca
@@ -12,6 +10,7 @@ from gramian.coding.learning.learner import LearningStep
 from gramian.coding.synthesis import Dense, shard
 from gramian.distributed import ProcessGrid
 from tests.coding.learning.test_dictionary import planted
+from tests.torchrun import in_process_group
 
 STEPS, BATCH = 25, 32
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
@@ -83,13 +82,11 @@ def counted(grid: ProcessGrid) -> None:
 
 CASES = {case.__name__: case for case in (sgd, online, kernels, inference, counted)}
 
+
+def main(groups: int, names: list[str]) -> None:
+    for name in names:
+        CASES[name](ProcessGrid.arrange(groups))
+
+
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    try:
-        for name in sys.argv[2:]:
-            CASES[name](ProcessGrid.arrange(int(sys.argv[1])))
-        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
-    finally:
-        distributed.destroy_process_group()
+    in_process_group(lambda: main(int(sys.argv[1]), sys.argv[2:]))

@@ -3,9 +3,7 @@
 To start processes takes longer than the cases.
 """
 
-import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from torch import distributed
 
 from gramian.distributed import ProcessGrid
 from tests.distributed import features, learning, sharded
+from tests.torchrun import in_process_group
 
 
 def main(folder: Path) -> None:
@@ -27,13 +26,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    try:
-        main(Path(sys.argv[1]))
-        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
-    finally:
-        distributed.destroy_process_group()
-    sys.stderr.flush()
-    os._exit(0)  # all was checked; at exit torch now and then ends a thread of gloo's that still runs, and aborts
+    in_process_group(lambda: main(Path(sys.argv[1])))

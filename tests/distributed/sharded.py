@@ -1,9 +1,7 @@
 """One process of many: `torchrun tests/distributed/sharded.py FOLDER CASE`; beside the same training in one process."""
 
 import math
-import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -19,6 +17,7 @@ from gramian.distributed.sharded import is_sharded, plan, sharded_restore_, shar
 from gramian.errors import ShapeError
 from gramian.penalties import L1, Cosine, Huber, TargetGram, Weighted
 from gramian.rules import Step, groupwise, polyak, proximal
+from tests.torchrun import in_process_group
 
 STEPS = 50
 LAYOUTS = ("o i -> i () o", "o i -> o () i", "(m n) i -> i m n", "o (h d) -> o h d", "(n m) i -> i m n")
@@ -253,15 +252,11 @@ CASES |= {
     each.__name__: each for each in (a_matrix_for_each_group, a_matrix_for_each_group_in_fsdp, rules_and_restorations)
 }
 
+
+def main(folder: Path, names: list[str]) -> None:
+    for name in names:
+        CASES[name](folder, distributed.get_rank(), distributed.get_world_size())
+
+
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    try:
-        for name in sys.argv[2:]:
-            CASES[name](Path(sys.argv[1]), distributed.get_rank(), distributed.get_world_size())
-        distributed.barrier()  # a process that leaves while another still talks to it may take that one down
-    finally:
-        distributed.destroy_process_group()
-    sys.stderr.flush()
-    os._exit(0)  # all was checked; at exit torch now and then ends a thread of gloo's that still runs, and aborts
+    in_process_group(lambda: main(Path(sys.argv[1]), sys.argv[2:]))
