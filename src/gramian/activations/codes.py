@@ -13,6 +13,7 @@ from jaxtyping import Int
 from numpy import ndarray
 from torch import Tensor
 
+from gramian.activations.samples.preparation import Preparation
 from gramian.activations.store.reader import Activations
 from gramian.activations.store.tensors import Header, map_tensor, read_header, require_checksum, write_rows
 from gramian.coding.encoders import SparseCodes
@@ -151,13 +152,14 @@ def encode_activations(
         SparseCodes(samples=5, m=6, n=2, active=2)
     """
     check_length(features, activations)
+    preparation = _preparation(features)
     power = error = 0.0
     end = 0
 
     def parts() -> Iterator[Mapping[str, Tensor]]:
         nonlocal power, error, end
         for start in range(0, len(activations), _PART):
-            x = _prepared(features, activations[start : start + _PART])
+            x = preparation.prepare(activations[start : start + _PART]).to(features.module_.frames)
             codes = _inferred(features, x) if infer else features.module_.encode_all(x)
             power += float(x.double().square().sum())
             error += float((x - _decoded(features, codes)).double().square().sum())
@@ -231,14 +233,14 @@ def decode_activations(
             f"the codes in {printable(codes.path)} must be decoded with the dictionary that made them, "
             f"{codes.dictionary:.80}; got {digest(features.phi_)}"
         )
-    length = len(features.phi_)
+    length, preparation = len(features.phi_), _preparation(features)
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(codes), length)}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(codes), _PART):
             part, frames = codes[start : start + _PART], features.module_.frames
             part = part._replace(groups=part.groups.to(frames.device), values=part.values.to(frames))
-            x = _decoded(features, part).double().cpu() * features.scale_ + torch.as_tensor(features.mean_)
+            x = preparation.restore(_decoded(features, part).double().cpu())
             file.write(x.to(torch.float32).contiguous().numpy().astype("<f4", copy=False).data)
             if progress is not None:
                 progress(min(start + _PART, len(codes)))
@@ -257,8 +259,8 @@ def check_length(features: BlockFeatures, activations: Activations) -> None:
         )
 
 
-def _prepared(features: BlockFeatures, x: Tensor) -> Tensor:
-    return ((x - torch.as_tensor(features.mean_).to(x)) / features.scale_).to(features.module_.frames)
+def _preparation(features: BlockFeatures) -> Preparation:
+    return Preparation(torch.as_tensor(features.mean_), features.scale_)
 
 
 def _inferred(features: BlockFeatures, x: Tensor) -> SparseCodes:

@@ -40,14 +40,15 @@ def encode_data(
         OptionError: If the options are for the other kind.
     """
     path = _dictionary_file(dictionary)
-    others = of_pictures if _is_of_activations(path) else of_activations
+    activations = _is_of_activations(path)
+    others = of_pictures if activations else of_activations
     if others:
-        kind = "activations" if _is_of_activations(path) else "pictures"
+        kind = "activations" if activations else "pictures"
         raise OptionError(
             f"options must fit the dictionary, which is one of {kind}; got --{', --'.join(others)} as well; leave them "
             "out"
         )
-    if _is_of_activations(path):
+    if activations:
         from gramian.cli.encode_activations import encode_store
 
         encode_store(path, data, out, **of_activations, force=force)
