@@ -191,7 +191,7 @@ class MixtureOfFactorAnalyzers:
     def fit(self, x: Tensor, generator: torch.Generator) -> "MixtureOfFactorAnalyzers":
         """Fit to samples [samples, l]."""
         length = x.shape[1]
-        centres = x[torch.randperm(len(x), generator=generator)[: self.m]]
+        centres = x[torch.randperm(len(x), generator=generator)[: self.m].to(x.device)]
         for _ in range(10):  # k-means
             labels = torch.cat([torch.cdist(part, centres).argmin(dim=1) for part in x.split(8192)])
             counts = torch.bincount(labels, minlength=self.m).clamp_min(1)
@@ -202,13 +202,13 @@ class MixtureOfFactorAnalyzers:
             total = resp.sum(dim=0)
             self.log_weights = ((total + 1) / (len(x) + self.m)).log()
             self.means = resp.mT @ x / (total + 1)[:, None]
-            covariance = torch.empty(self.m, length, length)
+            covariance = x.new_empty(self.m, length, length)
             for k in range(self.m):
                 rows = (resp[:, k] > 1e-3).nonzero()[:, 0]
                 centred = x[rows] - self.means[k]
                 covariance[k] = (resp[rows, k, None] * centred).mT @ centred
             # Shrunk towards the spread of all samples, with the weight of five samples.
-            covariance += 5 * spread * torch.eye(length)
+            covariance += 5 * spread * torch.eye(length, device=x.device)
             values, vectors = torch.linalg.eigh(covariance / (total + 5)[:, None, None])
             self.noise = values[:, : -self.n].mean(dim=1)
             self.W = vectors[..., -self.n :] * (values[:, -self.n :] - self.noise[:, None]).clamp_min(0).sqrt()[:, None]
@@ -219,7 +219,7 @@ class MixtureOfFactorAnalyzers:
     def _joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(x, k) up to a constant and E[z | x, k], [batch, m] and [batch, m, n]."""
         length = x.shape[1]
-        inner = self.W.mT @ self.W + self.noise[:, None, None] * torch.eye(self.n)
+        inner = self.W.mT @ self.W + self.noise[:, None, None] * torch.eye(self.n, device=x.device)
         centred = torch.einsum("bl,mln->bmn", x, self.W) - torch.einsum("ml,mln->mn", self.means, self.W)
         factor = torch.linalg.cholesky(inner)  # not a batched LU solver, which can hang in MKL with two threads
         z = torch.einsum("mij,bmj->bmi", torch.cholesky_inverse(factor), centred)
@@ -254,14 +254,14 @@ def directional_recovery(codes: Tensor, rows: Tensor, data: ManifoldSum, samples
         data: The factors.
         samples: The samples.
     """
-    fires, active = codes > 0, samples.active
+    fires, active, true_phi = codes > 0, samples.active, data.phi.double().to(codes.device)
     both = active.mT.float() @ fires.float()
     f1 = 2 * both / (active.sum(dim=0)[:, None] + fires.sum(dim=0)).clamp_min(1)
-    r2 = torch.full((active.shape[1],), math.nan, dtype=torch.float64)
+    r2 = torch.full((active.shape[1],), math.nan, dtype=torch.float64, device=codes.device)
     for factor, dimension in enumerate(data.dimensions):
         present = active[:, factor]
         atoms = f1[factor].topk(dimension).indices
-        truth = samples.codes[present, factor].double() @ data.phi[:, factor].mT.double()
+        truth = samples.codes[present, factor].double() @ true_phi[:, factor].mT
         contribution = codes[present][:, atoms].double() @ rows[atoms].double()
         spread = (truth - truth.mean(dim=0)).square().sum()
         r2[factor] = 1 - (truth - contribution).square().sum() / spread

@@ -1,6 +1,6 @@
 """Measure block-sparse features on samples with known factors, beside five baselines written from their papers.
 
-    python benchmarks/features.py [--seeds 5] [--quick] [--only NAME …] [--threads 2]
+    python benchmarks/features.py [--seeds 5] [--quick] [--only NAME …] [--threads 2] [--device cuda]
 
 A sample is the sum of 4 of 128 factors on manifolds in random subspaces of 128 dimensions (`ManifoldSum`); 300,000
 samples to learn from, 100,000 held out. For each method and seed: the block R² of one pass and of codes by inference
@@ -111,6 +111,7 @@ class Outcome:
     utilisation: float
     decoded_r2: float
     decoded_unexplained: float
+    machine: str
     version: str
 
 
@@ -122,10 +123,10 @@ def autoencoder(make: Callable[[torch.Generator], Autoencoder], *, aux: bool = F
 
     def method(x: Tensor, seed: int, scale: Scale) -> Learned:
         generator = torch.Generator().manual_seed(seed)
-        model = make(generator)
+        model = make(generator).to(x.device)
 
         def batch() -> Tensor:
-            return x[torch.randint(len(x), (512,), generator=generator)]
+            return x[torch.randint(len(x), (512,), generator=generator).to(x.device)]
 
         train(model, batch, steps=scale.steps, aux=aux)
         single = isinstance(model, TopKAutoencoder)
@@ -217,10 +218,13 @@ def in_parts(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, seed: int, *, scale: Scale) -> Outcome:
-    """Train one method and measure it on held-out samples."""
+    """Train one method and measure it on held-out samples, on their device."""
     start = time.perf_counter()
     learned = METHODS[name](x, seed, scale)
+    if x.is_cuda:
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - start
+    true_phi = data.phi.to(x.device)
     size = LENGTH**0.5
     test = size * held_out.x
     codes = in_parts(learned.encode, test)
@@ -228,8 +232,8 @@ def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, 
     if phi.shape[2] == 1:
         r2 = directional_recovery(codes[..., 0] / size, phi[:, :, 0].mT, data, held_out)
     else:
-        r2 = block_recovery(phi, codes / size, data.phi, held_out.codes, held_out.active).r2
-    straight = torch.tensor([kind == "segment" for kind in data.kinds])
+        r2 = block_recovery(phi, codes / size, true_phi, held_out.codes, held_out.active).r2
+    straight = torch.tensor([kind == "segment" for kind in data.kinds], device=r2.device)
     used = codes.any(dim=2)
     decoded_r2 = decoded_error = float("nan")
     result = Outcome(
@@ -248,13 +252,14 @@ def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, 
         utilisation=utilisation(codes[:20_000], phi) if phi.shape[2] > 1 else float("nan"),
         decoded_r2=decoded_r2,
         decoded_unexplained=decoded_error,
+        machine=machine_of(x.device),
         version=commit(),
     )
     del codes, used
     if learned.frames is None:
         return result
     codes = in_parts(lambda part: block_omp(part, learned.frames, active=ACTIVE).codes, test)
-    decoded = block_recovery(learned.frames, codes / size, data.phi, held_out.codes, held_out.active).r2
+    decoded = block_recovery(learned.frames, codes / size, true_phi, held_out.codes, held_out.active).r2
     share = unexplained(test, learned.frames, codes)
     return Outcome(**{**asdict(result), "decoded_r2": float(decoded.mean()), "decoded_unexplained": share})
 
@@ -280,11 +285,24 @@ def read(path: Path) -> list[Outcome]:
     return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def moved(samples: ManifoldSamples, device: str) -> ManifoldSamples:
+    return ManifoldSamples(samples.x.to(device), samples.active.to(device), samples.codes.to(device))
+
+
+def machine_of(device: torch.device) -> str:
+    return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}" if device.type == "cuda" else machine()
+
+
 def spread(values: Iterable[float], digits: int = 3) -> str:
     numbers = [value for value in values if not math.isnan(value)]
     if not numbers:
         return ""
     return f"{mean(numbers):.{digits}f}" + (f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else "")
+
+
+def training_time(outcomes: list[Outcome], *, gpu: bool) -> str:
+    times = [outcome.seconds for outcome in outcomes if ("NVIDIA" in outcome.machine) == gpu]
+    return f"{mean(times):.0f} s" if times else ""
 
 
 def tables(outcomes: list[Outcome]) -> str:
@@ -309,7 +327,8 @@ def tables(outcomes: list[Outcome]) -> str:
                 f"{100 * mean(outcome.decoded_unexplained for outcome in same):.2g} %"
                 if not math.isnan(same[0].decoded_r2)
                 else "",
-                f"{mean(outcome.seconds for outcome in same):.0f} s",
+                training_time(same, gpu=False),
+                training_time(same, gpu=True),
                 f"{mean(outcome.dead for outcome in same):.0f} of {same[0].groups}",
                 column("train_active", 2),
                 column("active", 2),
@@ -318,7 +337,7 @@ def tables(outcomes: list[Outcome]) -> str:
         )
     header = (
         "method", "seeds", "R² in the paper", "R² in one pass", "concepts", "curved", "unexplained", "R² decoded",
-        "unexplained, decoded", "training", "dead groups", "active in training", "active in use", "dimensions used",
+        "unexplained, decoded", "training, CPU", "training, GPU", "dead groups", "active in training", "active in use", "dimensions used",
     )  # fmt: skip
     return table(header, rows)
 
@@ -330,6 +349,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="NAME", help="some of the methods")
     parser.add_argument("--quick", action="store_true", help="one seed, few samples, short training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -344,8 +364,8 @@ def main() -> None:
         if not wanted:
             continue
         data = ManifoldSum(LENGTH, active=ACTIVE, seed=seed)
-        x = draw(data, scale.samples, 1_000_000 * (seed + 1))
-        held_out = data.draw(scale.held_out, seed=500_000 + seed)
+        x = draw(data, scale.samples, 1_000_000 * (seed + 1)).to(options.device)
+        held_out = moved(data.draw(scale.held_out, seed=500_000 + seed), options.device)
         for method in wanted:
             outcome = measure(method, data, x, held_out, seed, scale=scale)
             outcomes.append(outcome)
@@ -358,7 +378,7 @@ def main() -> None:
             )
             write(
                 f"{name}.md",
-                f"Measured on {machine()}; {scale.samples:,} samples to learn from, {scale.held_out:,} held out; means "
+                f"Measured on {'; '.join(dict.fromkeys(o.machine for o in outcomes))}; {scale.samples:,} samples to learn from, {scale.held_out:,} held out; means "
                 f"and standard deviations over seeds.\n\n{tables(outcomes)}",
                 options.results,
             )

@@ -171,29 +171,31 @@ class Task:
     setting: Setting
     learner: str
     seed: int
-    device: str
     quick: bool
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured: by decoder, the qualities; the time of learning; the number of groups in use."""
+    """What was measured: by decoder, the qualities; the time of learning and where; the number of groups in use."""
 
     qualities: dict[str, dict[str, float]]
     seconds: float
+    device: str
     used: int
 
 
-def measure(task: Task) -> Outcome:
+def measure(task: Task, device: str) -> Outcome:
     """Learn a dictionary, and decode it by inference."""
     setting, (method, effort, less) = task.setting, LEARNERS[task.learner]
     data = ManifoldSum(active=setting.active, noise=setting.noise, seed=task.seed)
     size = DIMENSIONS**0.5
-    train = size * data.draw(20_000 if task.quick else 100_000, seed=1000 + task.seed).x.to(task.device)
+    train = size * data.draw(20_000 if task.quick else 100_000, seed=1000 + task.seed).x.to(device)
     samples = data.draw(4096, seed=2000 + task.seed)
-    x = samples.x.to(task.device)
+    x = samples.x.to(device)
     start = time.perf_counter()
     phi, direct = method(train, setting, task.seed, less if task.quick else effort)
+    if x.is_cuda:
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     greedy = block_omp(x, phi, active=setting.active)
     codes = {
@@ -203,10 +205,10 @@ def measure(task: Task) -> Outcome:
     if direct is not None:
         codes = {"as learned": direct(size * x) / size, **codes}
     qualities = {decoder: quality(data, samples, phi, decoded) for decoder, decoded in codes.items()}
-    return Outcome(qualities, seconds, int(greedy.support.any(dim=0).sum()))
+    return Outcome(qualities, seconds, device, int(greedy.support.any(dim=0).sum()))
 
 
-def measure_all(tasks: Sequence[Task], workers: int, *, resume: bool) -> dict[Task, Outcome]:
+def measure_all(tasks: Sequence[Task], device: str, workers: int, *, resume: bool) -> dict[Task, Outcome]:
     """Measure every task, and keep each outcome in a file; `resume` takes those that are in it."""
     path = RESULTS / "inference.jsonl"
     outcomes: dict[Task, Outcome] = {}
@@ -217,7 +219,7 @@ def measure_all(tasks: Sequence[Task], workers: int, *, resume: bool) -> dict[Ta
     else:
         path.unlink(missing_ok=True)
     with path.open("a") as file, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(measure, task): task for task in tasks if task not in outcomes}
+        futures = {pool.submit(measure, task, device): task for task in tasks if task not in outcomes}
         for future in as_completed(futures):
             task, outcome = futures[future], future.result()
             outcomes[task] = outcome
@@ -239,7 +241,10 @@ def learned_dictionaries(outcomes: dict[Task, Outcome]) -> str:
                 *(spread(value.qualities[decoder][key] for value in values) for key in ("r2", "segments", "curved")),
                 f"{100 * mean(value.qualities[decoder]['error'] for value in values):.2g} %",
                 f"{mean(value.used for value in values):.0f}",
-                f"{mean(value.seconds for value in values):.0f}",
+                ", ".join(
+                    f"{mean(value.seconds for value in values if value.device == device):.0f} ({device})"
+                    for device in dict.fromkeys(value.device for value in values)
+                ),
             ]
             for decoder in values[0].qualities
         ]
@@ -260,14 +265,14 @@ def main() -> None:
     seeds = 2 if options.quick else options.seeds
     device = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
     tasks = [
-        Task(setting, learner, seed, options.device, options.quick)
+        Task(setting, learner, seed, options.quick)
         for setting in (SETTINGS[:1] if options.quick else SETTINGS)
         for seed in range(seeds if setting == SETTINGS[0] else min(seeds, OTHER_SEEDS))
         for learner in LEARNERS
     ]
     known = known_dictionary(seeds, options.device)
     print(known, flush=True)
-    learned = learned_dictionaries(measure_all(tasks, options.workers, resume=options.resume))
+    learned = learned_dictionaries(measure_all(tasks, options.device, options.workers, resume=options.resume))
     write(
         "inference.md",
         f"Measured on {machine()}, on {device}, {options.workers} processes at once; means and standard "
