@@ -5,8 +5,8 @@
 Samples are drawn from the model: 24 random subspaces of 4 of 64 dimensions, some of which are active in a sample, in
 random directions, and noise. From random starts, dictionaries of as many groups are learned from fresh samples, with
 the group Laplace prior and penalties of several weights, with group ℓ0 and with spike and slab; additive factor
-analysers learn from the same samples. Writes a table and the recovery over λ into docs/measured. About an hour on 2 cores.
-With `--kept`, every result is appended to a file, and a run that was interrupted continues from it.
+analysers learn from the same samples. Writes a table and the recovery over λ into docs/measured. About an hour on 2
+cores. With `--kept`, every result is appended to a file, and a run that was interrupted continues from it.
 """
 
 import json
