@@ -19,6 +19,7 @@ import time
 import warnings
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import torch
 from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ import gramian
 from gramian import kernels, penalties
 from gramian.files import replace_file
 from gramian.kernels.cpu import simd
+from gramian.kernels.cpu.lanes import machine as lanes
 from gramian.kernels.dispatch import choose
 from gramian.typing import Phi
 
@@ -133,9 +135,8 @@ def in_memory_order(shape: tuple[int, int, int], axes: tuple[int, int, int], pat
     """Time small groups in one memory order, with all installed kernels and with those of torch only."""
     phi = draw(shape).permute(*axes).contiguous().permute(*(axes.index(axis) for axis in range(3)))
     works = {name: prepare(method, phi) for name, method in named("gramian", "two products")}
-    simd._INSTALLED, installed = False, simd._INSTALLED
-    explanation = kernels.explain(shape, strides=phi.stride())
-    simd._INSTALLED = installed
+    with patch.object(simd, "_INSTALLED", False), patch.object(lanes, "is_installed", lambda: False):
+        explanation = kernels.explain(shape, strides=phi.stride())
 
     def with_torch_alone() -> object:
         with kernels.use(explanation.chosen):

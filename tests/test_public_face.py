@@ -44,7 +44,7 @@ CORE = ROOMS[: ROOMS.index("weights")]
 
 ALLOWED = {room: {"torch", "einops", "jaxtyping"} for room in CORE}
 """What a room may import from elsewhere, at the top of a module or inside a function."""
-ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy", "triton"}  # where they are installed
+ALLOWED["kernels"] = ALLOWED["errors"] | {"llvmlite", "numba", "numpy", "triton"}  # where they are installed
 ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "safetensors"}
 for _room in ("coding", "report", "images"):
     ALLOWED[_room] = ALLOWED["errors"] | {"numpy", "scipy", "sklearn", "skimage", "matplotlib", "PIL", "safetensors"}
@@ -56,7 +56,7 @@ ALLOWED["cli"] = ALLOWED["errors"] | {"rich", "typer"}
 
 FACE = {
     "loss": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None},
-    "value_and_grad": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None},
+    "value_and_grad": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None, "out": None},
     "grad_group": {"phi": ..., "a": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "grad_vector": {"phi": ..., "a": ..., "b": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "grad_slice": {"phi": ..., "p": ..., "beta": 1.0, "penalty": "l1", "layout": None},

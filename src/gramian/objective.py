@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.errors import ShapeError
+from gramian.errors import DtypeError, ShapeError
 from gramian.kernels import reference
+from gramian.kernels.base import is_plain
 from gramian.kernels.dispatch import choose
 from gramian.layout import Layout, as_phi, from_phi
 from gramian.options import check_beta, whole_number
@@ -71,7 +72,12 @@ def loss(
 
 
 def value_and_grad(
-    phi: Tensor, *, beta: float = 1.0, penalty: str | Penalty = "l1", layout: Layout | str | None = None
+    phi: Tensor,
+    *,
+    beta: float = 1.0,
+    penalty: str | Penalty = "l1",
+    layout: Layout | str | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Scalar, Tensor]:
     r"""Compute the loss and its gradient at once, without an autograd graph.
 
@@ -82,12 +88,15 @@ def value_and_grad(
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.
+        out: A tensor of the shape, dtype and device of `phi` that the gradient is written to; by default a new one.
+            For large tensors new memory can cost more time than the computation.
 
     Returns:
-        The loss, a 0-dimensional tensor, and the gradient, a new tensor of the shape and dtype of `phi`.
+        The loss, a 0-dimensional tensor, and the gradient, of the shape and dtype of `phi`: `out` if it is given.
 
     Raises:
         DtypeError, LayoutError, OptionError: As for `loss`.
+        DtypeError, ShapeError: If `out` has another shape, dtype or device, or shares memory with itself or with `phi`.
 
     Cost:
         4·m·l·n² flops; m·n² + l·m·n numbers.
@@ -100,8 +109,19 @@ def value_and_grad(
     """
     beta, mu = check_beta(beta), as_penalty(penalty)
     groups = as_phi(phi, layout).detach()
-    values, grad = choose(groups, mu).value_and_grad(groups, mu, beta)
-    return values.sum(), from_phi(grad, phi, layout)
+    kernel = choose(groups, mu)
+    if out is None:
+        values, grad = kernel.value_and_grad(groups, mu, beta)
+        return values.sum(), from_phi(grad, phi, layout)
+    _check_out(out, phi)
+    with torch.no_grad():
+        target = None if torch.compiler.is_compiling() or not is_plain(out) else as_phi(out, layout)
+        if target is not None and target.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
+            values = kernel.value_and_grad_into(target, groups, mu, beta)
+        else:
+            values, grad = kernel.value_and_grad(groups, mu, beta)
+            out.copy_(from_phi(grad, out, layout))
+    return values.sum(), out
 
 
 def grad_group(
@@ -276,6 +296,27 @@ def _index(index: int, size: int, name: str, what: str) -> int:
         remedy = f"try 0 to {size - 1}" if size else "the axis is empty"
         raise ShapeError(f"{name} must name one of the {size} {what}s; got {name}={index}; {remedy}")
     return index % size
+
+
+def _check_out(out: Tensor, phi: Tensor) -> None:
+    if out.shape != phi.shape:
+        raise ShapeError(
+            f"out must have the shape of phi, {list(phi.shape)}; got {list(out.shape)}; try torch.empty_like(phi)"
+        )
+    if out.dtype != phi.dtype or out.device != phi.device:
+        raise DtypeError(
+            f"out must have the dtype and be on the device of phi, {phi.dtype} on {phi.device}; got {out.dtype} on "
+            f"{out.device}; try torch.empty_like(phi)"
+        )
+    if torch.compiler.is_compiling() or not (is_plain(out) and is_plain(phi)) or out.numel() == 0:
+        return
+    if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
+        raise ShapeError(
+            f"out must not have entries that share memory; got strides {list(out.stride())} for shape "
+            f"{list(out.shape)}; try torch.empty_like(phi)"
+        )
+    if out.untyped_storage().data_ptr() == phi.untyped_storage().data_ptr():
+        raise ShapeError("out must not share memory with phi; got views of one tensor; try torch.empty_like(phi)")
 
 
 def _gradient(phi: Phi, beta: float, penalty: Penalty) -> Phi:

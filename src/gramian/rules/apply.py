@@ -217,8 +217,8 @@ def _is_arithmetic(penalty: Penalty) -> bool:
 
 
 def _is_in_place(operand: Operand) -> bool:
-    """Tell whether Φ shares the tensor's memory and has the compute dtype: then it can be stepped in place."""
+    """Tell whether Φ shares the tensor's memory, so that it can be stepped in place; 16 bits only on a CPU."""
     tensor, _, phi, plain = operand
-    if not plain or phi.dtype != reference.compute_dtype(phi.dtype):
+    if not plain or (phi.dtype != reference.compute_dtype(phi.dtype) and phi.device.type != "cpu"):
         return False
     return phi.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()

@@ -1,14 +1,15 @@
 """Entry-wise penalties as instructions: the value, the subgradient and the prox residual of entries of X, in lanes.
 
-A penalty becomes a tree of `EntryFunction`s and a list of numbers. Code is compiled once for each tree; the numbers, such
-as δ of Huber's function, are read when it runs.
+A penalty becomes a tree of `EntryFunction`s and a list of numbers. Code is compiled once for each tree; the numbers,
+such as δ of Huber's function, are read when it runs.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gramian.kernels.cpu.lanes.code import Code, Vector
 from gramian.penalties import L1, Huber, Penalty, Scaled, SquaredFrobenius, Sum
@@ -66,25 +67,8 @@ def lane_function(penalty: Penalty) -> LaneFunction | None:
 
     A subclass of a known penalty is a user's code, and not known.
     """
-    if type(penalty) is L1:
-        return LaneFunction(_L1(penalty.diagonal), ())
-    if type(penalty) is Huber:
-        return LaneFunction(_Huber(penalty.diagonal), (penalty.delta,))
-    if type(penalty) is SquaredFrobenius:
-        return LaneFunction(_Square(penalty.diagonal), ())
-    if type(penalty) is Scaled:
-        inner = lane_function(penalty.penalty)
-        if inner is None:
-            return None
-        return LaneFunction(_Scaled(penalty.diagonal, inner.function), (penalty.factor, *inner.numbers))
-    if type(penalty) is Sum:
-        parts = [lane_function(part) for part in penalty.parts]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
-        numbers = tuple(number for part in known for number in part.numbers)
-        return LaneFunction(_Sum(penalty.diagonal, tuple(part.function for part in known)), numbers)
-    return None
+    build = _KNOWN.get(type(penalty))
+    return None if build is None else build(penalty)
 
 
 def _clip(code: Code, x: Vector, bound: Vector) -> Vector:
@@ -210,3 +194,28 @@ class _Sum(EntryFunction):
         raise NotImplementedError
 
     _subgradient = _prox_residual = _value  # pyright: ignore
+
+
+def _of_scaled(penalty: Scaled) -> LaneFunction | None:
+    inner = lane_function(penalty.penalty)
+    if inner is None:
+        return None
+    return LaneFunction(_Scaled(penalty.diagonal, inner.function), (penalty.factor, *inner.numbers))
+
+
+def _of_sum(penalty: Sum) -> LaneFunction | None:
+    parts = [lane_function(part) for part in penalty.parts]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    numbers = tuple(number for part in known for number in part.numbers)
+    return LaneFunction(_Sum(penalty.diagonal, tuple(part.function for part in known)), numbers)
+
+
+_KNOWN: dict[type[Penalty], Callable[[Any], LaneFunction | None]] = {
+    L1: lambda penalty: LaneFunction(_L1(penalty.diagonal), ()),
+    Huber: lambda penalty: LaneFunction(_Huber(penalty.diagonal), (penalty.delta,)),
+    SquaredFrobenius: lambda penalty: LaneFunction(_Square(penalty.diagonal), ()),
+    Scaled: _of_scaled,
+    Sum: _of_sum,
+}

@@ -11,6 +11,7 @@ A block of groups is read once for the Gram matrices and once more, from the cac
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from gramian.kernels.cpu.lanes.code import Code, Vector
 from gramian.kernels.cpu.lanes.functions import EntryFunction
@@ -94,6 +95,7 @@ class _Writer:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.code = Code(plan.lanes, plan.scalar)
+        self.function = cast("EntryFunction", plan.function)  # the modes that read it have one
         self.size = 8 if plan.scalar == "double" else 4
         self.stored, self.stored_size = _STORED[plan.dtype]
         self.members = [lane % plan.width < plan.n for lane in range(plan.lanes)]
@@ -185,7 +187,9 @@ class _Writer:
                 piece = code.emit(f"load {kind}, ptr {pointer}, align {self.stored_size}")
                 lanes = range(plan.lanes)
                 inside = [lane // plan.width == i and self.members[lane] for lane in lanes]
-                wide = self._shuffle(kind, piece, "poison", [lane % plan.width if inside[lane] else 0 for lane in lanes])
+                wide = self._shuffle(
+                    kind, piece, "poison", [lane % plan.width if inside[lane] else 0 for lane in lanes]
+                )
                 x = self._shuffle(raw, x, wide, [lane + (plan.lanes if inside[lane] else 0) for lane in lanes])
             vectors.append(self._widen(x))
         return vectors
@@ -346,10 +350,9 @@ class _Writer:
         if plan.mode == "residual":
             self._store_matrices(block, residuals)
             return
-        assert plan.function is not None
         numbers = [
             code.broadcast(code.emit(f"load {plan.scalar}, ptr {code.address('%numbers', i * self.size)}"))
-            for i in range(1 + plan.function.count)
+            for i in range(1 + self.function.count)
         ]
         values = [self._value(X, numbers[1:]) for X in residuals]
         indices = self._group_indices(block)
@@ -364,7 +367,7 @@ class _Writer:
         bad = code.splat(0)
         factors = []
         for gram, X, mu in zip(grams, residuals, values, strict=True):
-            factor, check = self._minus_S(gram, X, numbers)
+            factor, check = self._step_factors(gram, X, numbers)
             factors.append(factor)
             bad = code.add(bad, code.multiply(code.splat(0), code.add(check, mu)))  # 0·∞ is NaN
         self._write(scratch, factors)
@@ -380,24 +383,21 @@ class _Writer:
 
     def _value(self, X: list[Vector], numbers: list[Vector]) -> Vector:
         code, plan = self.code, self.plan
-        assert plan.function is not None
-        terms = [plan.function.value(code, x, numbers, on_diagonal=d == 0) for d, x in enumerate(X)]
+        terms = [self.function.value(code, x, numbers, on_diagonal=d == 0) for d, x in enumerate(X)]
         return code.over_lanes(self._sum(terms), plan.width, code.add)
 
     def _gradient(self, X: list[Vector], value: Vector, numbers: list[Vector]) -> list[Vector]:
-        code, plan = self.code, self.plan
-        assert plan.function is not None
+        code = self.code
         # All factors of a group whose value is not finite are NaN.
         scale = code.multiply(numbers[0], code.add(code.splat(1), code.multiply(code.splat(0), value)))
         return [
-            code.multiply(scale, plan.function.subgradient(code, x, numbers[1:], on_diagonal=d == 0))
+            code.multiply(scale, self.function.subgradient(code, x, numbers[1:], on_diagonal=d == 0))
             for d, x in enumerate(X)
         ]
 
-    def _minus_S(self, gram: list[Vector], X: list[Vector], numbers: list[Vector]) -> tuple[list[Vector], Vector]:
+    def _step_factors(self, gram: list[Vector], X: list[Vector], numbers: list[Vector]) -> tuple[list[Vector], Vector]:
         """Return −S as `gramian.rules.prox` defines it, and a vector that is not finite where S is not."""
         code, plan = self.code, self.plan
-        assert plan.function is not None
         one = code.splat(1)
 
         def frobenius(M: list[Vector]) -> Vector:
@@ -412,7 +412,7 @@ class _Writer:
         w = code.select(near, one, code.larger(one, norm))
         tau = code.multiply(numbers[0], w)
         C = [
-            plan.function.prox_residual(code, x, tau, numbers[1:], on_diagonal=d == 0)
+            self.function.prox_residual(code, x, tau, numbers[1:], on_diagonal=d == 0)
             for d, x in enumerate(X)
         ]  # fmt: skip
         size = code.select(code.compare("ole", frobenius(C), w), w, code.larger(w, row_sums(C)))

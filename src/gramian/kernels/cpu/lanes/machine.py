@@ -9,17 +9,31 @@ time than Numba needs to be imported.
 
 import ctypes
 import importlib.util
+import os
+import platform
 import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-__all__ = ["compile_function", "is_installed", "vector_bytes"]
+__all__ = ["compile_function", "converts_half", "is_installed", "vector_bytes"]
 
 _LEAST_VERSION = 15
 """The first LLVM whose pointers have no type of what they point to."""
 
-_lock = threading.Lock()
+
+class _Compiler:
+    """The lock of this process: LLVM adds one module to an engine at a time."""
+
+    lock = threading.Lock()
+
+
+def _replace_lock() -> None:
+    _Compiler.lock = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_replace_lock)
 
 
 @cache
@@ -43,9 +57,17 @@ def vector_bytes() -> int:
     return 32 if features.get("avx2") else 16
 
 
+@cache
+def converts_half() -> bool:
+    """Tell whether this processor converts float16; elsewhere LLVM would call functions that may be missing."""
+    from llvmlite import binding
+
+    return platform.machine().lower() in ("arm64", "aarch64") or bool(binding.get_host_cpu_features().get("f16c"))
+
+
 def compile_function(text: str, name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
     """Compile a module and return one of its functions, which runs without the interpreter lock."""
-    with _lock:
+    with _Compiler.lock:
         engine = _engine()
         from llvmlite import binding
 
