@@ -118,6 +118,7 @@ def value_and_grad(
         target = None if torch.compiler.is_compiling() or not is_plain(out) else as_phi(out, layout)
         if target is not None and target.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
             values = kernel.value_and_grad_into(target, groups, mu, beta)
+            torch.autograd.graph.increment_version(out)
         else:
             values, grad = kernel.value_and_grad(groups, mu, beta)
             out.copy_(from_phi(grad, out, layout))

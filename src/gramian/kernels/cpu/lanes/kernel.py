@@ -80,7 +80,6 @@ class Lanes(Reference):
         values = phi.new_empty(phi.shape[1], dtype=reference.compute_dtype(phi.dtype))
         numbers = (2 * beta, *known.numbers)
         _run("gradient", phi, out, function=known.function, values=values, numbers=numbers)
-        torch.autograd.graph.increment_version(out)
         return values if beta == 1 else beta * values
 
     def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
@@ -101,7 +100,8 @@ class Lanes(Reference):
         values = phi.new_empty(phi.shape[1], dtype=reference.compute_dtype(phi.dtype))
         mode, numbers = ("step" if in_place else "change"), (tau, *known.numbers)
         failed = _run(mode, phi, out, function=known.function, values=values, numbers=numbers)
-        torch.autograd.graph.increment_version(out)
+        if in_place:
+            torch.autograd.graph.increment_version(phi)
         return FusedStep(values, out, failed)
 
 
