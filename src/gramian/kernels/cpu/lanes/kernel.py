@@ -17,7 +17,8 @@ from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.cpu import threads
 from gramian.kernels.cpu.lanes import machine
 from gramian.kernels.cpu.lanes.functions import EntryFunction, lane_function
-from gramian.kernels.cpu.lanes.loops import Plan, write_function
+from gramian.kernels.cpu.lanes.loops import write_function
+from gramian.kernels.cpu.lanes.plan import Plan
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
