@@ -65,7 +65,8 @@ def test_every_size_and_memory_order(n) -> None:
         right = results("reference", phi, L1(), 0.1)
         gaps = torch.zeros(41, m, n + 3, dtype=torch.float64)
         gaps[:, :, :n] = phi
-        for view in (phi, phi.permute(1, 0, 2).contiguous().permute(1, 0, 2), gaps[:, :, :n]):
+        columns = phi.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        for view in (phi, phi.permute(1, 0, 2).contiguous().permute(1, 0, 2), gaps[:, :, :n], columns):
             for found, each in zip(results("lanes", view, L1(), 0.1), right, strict=True):
                 torch.testing.assert_close(found, each, rtol=1e-12, atol=1e-12)
         with gramian.kernels.use("lanes"):

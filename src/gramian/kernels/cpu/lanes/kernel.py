@@ -44,13 +44,15 @@ class Lanes(Reference):
             return "llvmlite is not installed, or too old; try pip install 'gramian[fast]'"
         if not _FEWEST_MEMBERS <= problem.shape[2] <= _MOST_MEMBERS:
             return f"it is for n from {_FEWEST_MEMBERS} to {_MOST_MEMBERS}; n is {problem.shape[2]}"
-        if problem.strides[2] != 1:
-            return "the entries of a row of a group are not adjacent in memory"
+        if problem.strides[2] != 1 and problem.strides[0] != 1:
+            return "neither rows nor vectors of groups are adjacent in memory"
         if problem.dtype not in _TYPES or (problem.dtype == torch.float16 and not machine.converts_half()):
             return f"this processor does not convert {problem.dtype}"
         return None
 
     def slower_reason(self, problem: KernelSpec) -> str | None:
+        if problem.strides[2] != 1 and problem.shape[2] > 2:
+            return "batched products are faster where vectors are contiguous in memory"
         if problem.shape[1] < _FEWEST_GROUPS:
             return f"there are fewer than {_FEWEST_GROUPS} groups"
         return None
@@ -106,15 +108,25 @@ class Lanes(Reference):
         return FusedStep(values, out, failed)
 
 
+def _by_columns(*tensors: Tensor) -> bool | None:
+    """Tell whether the vectors of all tensors are contiguous, and not the rows; None if neither are."""
+    if all(tensor.stride(2) == 1 for tensor in tensors):
+        return False
+    return True if all(tensor.stride(0) == 1 for tensor in tensors) else None
+
+
 def _empty_like(phi: Phi) -> Phi:
     """Return new memory in the order of Φ, without its gaps."""
     out = torch.empty_like(phi)
-    return out if out.stride(2) == 1 else torch.empty_like(phi, memory_format=torch.contiguous_format)
+    if _by_columns(phi, out) is not None:
+        return out
+    length, m, n = phi.shape
+    return phi.new_empty(m, n, length).permute(2, 0, 1) if _by_columns(phi) else phi.new_empty(length, m, n)
 
 
 def _fits(out: Phi, phi: Phi) -> bool:
     """Tell whether a result can be written to `out`."""
-    return out.stride(2) == 1 and out.dtype == phi.dtype and out.device == phi.device
+    return _by_columns(out, phi) is not None and out.dtype == phi.dtype and out.device == phi.device
 
 
 def _run(
@@ -132,15 +144,16 @@ def _run(
     if m == 0:
         return []
     size, dtype, width = phi.element_size(), _TYPES[phi.dtype], machine.vector_bytes()
-    adjacent = n & (n - 1) == 0 and phi.stride(1) == n == out.stride(1)
-    plan = Plan(n, dtype, mode, function, width, dense=False)
+    columns = bool(_by_columns(phi, out))
+    adjacent = not columns and n & (n - 1) == 0 and phi.stride(1) == n == out.stride(1)
+    plan = Plan(n, dtype, mode, function, width, dense=False, columns=columns)
     blocks = -(-m // plan.groups)
     whole = m // plan.groups if adjacent else 0
     failed = torch.zeros(blocks if mode in ("step", "change") else 1, dtype=torch.uint8)
     scalars = ((ctypes.c_double if phi.dtype == torch.float64 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
     before = (
-        phi.data_ptr(), out.data_ptr(), phi.stride(0) * size, phi.stride(1) * size, out.stride(0) * size,
-        out.stride(1) * size, length, m,
+        phi.data_ptr(), out.data_ptr(), *(size * stride for tensor in (phi, out) for stride in tensor.stride()),
+        length, m,
     )  # fmt: skip
     after = (
         *(0 if each is None else each.data_ptr() for each in (values, failed, matrices)),
@@ -164,7 +177,7 @@ def _run(
     ]
 
 
-_ARGUMENTS = (*(2 * (ctypes.c_void_p,)), *(8 * (ctypes.c_int64,)), *(4 * (ctypes.c_void_p,)))
+_ARGUMENTS = (*(2 * (ctypes.c_void_p,)), *(10 * (ctypes.c_int64,)), *(4 * (ctypes.c_void_p,)))
 
 
 @cache

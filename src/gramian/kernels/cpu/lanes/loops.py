@@ -12,7 +12,7 @@ A block of groups is read once for the Gram matrices and once more, from the cac
 from collections.abc import Callable
 
 from gramian.kernels.cpu.lanes.code import Vector
-from gramian.kernels.cpu.lanes.matrices import Matrices
+from gramian.kernels.cpu.lanes.columns import Columns
 from gramian.kernels.cpu.lanes.plan import Plan
 
 __all__ = ["write_function"]
@@ -22,8 +22,8 @@ _ROWS = 8
 share the eight places of a set of the first-level cache; with 32 rows a step took up to 1.8 times as long."""
 
 _ARGUMENTS = (
-    "ptr %phi, ptr %out, i64 %phi_l, i64 %phi_m, i64 %out_l, i64 %out_m, i64 %length, i64 %count, i64 %first, "
-    "i64 %last, ptr %values, ptr %failed, ptr %matrices, ptr %numbers"
+    "ptr %phi, ptr %out, i64 %phi_l, i64 %phi_m, i64 %phi_n, i64 %out_l, i64 %out_m, i64 %out_n, i64 %length, "
+    "i64 %count, i64 %first, i64 %last, ptr %values, ptr %failed, ptr %matrices, ptr %numbers"
 )
 """Φ and the result, with their strides in bytes; l and m; the first block and the one after the last; μ of each group;
 a byte for each block, 1 where a step has to be computed elsewhere; matrices [m, n, n]; numbers."""
@@ -34,7 +34,7 @@ def write_function(plan: Plan) -> str:
     return _Loops(plan).module()
 
 
-class _Loops(Matrices):
+class _Loops(Columns):
     """Writes the loops over blocks and rows."""
 
     def module(self) -> str:
@@ -49,10 +49,12 @@ class _Loops(Matrices):
                 self._each(here, start, lambda block, place: self._load_matrices(block, self._at(scratch, place)))
             else:
                 self._each(here, start, lambda _, place: self._clear(self._at(scratch, place)))
-                self._tiles(here, start, lambda *where: self._gram(self._at(scratch, where[0]), *where[1:]))
+                self._products(here, start, scratch, self.gram_of_columns, self._gram)
                 self._each(here, start, lambda block, place: self._matrices(block, self._at(scratch, place)))
             if plan.mode != "residual":
-                self._tiles(here, start, lambda *where: self._apply(self._at(scratch, where[0]), *where[1:]))
+                self._products(
+                    here, start, scratch, self._unless_failed(self.multiply_columns), self._unless_failed(self._apply)
+                )
             return []
 
         code.loop("%first", "%last", plan.blocks, batch)
@@ -101,32 +103,51 @@ class _Loops(Matrices):
         added = [code.add(a, b) for a, b in zip(totals, partial, strict=True)]
         self._write(scratch, [added[v * plan.width : (v + 1) * plan.width] for v in range(plan.vectors)])
 
+    def _products(
+        self,
+        count: str,
+        start: str,
+        scratch: str,
+        by_columns: Callable[..., None],
+        by_rows: Callable[..., None],
+    ) -> None:
+        """Run one of two bodies for each block of a batch: of whole vectors, or of a tile of rows."""
+        if self.plan.columns:
+            self._each(count, start, lambda block, place: by_columns(self._at(scratch, place), block))
+        else:
+            self._tiles(count, start, lambda place, *where: by_rows(self._at(scratch, place), *where))
+
+    def _unless_failed(self, body: Callable[..., None]) -> Callable[..., None]:
+        """Return a body that does nothing for a block whose step has to be computed elsewhere."""
+
+        def guarded(scratch: str, block: str, *rest: str) -> None:
+            code = self.code
+            if self.plan.mode not in ("step", "change"):
+                body(scratch, block, *rest)
+                return
+            failed = code.emit(f"load i8, ptr {code.address('%failed', block)}")
+            code.unless(code.emit(f"icmp ne i8 {failed}, 0"), lambda: body(scratch, block, *rest))
+
+        return guarded
+
     def _apply(self, scratch: str, block: str, top: str, bottom: str) -> None:
         """Multiply some rows of a block by its factors."""
         code, plan = self.code, self.plan
+        factors = self._read(scratch)
+        sources = self._pieces("%phi", block, "%phi_m")
+        targets = sources if plan.mode == "step" else self._pieces("%out", block, "%out_m")
 
-        def work() -> None:
-            factors = self._read(scratch)
-            sources = self._pieces("%phi", block, "%phi_m")
-            targets = sources if plan.mode == "step" else self._pieces("%out", block, "%out_m")
+        def row(r: str, _: list[Vector]) -> list[Vector]:
+            offset = code.integer("mul", r, "%phi_l")
+            xs = self._load_row(sources, offset)
+            ys = []
+            for x, factor in zip(xs, factors, strict=True):
+                y = code.multiply(x, factor[0])
+                for d in range(1, plan.width):
+                    y = code.add(code.multiply(code.swap(x, d), factor[d]), y)
+                # The change is small: adding it to x at the end rounds once.
+                ys.append(code.add(x, y) if plan.mode in ("step", "multiply_add") else y)
+            self._store_row(targets, offset if plan.mode == "step" else code.integer("mul", r, "%out_l"), ys)
+            return []
 
-            def row(r: str, _: list[Vector]) -> list[Vector]:
-                offset = code.integer("mul", r, "%phi_l")
-                xs = self._load_row(sources, offset)
-                ys = []
-                for x, factor in zip(xs, factors, strict=True):
-                    y = code.multiply(x, factor[0])
-                    for d in range(1, plan.width):
-                        y = code.add(code.multiply(code.swap(x, d), factor[d]), y)
-                    # The change is small: adding it to x at the end rounds once.
-                    ys.append(code.add(x, y) if plan.mode in ("step", "multiply_add") else y)
-                self._store_row(targets, offset if plan.mode == "step" else code.integer("mul", r, "%out_l"), ys)
-                return []
-
-            code.loop(top, bottom, 1, row)
-
-        if plan.mode in ("step", "change"):
-            failed = code.emit(f"load i8, ptr {code.address('%failed', block)}")
-            code.unless(code.emit(f"icmp ne i8 {failed}, 0"), work)
-        else:
-            work()
+        code.loop(top, bottom, 1, row)

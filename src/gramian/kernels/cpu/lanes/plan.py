@@ -26,6 +26,8 @@ class Plan:
     vector_bytes: int
     dense: bool
     """Whether the groups are adjacent, n is a power of two and all groups of a block exist."""
+    columns: bool = False
+    """Whether the numbers of a vector of a group are adjacent, instead of those of a row."""
 
     @property
     def scalar(self) -> str:
