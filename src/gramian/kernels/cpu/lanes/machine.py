@@ -18,8 +18,8 @@ from typing import Any
 
 __all__ = ["compile_function", "converts_half", "is_installed", "vector_bytes"]
 
-_LEAST_VERSION = 15
-"""The first LLVM whose pointers have no type of what they point to."""
+_LEAST_VERSION = 20
+"""The LLVM of llvmlite 0.45, which needs no call to start it, and whose pointers have no type of what they point to."""
 
 
 class _Compiler:
