@@ -58,7 +58,7 @@ class Lanes(Reference):
         return None
 
     def residual(self, phi: Phi) -> GroupMatrices:
-        wide = phi.to(reference.compute_dtype(phi.dtype))
+        wide = _widen(phi)
         X = wide.new_empty(wide.shape[1], wide.shape[2], wide.shape[2])
         _run("residual", wide, wide, matrices=X)
         return X
@@ -86,7 +86,7 @@ class Lanes(Reference):
         return values if beta == 1 else beta * values
 
     def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
-        wide = phi.to(reference.compute_dtype(phi.dtype))
+        wide = _widen(phi)
         out = _empty_like(wide)
         _run("multiply", wide, out, matrices=M.contiguous())
         return out
@@ -113,6 +113,12 @@ def _by_columns(*tensors: Tensor) -> bool | None:
     if all(tensor.stride(2) == 1 for tensor in tensors):
         return False
     return True if all(tensor.stride(0) == 1 for tensor in tensors) else None
+
+
+def _widen(phi: Phi) -> Phi:
+    """Return Φ in the compute dtype, in an order that the loops read."""
+    wide = phi.to(reference.compute_dtype(phi.dtype))
+    return wide.contiguous() if _by_columns(wide) is None else wide
 
 
 def _empty_like(phi: Phi) -> Phi:
