@@ -22,7 +22,7 @@ pytestmark = overcomplete_is_meant
         ((64, 4096, 1), None, "l1", "simd"),
         ((64, 4096, 2), (2, 128, 1), "l1", "lanes"),  # [m, l, n]
         ((64, 4096, 4), (4, 256, 1), "l1", "lanes"),
-        ((64, 4096, 4), (1, 256, 64), "l1", "batched"),  # [m, n, l]
+        ((64, 4096, 4), (1, 256, 64), "l1", "lanes"),  # [m, n, l]
         ((256, 16, 64), None, "l1", "batched"),
         ((8, 1, 3), None, "l1", "batched"),
     ],

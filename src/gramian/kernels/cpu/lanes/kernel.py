@@ -51,8 +51,6 @@ class Lanes(Reference):
         return None
 
     def slower_reason(self, problem: KernelSpec) -> str | None:
-        if problem.strides[2] != 1 and problem.shape[2] > 2:
-            return "batched products are faster where vectors are contiguous in memory"
         if problem.shape[1] < _FEWEST_GROUPS:
             return f"there are fewer than {_FEWEST_GROUPS} groups"
         return None

@@ -18,8 +18,11 @@ from gramian.kernels.cpu.lanes.plan import Plan
 __all__ = ["write_function"]
 
 _ROWS = 8
-"""Rows of a partial sum: one long float32 sum would lose accuracy. Where the rows are a power of two apart, all of them
-share the eight places of a set of the first-level cache; with 32 rows a step took up to 1.8 times as long."""
+"""Rows of a partial sum. Where the rows are a power of two apart, all of them share the eight places of a set of the
+first-level cache; with 32 rows a step took up to 1.8 times as long."""
+
+_MORE_ROWS, _LONG = 32, 1024
+"""Rows of a partial sum where l exceeds 1024: with 8, the sum of many partial sums in float32 would lose accuracy."""
 
 _ARGUMENTS = (
     "ptr %phi, ptr %out, i64 %phi_l, i64 %phi_m, i64 %phi_n, i64 %out_l, i64 %out_m, i64 %out_n, i64 %length, "
@@ -40,6 +43,8 @@ class _Loops(Columns):
     def module(self) -> str:
         plan, code = self.plan, self.code
         sums = plan.blocks * plan.vectors * plan.width
+        long = code.emit(f"icmp sgt i64 %length, {_LONG}")
+        self.rows = code.emit(f"select i1 {long}, i64 {_MORE_ROWS}, i64 {_ROWS}")
         scratch = code.emit(f"alloca [{sums} x {code.vector}], align 64")
 
         def batch(start: str, _: list[Vector]) -> list[Vector]:
@@ -82,11 +87,11 @@ class _Loops(Columns):
         code = self.code
 
         def tile(top: str, _: list[Vector]) -> list[Vector]:
-            bottom = code.least(code.integer("add", top, _ROWS), "%length")
+            bottom = code.least(code.integer("add", top, self.rows), "%length")
             self._each(count, start, lambda block, place: body(place, block, top, bottom))
             return []
 
-        code.loop(0, "%length", _ROWS, tile)
+        code.loop(0, "%length", self.rows, tile)
 
     def _gram(self, scratch: str, block: str, top: str, bottom: str) -> None:
         """Add the products of some rows to the sums of a block."""

@@ -9,7 +9,7 @@ __all__ = ["Plan"]
 _SUMS = 8
 """Sums that are held in registers."""
 
-_COLUMNS = 64
+_COLUMNS = 256
 """Numbers of a row that are processed before the next row tile: several cache lines."""
 
 
