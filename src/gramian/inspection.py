@@ -14,7 +14,8 @@ from gramian.errors import DataError, OptionError
 from gramian.kernels import reference
 from gramian.layout import Layout
 from gramian.selection import Layouts, Selector, SkippedParameter
-from gramian.selection.candidates import Candidate, select_candidates, unusable_reason
+from gramian.selection.candidate import Candidate
+from gramian.selection.candidates import select_candidates, unusable_reason
 from gramian.selection.parameters import candidates_of
 from gramian.selection.policy import propose_by_shape
 from gramian.tables import aligned

@@ -59,6 +59,8 @@ class Proposal:
     """Whether it must not be updated even if the user selects it, because its module computes its weight from it."""
     lazy: bool = False
     """Whether it has no shape before the first batch."""
+    angles_only: bool = False
+    """Whether lengths are left free unless the user names a penalty."""
 
 
 _FLATTENED = Proposal(

@@ -25,6 +25,8 @@ class Place:
     module: nn.Module
     """The module whose parameter it is."""
     parameter: Tensor
+    modules: tuple[nn.Module, ...] = ()
+    """The modules that contain it, from the model to `module`."""
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -56,14 +58,16 @@ def parameters_of(model: nn.Module) -> dict[str, Place]:
 
 def _places(model: nn.Module) -> Iterator[Place]:
     modules: dict[str, nn.Module] = {}
+    within: dict[str, tuple[nn.Module, ...]] = {}
     clean: dict[str, str] = {}
     for raw, module in model.named_modules(remove_duplicate=False):
         parent, _, key = raw.rpartition(".")
         above = clean.get(parent, parent) if raw else ""
         clean[raw] = above if not raw or _is_wrapped(modules.get(parent), key) else _joined(above, key)
         modules[raw] = module
+        within[raw] = (*(within[parent] if raw else ()), module)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            yield Place(_joined(clean[raw], name), _joined(raw, name), module, parameter)
+            yield Place(_joined(clean[raw], name), _joined(raw, name), module, parameter, within[raw])
 
 
 def _is_wrapped(module: nn.Module | None, key: str) -> bool:

@@ -3,7 +3,7 @@
 import math
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,19 @@ from gramian.distributed.sharded import is_sharded, plan, whole_tensor
 from gramian.errors import AttachmentWarning, OptionError
 from gramian.layout import Layout
 from gramian.objective import residual
-from gramian.options import check_beta
-from gramian.penalties import Penalty, as_penalty
-from gramian.rules import Rule, as_rule
-from gramian.rules.registry import check_hard
-from gramian.selection import Layouts, SelectedParameter, Selector, SkippedParameter, select_parameters
+from gramian.options import whole_number
+from gramian.penalties import Penalty
+from gramian.rules import Rule
+from gramian.selection import Layouts, Pattern, SelectedParameter, Selector, SkippedParameter, select_parameters
 from gramian.selection.patterns import as_selector
 from gramian.tables import aligned
 from gramian.torch_internals import step_was_skipped
-from gramian.training.compatibility import check_fit
 from gramian.training.coupled import add_up
 from gramian.training.following import Following
 from gramian.training.optimizers import unwrap_optimizer
+from gramian.training.settings import Settings
 from gramian.training.steps import restore_targets_, step_targets_
+from gramian.training.strength import Beta
 from gramian.typing import Scalar
 
 __all__ = ["Attachment", "attach"]
@@ -42,6 +42,9 @@ _SHOWN = 6
 _ROWS = 20
 """Parameters that a repr lists."""
 
+_NAMED = 3
+"""Names that are listed for each reason why parameters are skipped."""
+
 
 @dataclass(eq=False, repr=False)
 class Attachment:
@@ -52,8 +55,8 @@ class Attachment:
     Attributes:
         targets: The parameters that are acted on.
         skipped: The others, each with its reason.
-        beta: Strength β; infinite for a hard constraint.
-        steps: Number of updates so far.
+        settings: The strength, the rule and the penalty of each parameter.
+        steps: Number of updates so far, on which a strength that varies depends.
         loss: The loss before the last update, summed over the parameters: a tensor, to avoid synchronisation with the
             device. None before the first update.
         paused: Whether updates are paused.
@@ -63,15 +66,38 @@ class Attachment:
 
     targets: list[SelectedParameter]
     skipped: list[SkippedParameter]
-    beta: float
-    rule: str | Rule
-    penalty: str | Penalty
+    settings: Settings
     steps: int = 0
     loss: Scalar | None = None
     paused: bool = False
     handle: RemovableHandle | None = None
     following: Following | None = None
     _copied: bool = False
+
+    @property
+    def beta(self) -> Beta | dict[Pattern, Beta]:
+        """Strength β, or strengths by pattern; infinite for a hard constraint. What is assigned acts from then on."""
+        return self.settings.beta
+
+    @beta.setter
+    def beta(self, beta: Beta | Mapping[Pattern, Beta]) -> None:
+        settings = self.settings.with_beta(beta)
+        settings.check(self.targets)
+        self.settings = settings
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs if β depends on the step: the number of updates."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned.
+
+        Raises:
+            OptionError: If it is no such state.
+        """
+        if set(state) != {"steps"}:
+            raise OptionError(f"a state must be one of state_dict(); got {sorted(map(str, state))}")
+        self.steps = whole_number(state["steps"], name="steps", least=0)
 
     def pause(self) -> None:
         """Skip updates until `resume` is called."""
@@ -100,14 +126,13 @@ class Attachment:
         return {**vars(self), "handle": None, "following": None, "_copied": self._copied or self.handle is not None}
 
     def __str__(self) -> str:
-        head = f"β = {self.beta:g}, {self._state()}: {len(self.targets)} parameters"
-        width = max((len(parameter.name) for parameter in self.skipped), default=0)
-        rest = [f"{parameter.name.ljust(width)}  {parameter.reason}" for parameter in self.skipped]
+        head = f"{self.settings.strength(self.steps)}, {self._state()}: {len(self.targets)} parameters"
+        rest = _by_reason(self.skipped)
         return "\n".join([head, *self._table(self.targets), *(["skipped:", *rest] if rest else [])])
 
     def __repr__(self) -> str:
-        rule = self.rule if isinstance(self.rule, str) else getattr(self.rule, "__name__", type(self.rule).__name__)
-        head = f"Attachment: β = {self.beta:g}, rule {rule}, penalty {self.penalty}, {self._state()}"
+        settings = self.settings
+        head = f"Attachment: {settings.strength(self.steps)}, {settings.rules()}, {self._state()}"
         more = len(self.targets) - _ROWS
         tail = [f"… and {more} more"] if more > 0 else []
         return "\n".join([head, *self._table(self.targets[:_ROWS]), *tail, f"{len(self.skipped)} skipped"])
@@ -116,7 +141,8 @@ class Attachment:
         rows = [("parameter", "shape", "l × m × n", "layout", "why")]
         for target in targets:
             sharded = is_sharded(target.parameter)
-            why = f"{target.reason}; {plan(target.parameter, target.layout, self.rule)}" if sharded else target.reason
+            rule = self.settings.of(target).rule
+            why = f"{target.reason}; {plan(target.parameter, target.layout, rule)}" if sharded else target.reason
             shape, sizes = str(list(target.parameter.shape)), " × ".join(map(str, target.shape))
             rows.append((target.name, shape, sizes, repr(str(target.layout)), why))
         return aligned(rows)
@@ -131,11 +157,12 @@ def attach(
     optimizer: Any,
     model: nn.Module,
     *,
-    beta: float,
+    beta: Beta | Mapping[Pattern, Beta],
     select: Selector | None = None,
+    exclude: Selector | None = None,
     layouts: Layouts | Layout | str | None = None,
-    rule: str | Rule = "proximal",
-    penalty: str | Penalty = "l1",
+    rule: str | Rule | Mapping[Pattern, str | Rule] = "proximal",
+    penalty: str | Penalty | Mapping[Pattern, str | Penalty] | None = None,
 ) -> Attachment:
     r"""Keep weights orthogonal: after every `optimizer.step()`, one update with that group's learning rate.
 
@@ -159,12 +186,17 @@ def attach(
         model: The model; every selected parameter must be in the optimiser. Names have no prefixes of wrappers.
         beta: Strength β ≥ 0. With l1, 2β is the largest gradient of a task with respect to one inner product for which
             that inner product stays zero, in every layer. `math.inf` is a hard constraint: Newton–Schulz steps make
-            every entry of X on which the penalty depends zero to rounding, at once and after every step.
-        select: Which parameters: a glob of names, several globs, a compiled regular expression, or a function of name
-            and parameter.
-        layouts: Layouts by glob or regular expression of names; or one for all.
-        rule: Name or `Rule`.
-        penalty: Name or `Penalty`.
+            every entry of X on which the penalty depends zero to rounding, at once and after every step. A function of
+            the number of updates so far, such as `gramian.training.WarmUp`, or a scheduler, whose last value is used,
+            varies β; a mapping gives strengths by pattern, and the first pattern that matches a parameter is used.
+        select: Which parameters: a glob or a compiled regular expression that matches whole names, a type of modules
+            (`torch.nn.Conv2d`), a module of the model (`model.encoder`), a function of name and parameter, or several
+            of these. A module selects what the default selects within it; if that is nothing, its weights.
+        exclude: Which parameters are left out: patterns as in `select`; a module excludes all its parameters.
+        layouts: Layouts by pattern, or one for all.
+        rule: Name or `Rule`, or these by pattern; 'proximal' where no pattern matches.
+        penalty: Name or `Penalty`, or these by pattern. By default l1; for the A of LoRA l1 without the diagonal, which
+            leaves lengths free.
 
     Returns:
         The attachment.
@@ -204,13 +236,9 @@ def attach(
     stepper = unwrap_optimizer(optimizer)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-    strength = check_beta(beta, infinite=True)
-    hard = strength == math.inf
-    update, mu, selector = as_rule(rule), as_penalty(penalty), as_selector(select)
-    if hard:
-        # check_fit repeats this for every size, with the name of a parameter; this error needs none, and comes first.
-        check_hard(update, mu)
-    targets, skipped = select_parameters(model, selector, layouts)
+    settings = Settings(model, beta, rule, penalty)
+    selecting, excluding = as_selector(select), as_selector(exclude, name="exclude")
+    targets, skipped = select_parameters(model, selecting, layouts, exclude=excluding)
     in_optimizer = {id(parameter) for group in stepper.param_groups for parameter in group["params"]}
     missing = [target.name for target in targets if id(target.parameter) not in in_optimizer]
     if missing:
@@ -218,24 +246,25 @@ def attach(
             f"every selected parameter must be in the optimizer; got {', '.join(missing[:_SHOWN])}"
             f"{', …' if len(missing) > _SHOWN else ''}, which it does not have; try select without them"
         )
-    check_fit(targets, update, mu, hard=hard)
-    following = Following(
-        model, stepper, targets=targets, skipped=skipped, select=selector, layouts=layouts, taken=_parameters_of_others,
-        check=lambda target: check_fit([target], update, mu, hard=hard),
+    settings.check(targets)
+    attachment = Attachment(targets, skipped, settings)
+    following = attachment.following = Following(
+        model, stepper, targets=targets, skipped=skipped, select=selecting, exclude=excluding, layouts=layouts,
+        taken=_parameters_of_others, check=lambda target: attachment.settings.check([target]),
     )  # fmt: skip
-    attachment = Attachment(targets, skipped, strength, rule, penalty, following=following)
     replaced = _take_over(stepper, attachment)
     if replaced:
         warnings.warn(
             f"an earlier attachment on this optimizer acts no longer on {', '.join(replaced[:_SHOWN])}"
-            f"{', …' if len(replaced) > _SHOWN else ''}: this one does, with β = {strength:g}, so that no parameter is "
-            "stepped twice; try remove() of the earlier one first",
+            f"{', …' if len(replaced) > _SHOWN else ''}: this one does, with {settings.strength(0)}, so that no "
+            "parameter is stepped twice; try remove() of the earlier one first",
             AttachmentWarning,
             stacklevel=2,
         )
-    if hard:
-        with torch.no_grad():
-            restore_targets_(targets, mu)
+    with torch.no_grad():
+        for strength, choice, some in settings.at(targets, 0):
+            if strength == math.inf:
+                restore_targets_(some, choice.penalty)
 
     @torch.no_grad()
     def after_step(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -249,6 +278,23 @@ def attach(
     hook: Any = torch.compiler.disable(after_step)  # a compiled step of the optimiser must not look into it
     attachment.handle = stepper.register_step_post_hook(hook)
     return attachment
+
+
+def _by_reason(skipped: list[SkippedParameter]) -> list[str]:
+    """Return a line for each reason, with the number of parameters and the first names."""
+    names: dict[str, list[str]] = {}
+    for parameter in skipped:
+        names.setdefault(parameter.reason, []).append(parameter.name)
+    return aligned(
+        [
+            (
+                f"{len(some)} ×" if len(some) > 1 else "",
+                reason,
+                ", ".join(some[:_NAMED]) + (", …" if len(some) > _NAMED else ""),
+            )
+            for reason, some in names.items()
+        ]
+    )
 
 
 def _attached_to(optimizer: Optimizer) -> list[Attachment]:
@@ -283,4 +329,5 @@ def _update(optimizer: Optimizer, targets: dict[int, SelectedParameter], attachm
         if not active:
             continue
         lr = float(group["lr"])
-        yield from step_targets_(active, lr=lr, beta=attachment.beta, rule=attachment.rule, penalty=attachment.penalty)
+        for beta, choice, some in attachment.settings.at(active, attachment.steps):
+            yield from step_targets_(some, lr=lr, beta=beta, rule=choice.rule, penalty=choice.penalty)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gramian.errors import WeightsError, printable
 from gramian.selection import Proposal, SkippedParameter
-from gramian.selection.candidates import Candidate
+from gramian.selection.candidate import Candidate
 from gramian.selection.policy import propose_by_shape
 
 __all__ = ["Entry", "Weights", "candidates_of", "cause", "distinct"]
