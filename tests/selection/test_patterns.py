@@ -105,7 +105,7 @@ class TestExcluding:
     def test_what_matches_nothing(self) -> None:
         with pytest.raises(OptionError, match=r"every pattern in exclude must match a parameter; got 'haed\*'"):
             select_parameters(Network(), exclude="haed*")
-        with pytest.raises(OptionError, match="in exclude must match .* got Conv3d, of which this model has none"):
+        with pytest.raises(OptionError, match=r"in exclude must match .* got Conv3d, of which this model has none"):
             select_parameters(Network(), exclude=nn.Conv3d)
         with pytest.raises(OptionError, match="got a module of type Linear, which has no parameters in this model"):
             select_parameters(Network(), exclude=nn.Linear(4, 4))
