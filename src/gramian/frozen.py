@@ -76,9 +76,9 @@ class FrozenBasis:
             raise OptionError("there must be at least one tensor of frozen vectors; got none; try against=None")
         with torch.no_grad():
             phis = [_phi_of(each, layout) for each in given]
-            self.Q: Basis = _orthonormal(_together(phis), _spacings(phis))
-            wide = any(phi.dtype == torch.float64 for phi in phis)
-            self.Q = self.Q.to(torch.float64 if wide else torch.float32)
+            columns = _orthonormal(_together(phis), _spacings(phis))
+        wide = any(phi.dtype == torch.float64 for phi in phis)
+        self.Q: Basis = columns.to(torch.float64 if wide else torch.float32)
         self.rank = self.Q.shape[2]
         if self.rank == 0:
             raise DataError("frozen vectors must not all be zero; got zeros only; try against=None")
@@ -95,21 +95,21 @@ class FrozenBasis:
 
     def like(self, phi: Float[Tensor, "..."]) -> Basis:
         """Return Q in the dtype and on the device of a tensor; the last conversion is kept."""
-        for Q in (self.Q, self._converted):
-            if Q.dtype == phi.dtype and Q.device == phi.device:
-                return Q
+        for known in (self.Q, self._converted):
+            if known.dtype == phi.dtype and known.device == phi.device:
+                return known
         self._converted = self.Q.to(phi.device, phi.dtype)
         return self._converted
 
     def part(self, *, coordinates: Tensor | None = None, groups: "slice | Tensor | None" = None) -> "FrozenBasis":
         """Return the basis restricted to some coordinates, whose columns are not orthonormal, or to some groups."""
-        Q = self.Q
+        columns = self.Q
         if coordinates is not None:
-            Q = Q[coordinates.to(Q.device)]
-        if groups is not None and Q.shape[1] > 1:
-            Q = Q[:, groups if isinstance(groups, slice) else groups.to(Q.device)]
+            columns = columns[coordinates.to(columns.device)]
+        if groups is not None and columns.shape[1] > 1:
+            columns = columns[:, groups if isinstance(groups, slice) else groups.to(columns.device)]
         part = copy(self)
-        part.Q = part._converted = Q
+        vars(part).update(Q=columns, _converted=columns)
         return part
 
     def check(self, shape: Sequence[int], *, hard: bool = False) -> None:
@@ -195,13 +195,13 @@ def _orthonormal(vectors: Float[Tensor, "l groups k"], spacings: Float[Tensor, "
     """Compute the basis of Gram and Schmidt of each group: by Householder's reflections where all are independent."""
     U = vectors.permute(1, 0, 2)
     lengths = torch.linalg.vector_norm(U, dim=1, keepdim=True)
-    U = U / torch.where(lengths > 0, lengths, 1)
+    units = U / torch.where(lengths > 0, lengths, 1)
     if U.shape[2] <= U.shape[1]:
-        Q, R = torch.linalg.qr(U)
+        Q, R = torch.linalg.qr(units)
         added = R.diagonal(dim1=1, dim2=2)  # up to its sign the part of each vector outside of the span before it
         if bool((added.abs() > spacings).all()):
             return (Q * added.sign()[:, None]).permute(1, 0, 2).contiguous()
-    return _gram_schmidt(U, spacings).permute(1, 0, 2).contiguous()
+    return _gram_schmidt(units, spacings).permute(1, 0, 2).contiguous()
 
 
 def _gram_schmidt(U: Float[Tensor, "groups l k"], spacings: Float[Tensor, " k"]) -> Float[Tensor, "groups l rank"]:

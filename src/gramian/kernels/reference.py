@@ -123,12 +123,21 @@ def cross_gram(phi: Phi, Q: Tensor) -> Float[Tensor, "m k n"]:
         return torch.bmm(Q.permute(1, 2, 0), phi.permute(1, 0, 2))
 
 
-def combine(Q: Tensor, Y: Float[Tensor, "m k n"]) -> Phi:
-    """Form Q Y of every group, a tensor [l, m, n], for a Q as in `cross_gram`."""
+def combine(Q: Tensor, Y: Float[Tensor, "m k n"], *, rows: bool = False) -> Phi:
+    """Form Q Y of every group, a tensor [l, m, n], for a Q as in `cross_gram`.
+
+    Args:
+        Q: Columns.
+        Y: Their coefficients.
+        rows: Whether vectors are stored as rows, as those of a Linear weight: the result is then, too.
+    """
     m, k, n = Y.shape
     with full_precision(Y):
         if Q.shape[1] == 1:
-            return (Q[:, 0] @ Y.permute(1, 0, 2).reshape(k, m * n)).reshape(Q.shape[0], m, n)
+            flat = Y.permute(1, 0, 2).reshape(k, m * n)
+            return ((flat.mT @ Q[:, 0].mT).mT if rows else Q[:, 0] @ flat).reshape(Q.shape[0], m, n)
+        if rows:
+            return torch.bmm(Y.mT, Q.permute(1, 2, 0)).permute(2, 0, 1)
         return torch.bmm(Q.permute(1, 0, 2), Y).permute(1, 0, 2)
 
 

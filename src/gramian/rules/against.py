@@ -62,4 +62,5 @@ def shrink(kernel: Kernel, phi: Phi, Q: Tensor, *, lr: float, beta: float) -> tu
     Y = kernel.cross_gram(phi, Q)
     tau = step_length(lr, beta)
     loss = (1.0 if math.isinf(beta) else beta) * Y.abs().sum()
-    return reference.combine(Q, Y.clamp(-tau, tau)).neg_(), loss  # Y − soft(Y, τ) = clip(Y, −τ, τ)
+    C = Y.clamp(-tau, tau).neg_()  # −(Y − soft(Y, τ))
+    return reference.combine(Q, C, rows=phi.stride(0) < phi.stride(2)), loss

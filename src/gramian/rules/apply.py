@@ -43,6 +43,9 @@ _ARITHMETIC = frozenset((L1, Huber, SquaredFrobenius, Frobenius, Coherence))
 _SMALL = 1 << 17
 """Numbers of a tensor up to which a copy costs less than a call."""
 
+_SMALL_BASIS = 1 << 15
+"""Numbers of a basis of frozen vectors up to which the same holds."""
+
 _BATCH = 1 << 19
 """Numbers that are concatenated at most."""
 
@@ -184,7 +187,7 @@ def batches(operands: Sequence[Operand], penalty: Penalty) -> list[list[int]]:
     for i, (_, _, phi, plain, frozen) in enumerate(operands):
         # Without a group there is nothing to concatenate, and nothing to split afterwards.
         batched = shared and plain and phi.numel() <= _SMALL and phi.shape[1] > 0
-        batched = batched and (frozen is None or frozen.Q.numel() <= _SMALL)
+        batched = batched and (frozen is None or frozen.Q.numel() <= _SMALL_BASIS)
         rank = None if frozen is None else frozen.rank
         alike.setdefault((phi.shape, phi.dtype, phi.device, rank) if batched else i, []).append(i)
     result: list[list[int]] = []

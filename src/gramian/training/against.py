@@ -50,7 +50,7 @@ class Frozen:
             raise OptionError(
                 f"against must have frozen vectors by pattern; got {type(against).__name__}; try {{'*lora_A*': old}}"
             )
-        self._model = weakref.ref(model)
+        self._model: weakref.ref[nn.Module] | None = weakref.ref(model)
         self._against = dict(against or {})
         self._beta = None if beta is None else check_strength(beta)
         self._bases: dict[str, FrozenBasis | None] = {}

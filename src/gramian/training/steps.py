@@ -53,7 +53,7 @@ def step_targets_(
         hard = math.isinf(strength)
         protected = [] if hard else [target for target in targets if bases.get(id(target)) is not None]
         if protected:
-            soft = {"lr": lr, "beta": 0.0, "rule": rule, "penalty": penalty, "against_beta": strength}
+            soft: dict[str, Any] = {"lr": lr, "beta": 0.0, "rule": rule, "penalty": penalty, "against_beta": strength}
             yield from step_targets_(protected, against=[bases[id(target)] for target in protected], **soft)
         yield from restore_targets_(targets, penalty, against if hard else None)
         return
