@@ -62,8 +62,8 @@ class TestSelecting:
 
     def test_a_compiled_module_is_the_module_within(self) -> None:
         model = Network()
-        assert selected(model, torch.compile(model.encoder)) == selected(model, model.encoder)
-        wrapped = nn.DataParallel(torch.compile(model))
+        assert selected(model, torch.compile(model.encoder, backend="eager")) == selected(model, model.encoder)
+        wrapped = nn.DataParallel(torch.compile(model, backend="eager"))
         assert selected(wrapped, model.encoder) == selected(model, model.encoder)
 
     def test_a_regular_expression_matches_whole_names(self) -> None:
@@ -105,13 +105,13 @@ class TestExcluding:
     def test_what_matches_nothing(self) -> None:
         with pytest.raises(OptionError, match=r"every pattern in exclude must match a parameter; got 'haed\*'"):
             select_parameters(Network(), exclude="haed*")
-        with pytest.raises(OptionError, match="in exclude must match .* got Conv3d, of which this model has none"):
+        with pytest.raises(OptionError, match=r"in exclude must match .* got Conv3d, of which this model has none"):
             select_parameters(Network(), exclude=nn.Conv3d)
         with pytest.raises(OptionError, match="got a module of type Linear, which has no parameters in this model"):
             select_parameters(Network(), exclude=nn.Linear(4, 4))
 
     def test_everything(self) -> None:
-        with pytest.raises(OptionError, match=r"at least one parameter must be selected; got none of 12"):
+        with pytest.raises(OptionError, match=r"at least one parameter must be selected; got none of 11"):
             select_parameters(Network(), exclude=nn.Module)
 
 
