@@ -395,9 +395,9 @@ def load(data: str, seed: int, folder: Path) -> tuple[list[Task], Any]:
     return digits_tasks(seed) if data == "digits" else sentences_tasks(seed, folder)
 
 
-def table(data: str, results: dict[str, dict[str, float]], seeds: int, folder: Path) -> None:
+def table(data: str, results: dict[str, dict[str, float]], seeds: int, ranks: Sequence[int], folder: Path) -> None:
     rows = []
-    for rank in RANKS:
+    for rank in ranks:
         cost = results[f"{data} {rank} costs"]
         for variant in variants_of(rank):
             each = [results[f"{data} {rank} {variant.name} {seed}"] for seed in range(seeds)]
@@ -429,6 +429,7 @@ def table(data: str, results: dict[str, dict[str, float]], seeds: int, folder: P
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="default 5")
+    parser.add_argument("--ranks", type=int, nargs="*", default=RANKS, help="default 4 16 64")
     parser.add_argument("--data", choices=STEPS, nargs="*", default=list(STEPS), help="default both")
     parser.add_argument("--minutes", type=float, default=1e6, help="start nothing after this time; default no limit")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "continual_lora", help="results so far")
@@ -450,14 +451,14 @@ def main() -> None:
     for data in chosen.data:
         for seed in range(chosen.seeds):
             tasks, build = load(data, seed, chosen.runs)
-            for rank in RANKS:
+            for rank in chosen.ranks:
                 for variant in variants_of(rank):
                     keep(f"{data} {rank} {variant.name} {seed}",
                          lambda v=variant, r=rank, b=build, t=tasks, d=data, s=seed: run(v, b(r), t, d, s))  # fmt: skip
         tasks, build = load(data, 0, chosen.runs)
-        for rank in RANKS:
+        for rank in chosen.ranks:
             keep(f"{data} {rank} costs", lambda r=rank, b=build, t=tasks, d=data: costs(b, t, d, r))
-        table(data, results, chosen.seeds, chosen.out)
+        table(data, results, chosen.seeds, chosen.ranks, chosen.out)
 
 
 if __name__ == "__main__":
