@@ -26,6 +26,7 @@ ROOMS = (
         "options",
         "layout",
         "tables",
+        "frozen",
         "penalties",
         "calculus",
         "kernels",
@@ -55,13 +56,29 @@ ALLOWED["distributions"] = ALLOWED["errors"]
 ALLOWED["cli"] = ALLOWED["errors"] | {"rich", "typer"}
 
 FACE = {
-    "loss": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None},
-    "value_and_grad": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None},
+    "loss": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None, "against": None, "against_beta": None},
+    "value_and_grad": {
+        "phi": ...,
+        "beta": 1.0,
+        "penalty": "l1",
+        "layout": None,
+        "against": None,
+        "against_beta": None,
+    },
     "grad_group": {"phi": ..., "a": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "grad_vector": {"phi": ..., "a": ..., "b": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "grad_slice": {"phi": ..., "p": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "residual": {"phi": ..., "layout": None},
-    "step_": {"phi": ..., "lr": ..., "beta": 1.0, "rule": "proximal", "penalty": "l1", "layout": None},
+    "step_": {
+        "phi": ...,
+        "lr": ...,
+        "beta": 1.0,
+        "rule": "proximal",
+        "penalty": "l1",
+        "layout": None,
+        "against": None,
+        "against_beta": None,
+    },
     "orthogonalize": {
         "phi": ...,
         "layout": None,
