@@ -183,7 +183,7 @@ def trained(case: Case, method: str, dtype: torch.dtype = torch.float32) -> str:
         for _ in range(STEPS):
             run.step()
         return f"{run.residual():.0e}"
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, TypeError):
         return "error"
 
 
@@ -220,7 +220,7 @@ def main() -> None:
     for case in cases:
         found = times(case, 1 if options.quick else 8)
         timed.append([case.name, *(f"{1e3 * found[method]:.3g}" for method in METHODS)])
-        memory.append([case.name, *(f"{peak(case, method):.0f}" for method in METHODS)])
+        memory.append([case.name, *(f"{peak(case, method):.1f}" for method in METHODS)])
         print(timed[-1], memory[-1], flush=True)
     filters = CASES[2]
     properties = [

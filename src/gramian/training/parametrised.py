@@ -62,6 +62,12 @@ class Orthonormal(nn.Module):
         Raises:
             DataError: If the vectors of a group are linearly dependent or not finite.
         """
+        if torch.compiler.is_compiling():
+            # The number of products depends on the residual; the graph is interrupted here.
+            return torch.compiler.disable(Orthonormal._weight)(self, parameter)
+        return self._weight(parameter)
+
+    def _weight(self, parameter: Tensor) -> Tensor:
         if not self._retracts(parameter):
             return from_phi(polar_factor(as_phi(parameter, self.layout)), parameter, self.layout)
         with torch.no_grad():
