@@ -45,7 +45,7 @@ CORE = ROOMS[: ROOMS.index("weights")]
 ALLOWED = {room: {"torch", "einops", "jaxtyping"} for room in CORE}
 """What a room may import from elsewhere, at the top of a module or inside a function."""
 ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy", "triton"}  # where they are installed
-ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "safetensors"}
+ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "onnx", "safetensors"}
 for _room in ("coding", "report", "images"):
     ALLOWED[_room] = ALLOWED["errors"] | {"numpy", "scipy", "sklearn", "skimage", "matplotlib", "PIL", "safetensors"}
 ALLOWED["activations"] = ALLOWED["errors"] | {"numpy", "scipy", "PIL"}
