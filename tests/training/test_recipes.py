@@ -207,19 +207,23 @@ def tune(model: nn.Module, beta: float, **options) -> training.Attachment:
 def test_lora() -> None:
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(language_model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    attachment = tune(model, beta=50.0)
-    assert len(attachment.targets) == 4
-    for target in attachment.targets:
-        assert "lora_A" in target.name
-        assert target.shape == (32, 1, 4)
-        A, start = target.parameter.detach(), before[target.name]
-        cosines = nn.functional.normalize(A) @ nn.functional.normalize(A).T
-        assert (cosines - torch.eye(4)).abs().max() < 0.05  # orthogonal
-        torch.testing.assert_close(A.norm(dim=1), start.norm(dim=1), rtol=0.5, atol=0)  # of free lengths
-        B = model.get_parameter(target.name.replace("lora_A", "lora_B"))
-        assert 0 < B.norm(dim=0).max() < 0.5  # as long as training made them
+    def largest_cosine(beta: float) -> float:
+        torch.manual_seed(0)
+        model = get_peft_model(language_model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+        attachment = tune(model, beta)
+        assert len(attachment.targets) == 4
+        cosines = []
+        for target in attachment.targets:
+            assert "lora_A" in target.name
+            assert target.shape == (32, 1, 4)
+            rows = nn.functional.normalize(target.parameter.detach())
+            cosines.append((rows @ rows.T - torch.eye(4)).abs().max().item())
+            assert 0.2 < target.parameter.norm(dim=1).max() < 0.9  # lengths are free
+            B = model.get_parameter(target.name.replace("lora_A", "lora_B"))
+            assert 0 < B.norm(dim=0).max() < 0.5
+        return max(cosines)
+
+    assert largest_cosine(50.0) < 0.1 < largest_cosine(0.0)
 
 
 def test_lora_with_both_factors_selected_keeps_lengths_free() -> None:
