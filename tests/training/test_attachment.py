@@ -12,6 +12,7 @@ from torch.optim import swa_utils
 import gramian
 from gramian import training
 from gramian.errors import OptionError
+from gramian.penalties import L1
 from tests.training.networks import backward, batch, make
 
 
@@ -223,11 +224,18 @@ def test_a_moving_average_follows() -> None:
     assert gramian.residual(average.module[2].weight).abs().max() < 0.02
 
 
-def test_resumed_in_the_middle_it_ends_with_the_same_bits(tmp_path) -> None:
-    def start() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        model = make()
+@pytest.mark.parametrize(
+    ("beta", "penalty"),
+    [(0.5, "l1"), (math.inf, "l1"), (math.inf, L1(diagonal=False))],
+    ids=["finite", "hard", "hard, free lengths"],
+)
+def test_resumed_in_the_middle_it_ends_with_the_same_bits(beta, penalty, tmp_path) -> None:
+    def start(
+        model: nn.Module | None = None,
+    ) -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        model = make() if model is None else model
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        gramian.attach(optimizer, model, beta=0.5)
+        gramian.attach(optimizer, model, beta=beta, penalty=penalty)
         return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
 
     def go(model, optimizer, schedule, steps) -> None:
@@ -240,7 +248,7 @@ def test_resumed_in_the_middle_it_ends_with_the_same_bits(tmp_path) -> None:
     first = start()
     go(*first, range(9))
     torch.save([each.state_dict() for each in first], tmp_path / "checkpoint.pt")
-    second = start()
+    second = start(copy.deepcopy(first[0]))  # attached after the weights are loaded
     for each, state in zip(second, torch.load(tmp_path / "checkpoint.pt", weights_only=True), strict=True):
         each.load_state_dict(state)
     go(*second, range(9, 20))

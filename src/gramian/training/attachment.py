@@ -25,9 +25,10 @@ from gramian.tables import aligned
 from gramian.torch_internals import step_was_skipped
 from gramian.training.coupled import add_up
 from gramian.training.following import Following
+from gramian.training.metrics import name_metrics, write_metrics
 from gramian.training.optimizers import unwrap_optimizer
 from gramian.training.settings import Settings
-from gramian.training.steps import restore_targets_, step_targets_
+from gramian.training.steps import restore_targets_, step_targets_, unrestored
 from gramian.training.strength import Beta
 from gramian.typing import Scalar
 
@@ -120,6 +121,36 @@ class Attachment:
             target.name: residual(whole_tensor(target.parameter), layout=target.layout).abs().max().item()
             for target in self.targets
         }
+
+    def metrics(self, *, residuals: bool = True) -> dict[str, float]:
+        """Return the loss before the last update and the residuals, named for a logger.
+
+        The names are 'gramian/loss', 'gramian/residual' for the largest residual, and 'gramian/residual/<parameter>'.
+        This synchronises with the device. If parameters are sharded, all processes must call it.
+
+        Args:
+            residuals: Whether to include the residuals, which cost a Gram product of each parameter.
+        """
+        loss = None if self.loss is None else float(self.loss)
+        return name_metrics(loss, self.residuals() if residuals else {})
+
+    def log(self, logger: Any, *, step: int | None = None, residuals: bool = True) -> dict[str, float]:
+        """Write `metrics()` to a logger, and return them.
+
+        Args:
+            logger: An object with `add_scalar` (TensorBoard), `log_metrics` (loggers of Lightning), `log_dict` (Fabric)
+                or `log` (W&B, Accelerate). None writes nothing: in a distributed run all processes call this, and those
+                that do not write pass None.
+            step: The step of the logger. By default the number of updates; for `log`, which may count itself, none.
+            residuals: Whether to include the residuals.
+
+        Raises:
+            OptionError: If the logger has none of these methods.
+        """
+        metrics = self.metrics(residuals=residuals)
+        if logger is not None:
+            write_metrics(logger, metrics, step=step, updates=self.steps)
+        return metrics
 
     def __getstate__(self) -> dict[str, Any]:
         # The hook belongs to the optimiser, whose copies have no hooks either.
@@ -264,7 +295,7 @@ def attach(
     with torch.no_grad():
         for strength, choice, some in settings.at(targets, 0):
             if strength == math.inf:
-                restore_targets_(some, choice.penalty)
+                restore_targets_(unrestored(some, choice.penalty), choice.penalty)
 
     @torch.no_grad()
     def after_step(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:

@@ -7,15 +7,20 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from gramian import foreach
-from gramian.distributed.sharded import is_sharded, sharded_restore_, sharded_step_
+from gramian.distributed.sharded import is_sharded, sharded_restore_, sharded_step_, whole_tensor
 from gramian.errors import AttachmentWarning
+from gramian.kernels import reference
+from gramian.objective import residual
 from gramian.penalties import Penalty
 from gramian.rules import Rule
-from gramian.rules.restore import Restoration
+from gramian.rules.restore import Restoration, rounding_level
 from gramian.selection import SelectedParameter
 from gramian.typing import Scalar
 
-__all__ = ["restore_targets_", "step_targets_"]
+__all__ = ["restore_targets_", "step_targets_", "unrestored"]
+
+_RESTORED = 4
+"""Multiple of the level of rounding up to which parameters count as restored."""
 
 
 def step_targets_(
@@ -67,6 +72,25 @@ def restore_targets_(targets: Sequence[SelectedParameter], penalty: str | Penalt
                 stacklevel=2,
             )
     return losses
+
+
+def unrestored(targets: Sequence[SelectedParameter], penalty: Penalty) -> list[SelectedParameter]:
+    """Return the parameters that a hard constraint would change by more than rounding.
+
+    A restoration makes at least two steps, which change bits. So that a resumed run ends with the same bits as an
+    uninterrupted one, what a checkpoint brings is not restored again. All processes of a mesh must call this.
+    """
+    return [target for target in targets if not _is_restored(target, penalty)]
+
+
+def _is_restored(target: SelectedParameter, penalty: Penalty) -> bool:
+    X = residual(whole_tensor(target.parameter), layout=target.layout)
+    if not penalty.diagonal and penalty.minimal_at_zero:  # lengths are free
+        lengths = (X.diagonal(dim1=-2, dim2=-1) + 1).sqrt()
+        X = X / (lengths[..., :, None] * lengths[..., None, :])
+    dtype = target.parameter.dtype
+    level = rounding_level(dtype, target.shape[0], products=reference.compute_dtype(dtype))
+    return bool((penalty.penalized(X).abs() <= _RESTORED * level).all())
 
 
 def _restored(batch: Sequence[SelectedParameter], penalty: str | Penalty) -> Restoration:
