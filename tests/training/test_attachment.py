@@ -300,7 +300,11 @@ class TestTheHandle:
             "0.weight   [4, 3, 3, 3]  27 × 1 × 4  '(g o) i h w -> (i h w) g o; g=1'  filters of Conv2d"
         )
         assert lines[3] == "skipped:"
-        assert "2.weight  an embedding, skipped unless select names it" in lines
+        assert lines[4:] == [
+            "2 × a bias: 0.bias, 1.bias",
+            "1 × a scale of BatchNorm2d: 1.weight",
+            "1 × an embedding, skipped unless select names it: 2.weight",
+        ]
 
 
 class TestAHardConstraint:

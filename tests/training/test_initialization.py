@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import gramian
-from gramian.errors import DataError, LayoutError, OptionError, ShapeError
+from gramian.errors import DataError, LayoutError, OptionError, OvercompleteWarning, ShapeError
 from gramian.selection import select_parameters
 
 
@@ -69,7 +69,7 @@ def test_errors_write_nothing() -> None:
         gramian.orthogonalize_(model, layout="o i -> i () o")
     with pytest.raises(OptionError, match="gain must be positive"):
         gramian.orthogonalize_(before, gain=0.0)
-    with pytest.raises(ShapeError, match="n <= l"):
-        gramian.orthogonalize_(torch.randn(8, 4), layout="o i -> i () o")
+    with pytest.raises(ShapeError, match="n <= l"), pytest.warns(OvercompleteWarning):
+        gramian.orthogonalize_(torch.randn(9, 4), layout="o i -> i () o")
     with pytest.raises(LayoutError):
         gramian.orthogonalize_(torch.randn(8))

@@ -254,8 +254,7 @@ def attach(
         0.weight   [32, 64]  64 × 1 × 32  'o i -> i () o'  rows of Linear
         2.weight   [10, 32]  32 × 1 × 10  'o i -> i () o'  rows of Linear
         skipped:
-        0.bias  a bias
-        2.bias  a bias
+        2 × a bias: 0.bias, 2.bias
         >>> inputs = torch.randn(256, 64)
         >>> for _ in range(50):
         ...     optimizer.zero_grad()
@@ -316,16 +315,11 @@ def _by_reason(skipped: list[SkippedParameter]) -> list[str]:
     names: dict[str, list[str]] = {}
     for parameter in skipped:
         names.setdefault(parameter.reason, []).append(parameter.name)
-    return aligned(
-        [
-            (
-                f"{len(some)} ×" if len(some) > 1 else "",
-                reason,
-                ", ".join(some[:_NAMED]) + (", …" if len(some) > _NAMED else ""),
-            )
-            for reason, some in names.items()
-        ]
-    )
+    width = len(str(max(map(len, names.values()), default=0)))
+    return [
+        f"{len(some):>{width}} × {reason}: {', '.join(some[:_NAMED])}{', …' if len(some) > _NAMED else ''}"
+        for reason, some in names.items()
+    ]
 
 
 def _attached_to(optimizer: Optimizer) -> list[Attachment]:

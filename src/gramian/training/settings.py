@@ -56,7 +56,7 @@ class Settings:
         rule: str | Rule | Mapping[Pattern, str | Rule],
         penalty: str | Penalty | Mapping[Pattern, str | Penalty] | None,
     ) -> None:
-        self._model = weakref.ref(model)
+        self._model: weakref.ref[nn.Module] | None = weakref.ref(model)
         self.beta: Beta | dict[Pattern, Beta] = _each(beta, check_strength)
         self.rule = _each(rule, as_rule)
         self.penalty = None if penalty is None else _each(penalty, _known_penalty)

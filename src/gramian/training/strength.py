@@ -75,7 +75,7 @@ def strength_at(beta: Beta, step: int) -> float:
     Raises:
         OptionError: If a function or a scheduler returns a number that is no finite strength.
     """
-    if isinstance(beta, float):
+    if isinstance(beta, (int, float)):
         return beta
     value = beta.get_last_lr()[0] if isinstance(beta, Scheduler) else beta(step)
     try:

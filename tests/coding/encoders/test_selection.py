@@ -130,7 +130,9 @@ def test_codes_of_kept_groups_are_fitted_together() -> None:
     groups = torch.rand(batch, M).argsort(dim=1)[:, :k]
     kept = torch.rand(batch, k) < 0.5
     candidates = Candidates(torch.ones(batch, k), groups, torch.zeros(batch, k, N))
-    support = torch.zeros(batch, M, N).scatter(1, groups[..., None].expand(-1, -1, N), kept[..., None].float())
+    support = torch.zeros(batch, M, N).scatter(
+        1, groups[..., None].expand(-1, -1, N), kept[..., None].float().expand(-1, -1, N)
+    )
     codes = fitted(candidates, kept, x, rows)
     dense = torch.zeros(batch, M, N).scatter(1, groups[..., None].expand(-1, -1, N), codes)
     torch.testing.assert_close(dense, refit(x, rows.permute(2, 0, 1), support), rtol=1e-2, atol=1e-2)
