@@ -4,4 +4,4 @@
 of Hugging Face. Accelerate and Fabric need none: `gramian.attach` accepts their optimisers.
 """
 
-__all__: list[str] = []
+__all__ = []

@@ -55,7 +55,7 @@ class OrthogonalityCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach, after the weights are loaded, moved and sharded."""
         self._remove()
-        self.attachments = attach_each(trainer.optimizers, pl_module, **self._options)
+        self.attachments = attach_each(trainer.optimizers, pl_module, self._options)
         if self._states and len(self._states) != len(self.attachments):
             raise OptionError(
                 f"a checkpoint must have a state for each of the {len(self.attachments)} attachments; got "

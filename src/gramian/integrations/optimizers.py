@@ -1,6 +1,6 @@
 """A model whose parameters are divided among several optimisers, as those of a GAN are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -14,7 +14,7 @@ from gramian.training import Attachment, attach
 __all__ = ["attach_each", "check_options"]
 
 
-def check_options(options: dict[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
     """Check the names of options before the training starts.
 
     Raises:
@@ -26,7 +26,7 @@ def check_options(options: dict[str, Any]) -> None:
         raise OptionError(f"options must be those of gramian.attach; got {error}; try help(gramian.attach)") from None
 
 
-def attach_each(optimizers: Sequence[Any], model: nn.Module, **options: Any) -> list[Attachment]:
+def attach_each(optimizers: Sequence[Any], model: nn.Module, options: Mapping[str, Any]) -> list[Attachment]:
     """Attach to each optimiser, with those selected parameters that it has.
 
     Args:
@@ -45,21 +45,18 @@ def attach_each(optimizers: Sequence[Any], model: nn.Module, **options: Any) -> 
         raise OptionError("there must be an optimizer; got none; try configure_optimizers that returns one")
     if len(optimizers) == 1:
         return [attach(optimizers[0], model, **options)]
-    select, exclude = (
-        as_selector(options.pop("select", None)),
-        as_selector(options.pop("exclude", None), name="exclude"),
-    )
+    select = as_selector(options.get("select"))
+    exclude = as_selector(options.get("exclude"), name="exclude") or ()
     selected, _ = select_parameters(model, select, options.get("layouts"), exclude=exclude)
+    having = [each for each in optimizers if any(_has(each, target.parameter) for target in selected)]
     attachments: list[Attachment] = []
-    for optimizer in optimizers:
+    for optimizer in having or optimizers[:1]:  # where none has any, attach raises its error
 
         def elsewhere(_: str, parameter: Tensor, optimizer: Any = optimizer) -> bool:
             return not _has(optimizer, parameter) and any(_has(other, parameter) for other in optimizers)
 
-        if any(not elsewhere(target.name, target.parameter) for target in selected):
-            attachments.append(
-                attach(optimizer, model, select=select, exclude=(*(exclude or ()), elsewhere), **options)
-            )
+        chosen = {**options, "select": select, "exclude": (*exclude, elsewhere)}
+        attachments.append(attach(optimizer, model, **chosen))
     return attachments
 
 

@@ -9,7 +9,7 @@ from gramian.errors import OptionError
 __all__ = ["name_metrics", "write_metrics"]
 
 _METHODS = ("log_metrics", "log_dict", "log")
-"""Methods of loggers that take a dictionary; where there are several, `log` takes a name and a value."""
+"""Methods of loggers that take a dictionary. Where there are several, `log` takes a name and a value."""
 
 
 def name_metrics(loss: float | None, residuals: Mapping[str, float]) -> dict[str, float]:
@@ -45,16 +45,20 @@ def write_metrics(logger: Any, metrics: Mapping[str, float], *, step: int | None
         for name, value in metrics.items():
             logger.add_scalar(name, value, updates if step is None else step)
         return
-    method = next((each for each in _METHODS if callable(getattr(logger, each, None))), None)
-    if method is None:
+    methods = {name: getattr(logger, name) for name in _METHODS if callable(getattr(logger, name, None))}
+    if "log_metrics" in methods and not _takes_step(methods["log_metrics"]):
+        del methods["log_metrics"]  # that of the Trainer of Hugging Face prints, and takes the name of a split first
+    if not methods:
         raise OptionError(
             "logger must have add_scalar(name, value, step), log_metrics(dict, step), log_dict(dict) or log(dict); got "
             f"{type(logger).__name__}; try metrics(), which returns the numbers"
         )
-    write: Callable[..., Any] = getattr(logger, method)
-    if step is None and method != "log":
+    name, method = next(iter(methods.items()))
+    if step is None and name != "log":
         step = updates
-    if step is None or "step" not in signature(write).parameters:
-        write(dict(metrics))
-    else:
-        write(dict(metrics), step=step)
+    method(dict(metrics), **({} if step is None or not _takes_step(method) else {"step": step}))
+
+
+def _takes_step(method: Callable[..., Any]) -> bool:
+    parameters = signature(method).parameters
+    return "step" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())

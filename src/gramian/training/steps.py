@@ -84,13 +84,13 @@ def unrestored(targets: Sequence[SelectedParameter], penalty: Penalty) -> list[S
 
 
 def _is_restored(target: SelectedParameter, penalty: Penalty) -> bool:
-    X = residual(whole_tensor(target.parameter), layout=target.layout)
+    errors = residual(whole_tensor(target.parameter), layout=target.layout)
     if not penalty.diagonal and penalty.minimal_at_zero:  # lengths are free
-        lengths = (X.diagonal(dim1=-2, dim2=-1) + 1).sqrt()
-        X = X / (lengths[..., :, None] * lengths[..., None, :])
+        lengths = (errors.diagonal(dim1=-2, dim2=-1) + 1).sqrt()
+        errors = errors / (lengths[..., :, None] * lengths[..., None, :])
     dtype = target.parameter.dtype
     level = rounding_level(dtype, target.shape[0], products=reference.compute_dtype(dtype))
-    return bool((penalty.penalized(X).abs() <= _RESTORED * level).all())
+    return bool((penalty.penalized(errors).abs() <= _RESTORED * level).all())
 
 
 def _restored(batch: Sequence[SelectedParameter], penalty: str | Penalty) -> Restoration:
