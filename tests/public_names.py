@@ -14,7 +14,7 @@ PUBLIC = (
         "gramian.distributed",
         "gramian.distributions",
     ),
-    *("gramian.errors", "gramian.foreach"),
+    *("gramian.errors", "gramian.foreach", "gramian.frozen"),
     *("gramian.images", "gramian.images.evaluation", "gramian.images.samples"),
     *("gramian.inspection", "gramian.kernels", "gramian.layout", "gramian.penalties"),
     *("gramian.report", "gramian.rules", "gramian.selection", "gramian.training", "gramian.weights"),

@@ -27,6 +27,7 @@ ROOMS = (
         "options",
         "layout",
         "tables",
+        "frozen",
         "penalties",
         "calculus",
         "kernels",
@@ -46,7 +47,7 @@ CORE = ROOMS[: ROOMS.index("weights")]
 ALLOWED = {room: {"torch", "einops", "jaxtyping"} for room in CORE}
 """What a room may import from elsewhere, at the top of a module or inside a function."""
 ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy", "triton"}  # where they are installed
-ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "safetensors"}
+ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "onnx", "safetensors"}
 ALLOWED["integrations"] = ALLOWED["errors"] | {"lightning", "transformers"}
 for _room in ("coding", "report", "images"):
     ALLOWED[_room] = ALLOWED["errors"] | {"numpy", "scipy", "sklearn", "skimage", "matplotlib", "PIL", "safetensors"}
@@ -57,13 +58,29 @@ ALLOWED["distributions"] = ALLOWED["errors"]
 ALLOWED["cli"] = ALLOWED["errors"] | {"rich", "typer"}
 
 FACE = {
-    "loss": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None},
-    "value_and_grad": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None},
+    "loss": {"phi": ..., "beta": 1.0, "penalty": "l1", "layout": None, "against": None, "against_beta": None},
+    "value_and_grad": {
+        "phi": ...,
+        "beta": 1.0,
+        "penalty": "l1",
+        "layout": None,
+        "against": None,
+        "against_beta": None,
+    },
     "grad_group": {"phi": ..., "a": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "grad_vector": {"phi": ..., "a": ..., "b": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "grad_slice": {"phi": ..., "p": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "residual": {"phi": ..., "layout": None},
-    "step_": {"phi": ..., "lr": ..., "beta": 1.0, "rule": "proximal", "penalty": "l1", "layout": None},
+    "step_": {
+        "phi": ...,
+        "lr": ...,
+        "beta": 1.0,
+        "rule": "proximal",
+        "penalty": "l1",
+        "layout": None,
+        "against": None,
+        "against_beta": None,
+    },
     "orthogonalize": {
         "phi": ...,
         "layout": None,
@@ -133,8 +150,9 @@ class TestFace:
             "foreach",
             "inspect",
             "kernels",
+            "orthogonalize_",
         }
-        assert len(gramian.__all__) == len(set(gramian.__all__)) <= 16
+        assert len(gramian.__all__) == len(set(gramian.__all__)) <= 17
         assert all(hasattr(gramian, name) for name in gramian.__all__)
 
     @pytest.mark.parametrize("name", FACE)

@@ -10,12 +10,10 @@ from tests.integrations.networks import STEPS, language_model, largest, sentence
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about themselves
 
-FACTORS = {"*lora_A*": "r i -> i () r", "*lora_B*": "o r -> o () r"}
 
-
-def tune(model: nn.Module, beta: float) -> training.Attachment:
+def tune(model: nn.Module, beta: float, **options) -> training.Attachment:
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=0.01)
-    attachment = gramian.attach(optimizer, model, beta=beta, select=list(FACTORS), layouts=FACTORS)
+    attachment = gramian.attach(optimizer, model, beta=beta, **options)
     for start in range(0, 4 * STEPS, 4):
         tokens = torch.stack([each["input_ids"] for each in sentences()[start : start + 4]])
         optimizer.zero_grad()
@@ -28,12 +26,27 @@ def test_lora() -> None:
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(language_model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     attachment = tune(model, beta=50.0)
-    assert len(attachment.targets) == 8
+    assert len(attachment.targets) == 4
+    for target in attachment.targets:
+        assert "lora_A" in target.name
+        assert target.shape == (32, 1, 4)
+        A, start = target.parameter.detach(), before[target.name]
+        cosines = nn.functional.normalize(A) @ nn.functional.normalize(A).T
+        assert (cosines - torch.eye(4)).abs().max() < 0.05  # orthogonal
+        torch.testing.assert_close(A.norm(dim=1), start.norm(dim=1), rtol=0.5, atol=0)  # of free lengths
+        B = model.get_parameter(target.name.replace("lora_A", "lora_B"))
+        assert 0 < B.norm(dim=0).max() < 0.5  # as long as training made them
+
+
+def test_lora_with_both_factors_selected_keeps_lengths_free() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(language_model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    attachment = tune(model, beta=50.0, select="*lora_?*")
     assert {target.shape for target in attachment.targets} == {(32, 1, 4), (16, 1, 4)}
-    rows = {name: left for name, left in attachment.residuals().items() if "lora_A" in name}
-    assert len(rows) == 4
-    assert max(rows.values()) < 0.1
+    assert all(target.parameter.norm(dim=0).max() < 0.5 for target in attachment.targets if "lora_B" in target.name)
 
 
 def test_adalora_without_its_own_regulariser() -> None:
@@ -43,7 +56,9 @@ def test_adalora_without_its_own_regulariser() -> None:
         config = AdaLoraConfig(
             init_r=4, target_r=2, total_step=4 * STEPS, target_modules=["q_proj", "v_proj"], orth_reg_weight=own
         )
-        return largest(tune(get_peft_model(language_model(), config), ours))
+        attachment = tune(get_peft_model(language_model(), config), ours, penalty="l1")
+        assert len(attachment.targets) == 8
+        return largest(attachment)
 
     # PEFT wants a weight above zero for its own.
     assert tuned(own=1e-30, ours=50.0) < 0.1 < tuned(own=0.5, ours=0.0)

@@ -33,7 +33,7 @@ def write_metrics(logger: Any, metrics: Mapping[str, float], *, step: int | None
     """Pass metrics to a logger by the first of `add_scalar`, `log_metrics`, `log_dict` and `log` that it has.
 
     Args:
-        logger: Such an object.
+        logger: Such an object; None writes nothing.
         metrics: Numbers by name.
         step: The step of the logger. By default the number of updates; for `log`, which may count steps itself, none.
         updates: Number of updates so far.
@@ -41,6 +41,8 @@ def write_metrics(logger: Any, metrics: Mapping[str, float], *, step: int | None
     Raises:
         OptionError: If the logger has none of these methods.
     """
+    if logger is None:
+        return
     if callable(getattr(logger, "add_scalar", None)):
         for name, value in metrics.items():
             logger.add_scalar(name, value, updates if step is None else step)

@@ -37,7 +37,7 @@ class Weights:
 
     Attributes:
         path: The file.
-        kind: 'safetensors', 'sharded', 'npz' or 'pytorch'.
+        kind: 'safetensors', 'sharded', 'npz', 'npy', 'pytorch' or 'onnx'.
         entries: The tensors in the order of the file, by name.
         files: The files that hold tensors.
         skipped: What is not a weight or cannot be read as one, and why: the state of an optimiser, a sparse tensor.
