@@ -60,6 +60,7 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 	@$(BIN)/python benchmarks/update_rules.py
 	@$(BIN)/python benchmarks/penalties.py
 	@$(BIN)/python benchmarks/learning_step.py
+	@$(BIN)/python benchmarks/training_step.py
 	@$(BIN)/python benchmarks/frames.py
 	@$(BIN)/python benchmarks/sparse_coding.py
 	@$(BIN)/python benchmarks/encoding.py

@@ -36,6 +36,7 @@ FLOORS: list[tuple[str, dict[str, str]]] = [
     (
         "networks",
         {
+            "integrations": "Lightning, Trainer",
             "weights": "files of weights",
             "training": "updates after each optimizer step",
             "inspection": "measures of orthogonality",

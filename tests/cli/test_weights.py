@@ -95,7 +95,7 @@ class TestTheCommands:
         assert set(load_file("b.safetensors")) == {"good", "[bad]"}
         assert self.main(monkeypatch, *command, "--select", "good", "--force") == 0
 
-    @pytest.mark.parametrize("columns", [20, 40, 60, 79, 80, 120])
+    @pytest.mark.parametrize("columns", [20, 40, 60, 79, 80, 140])
     def test_names_and_numbers_at_any_width(self, columns, tmp_path, monkeypatch, capsys) -> None:
         names = ("model.layers.11.self_attn.q_proj.weight", "[red]w[/]", "w")
         path = tmp_path / "[bold]x[red].safetensors"
@@ -118,7 +118,7 @@ class TestTheCommands:
                 assert path.name in joined
                 assert said.count("3.0e+00") == 3
                 assert said.count("1.0e+00") == 3
-                assert ("oi->i()o" in joined) == (columns in (20, 40, 60, 120))
+                assert ("oi->i()o" in joined) == (columns in (20, 40, 60, 140))
             else:
                 assert "writtento[out].safetensors" in joined
 

@@ -145,10 +145,11 @@ def test_before_and_after() -> None:
         name: (inspection, {row.name: portrait(row.layout.to_phi(weights[row.name])) for row in inspection.rows})
         for name, inspection, weights in zip("ab", inspections, (before, after), strict=True)
     }
-    text = " ".join(Page(render_weights(files, inspections[1].since(inspections[0]))).text)
+    page = render_weights(files, inspections[1].since(inspections[0]))
+    text = " ".join(Page(page).text)
     assert text.count("Before → after") == 1
     first, second = (inspection.rows[0].cells()[3] for inspection in inspections)
-    assert f"{first} → {second}" in text
+    assert f"{first}<br>→ {second}" in page
     assert "only before" in text
 
 

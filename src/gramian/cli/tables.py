@@ -35,8 +35,9 @@ def print_table(
 ) -> None:
     """Print a table whose first column has names.
 
-    In a pipe or a file, a row is a line of any length. In a terminal, columns that do not fit are left out if they are
-    optional; if there are still too many, each name is printed above its numbers, and no number is truncated.
+    In a pipe or a file, a row is a line of any length. In a terminal, optional columns are left out until the names fit
+    beside the others. A long name is broken into lines; with little room for it, it is printed above its numbers. No
+    number is truncated.
 
     Args:
         console: Where to print.
@@ -55,12 +56,13 @@ def print_table(
         for place, title in enumerate(titles)
     ]
     columns = list(range(len(header)))
-    name_width = min(_NAME, widths[0])
-    for title in ("", *optional):
-        columns = [place for place in columns if header[place] != title]
-        if console.width - sum(widths[place] + 2 for place in columns[1:]) >= name_width:
+    room = console.width - sum(width + 2 for width in widths[1:])
+    for title in optional:
+        if room >= widths[0]:
             break
-    else:
+        columns = [place for place in columns if header[place] != title]
+        room = console.width - sum(widths[place] + 2 for place in columns[1:])
+    if room < min(_NAME, widths[0]):
         _print_stacked(console, header, rows)
         return
     table = Table(box=None, header_style="bold")

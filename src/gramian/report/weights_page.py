@@ -59,7 +59,7 @@ def _file(path: str, inspection: Inspection, portraits: Mapping[str, Portrait], 
 def _table(rows: Sequence[Row | Change], anchors: Mapping[str, str] | None = None) -> str:
     head = "".join(f'<th class="{_side(place)}">{html.escape(name)}</th>' for place, name in enumerate(COLUMNS))
     lines = "".join(f"<tr>{_cells(row, anchors)}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{lines}</table>"
+    return f'<table class="weights"><tr>{head}</tr>{lines}</table>'
 
 
 def _reasons(parameters: Sequence[SkippedParameter], what: str) -> str:
@@ -88,7 +88,8 @@ def _anchor(name: str, used: set[str]) -> str:
 
 
 def _cells(row: Row | Change, anchors: Mapping[str, str] | None) -> str:
-    cells = [_escaped(cell) for cell in row.cells()]
+    cells = [_escaped(cell).replace(" → ", "<br>→ ") for cell in row.cells()]
+    cells[0] = _escaped(row.name).replace(".", ".<wbr>")
     if anchors is not None:
         cells[0] = f'<a href="#{anchors[row.name]}">{cells[0]}</a>'
     return "".join(f'<td class="{_side(place)}">{cell}</td>' for place, cell in enumerate(cells))
@@ -122,7 +123,7 @@ def _picture(row: Row, drawn: Portrait, name: str) -> str:
     return (
         f'<svg class="blocks" viewBox="0 0 {width} {height}" role="img" aria-label="Gram residuals of {name}, each '
         f'group with its number"><image width="{width}" height="{height}" href="{data}"/>'
-        f'<g font-size="{0.85 * mosaic.margin:g}">{"".join(numbers)}</g></svg>'
+        f'<g font-size="{0.75 * mosaic.margin:g}">{"".join(numbers)}</g></svg>'
     )
 
 

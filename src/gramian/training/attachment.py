@@ -27,9 +27,10 @@ from gramian.torch_internals import step_was_skipped
 from gramian.training.against import Frozen, FrozenByPattern
 from gramian.training.coupled import add_up
 from gramian.training.following import Following
+from gramian.training.metrics import name_metrics, write_metrics
 from gramian.training.optimizers import unwrap_optimizer
 from gramian.training.settings import Settings
-from gramian.training.steps import restore_targets_, step_targets_
+from gramian.training.steps import restore_targets_, step_targets_, unrestored
 from gramian.training.strength import Beta
 from gramian.typing import Scalar
 
@@ -136,6 +137,23 @@ class Attachment:
             target.name: residual(whole_tensor(target.parameter), layout=target.layout).abs().max().item()
             for target in self.targets
         }
+
+    def metrics(self, *, residuals: bool = True) -> dict[str, float]:
+        """Return 'gramian/loss', 'gramian/residual' (the largest) and 'gramian/residual/<parameter>' for a logger.
+
+        This synchronises with the device. If parameters are sharded, all processes must call it.
+        """
+        return name_metrics(None if self.loss is None else float(self.loss), self.residuals() if residuals else {})
+
+    def log(self, logger: Any, *, step: int | None = None, residuals: bool = True) -> dict[str, float]:
+        """Write `metrics()` to an object with `add_scalar`, `log_metrics`, `log_dict` or `log`, and return them.
+
+        In a distributed run, processes that do not write pass None. The default of `step` is the number of updates; to
+        `log`, which may count steps itself, none is passed.
+        """
+        metrics = self.metrics(residuals=residuals)
+        write_metrics(logger, metrics, step=step, updates=self.steps)
+        return metrics
 
     @torch.no_grad()
     def overlaps(self) -> dict[str, float]:
@@ -307,7 +325,7 @@ def attach(
             pull = frozen.strength(strength, 0)
             bases = [frozen.of(target) if pull == math.inf else None for target in some]
             if strength == math.inf:
-                restore_targets_(some, choice.penalty, bases)
+                restore_targets_(*unrestored(some, choice.penalty, bases))
             elif pull == math.inf:
                 list(
                     step_targets_(

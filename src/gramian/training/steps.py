@@ -8,16 +8,21 @@ from typing import Any
 import torch
 
 from gramian import foreach
-from gramian.distributed.sharded import is_sharded, sharded_restore_, sharded_step_
+from gramian.distributed.sharded import is_sharded, sharded_restore_, sharded_step_, whole_tensor
 from gramian.errors import AttachmentWarning
 from gramian.frozen import FrozenBasis
+from gramian.kernels import reference
+from gramian.objective import residual
 from gramian.penalties import Penalty
 from gramian.rules import Rule
-from gramian.rules.restore import Restoration
+from gramian.rules.restore import Restoration, rounding_level
 from gramian.selection import SelectedParameter
 from gramian.typing import Scalar
 
-__all__ = ["restore_targets_", "step_targets_"]
+__all__ = ["restore_targets_", "step_targets_", "unrestored"]
+
+_RESTORED = 4
+"""Multiple of the level of rounding up to which parameters count as restored."""
 
 
 def step_targets_(
@@ -104,6 +109,33 @@ def restore_targets_(
                 stacklevel=2,
             )
     return losses
+
+
+def unrestored(
+    targets: Sequence[SelectedParameter], penalty: Penalty, against: Sequence[FrozenBasis | None]
+) -> tuple[list[SelectedParameter], Penalty, list[FrozenBasis | None]]:
+    """Return the arguments of `restore_targets_` without the parameters that it would change by rounding only.
+
+    A restoration makes at least two steps, which change bits. So that a resumed run ends with the same bits as an
+    uninterrupted one, what a checkpoint brings is not restored again, unless frozen vectors are given. All processes of
+    a mesh must call this.
+    """
+    kept = [
+        (target, basis)
+        for target, basis in zip(targets, against, strict=True)
+        if basis is not None or not _is_restored(target, penalty)
+    ]
+    return [target for target, _ in kept], penalty, [basis for _, basis in kept]
+
+
+def _is_restored(target: SelectedParameter, penalty: Penalty) -> bool:
+    errors = residual(whole_tensor(target.parameter), layout=target.layout)
+    if not penalty.diagonal and penalty.minimal_at_zero:  # lengths are free
+        lengths = (errors.diagonal(dim1=-2, dim2=-1) + 1).sqrt()
+        errors = errors / (lengths[..., :, None] * lengths[..., None, :])
+    dtype = target.parameter.dtype
+    level = rounding_level(dtype, target.shape[0], products=reference.compute_dtype(dtype))
+    return bool((penalty.penalized(errors).abs() <= _RESTORED * level).all())
 
 
 def _restored(
