@@ -32,6 +32,7 @@ def build(family: str, head: str, **options: Any) -> nn.Module:
     """Build a model of transformers, `family` + `head`, from its config."""
     import transformers
 
+    transformers.logging.set_verbosity_error()
     config = getattr(transformers, f"{family}Config")(**options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

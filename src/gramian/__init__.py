@@ -64,6 +64,7 @@ _MODULES = (
     "calculus",
     "errors",
     "foreach",
+    "frozen",
     "kernels",
     "layout",
     "objective",

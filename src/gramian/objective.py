@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gramian.errors import ShapeError
+from gramian.frozen import FrozenVectors, as_frozen
 from gramian.kernels import reference
 from gramian.kernels.dispatch import choose
 from gramian.layout import Layout, as_phi, from_phi
-from gramian.options import check_beta, whole_number
+from gramian.options import check_beta, real_number, whole_number
 from gramian.penalties import Penalty, as_penalty
 from gramian.typing import GroupMatrices, Phi, Scalar
 
@@ -18,7 +19,13 @@ __all__ = ["grad_group", "grad_slice", "grad_vector", "loss", "residual", "value
 
 
 def loss(
-    phi: Tensor, *, beta: float = 1.0, penalty: str | Penalty = "l1", layout: Layout | str | None = None
+    phi: Tensor,
+    *,
+    beta: float = 1.0,
+    penalty: str | Penalty = "l1",
+    layout: Layout | str | None = None,
+    against: FrozenVectors | None = None,
+    against_beta: float | None = None,
 ) -> Scalar:
     r"""Compute the loss, which measures how far the groups of a tensor are from orthonormal.
 
@@ -36,6 +43,10 @@ def loss(
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.
+        against: Frozen vectors: a tensor in the layout of `phi` with any number of vectors, several of these, or a
+            `gramian.frozen.FrozenBasis`. They add β_a Σ_i Σ_jk |Q_iᵀΦ_i|_jk, with an orthonormal basis Q_i of their
+            span. Pass a basis if you call this more than once: it is computed anew from tensors.
+        against_beta: Strength β_a ≥ 0 against frozen vectors; β by default.
 
     Returns:
         A 0-dimensional tensor: float32 for the 16-bit formats, otherwise of the dtype of `phi`.
@@ -44,9 +55,12 @@ def loss(
         DtypeError: If `phi` is not a dense tensor of such a dtype.
         LayoutError: If `phi` does not fit the layout, or has neither 2 nor 3 axes and no layout.
         OptionError: If β is negative or not finite, or there is no penalty of that name.
+        DataError, DtypeError, LayoutError, OptionError, ShapeError: If the frozen vectors are invalid, as for
+            `gramian.frozen.FrozenBasis`, or do not fit `phi`.
 
     Cost:
-        4·m·l·n² flops (gradient included); m·n² numbers during the call, l·m·n until backward.
+        4·m·l·n² flops (gradient included), and 4·m·l·k·n for k frozen vectors; m·n² numbers during the call, l·m·n
+        until backward.
 
     Examples:
         >>> import torch, gramian
@@ -62,6 +76,10 @@ def loss(
     """
     beta, mu = check_beta(beta), as_penalty(penalty)
     groups = as_phi(phi, layout)
+    if against is not None:
+        strength = _strength(beta, against_beta)
+        cross = strength * _cross_gram(groups, against, layout).abs().sum()
+        return loss(groups, beta=beta, penalty=mu) + cross if beta > 0 else cross
     if not (torch.is_grad_enabled() and groups.requires_grad):
         return (beta * choose(groups, mu).value(groups, mu)).sum()
     # torch.compile does not accept a Function with a jvp, and does not need one.
@@ -71,26 +89,35 @@ def loss(
 
 
 def value_and_grad(
-    phi: Tensor, *, beta: float = 1.0, penalty: str | Penalty = "l1", layout: Layout | str | None = None
+    phi: Tensor,
+    *,
+    beta: float = 1.0,
+    penalty: str | Penalty = "l1",
+    layout: Layout | str | None = None,
+    against: FrozenVectors | None = None,
+    against_beta: float | None = None,
 ) -> tuple[Scalar, Tensor]:
     r"""Compute the loss and its gradient at once, without an autograd graph.
 
-    ∂L/∂Φ_i = 2βΦ_iG_i with G_i = sign(Φ_iᵀΦ_i − I) for l1; see `loss` for kinks, dtypes and non-finite entries.
+    ∂L/∂Φ_i = 2βΦ_iG_i with G_i = sign(Φ_iᵀΦ_i − I) for l1, and β_a Q_i sign(Q_iᵀΦ_i) against frozen vectors; see `loss`
+    for kinks, dtypes and non-finite entries.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout.
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.
+        against: Frozen vectors, as in `loss`.
+        against_beta: Strength β_a ≥ 0 against frozen vectors; β by default.
 
     Returns:
         The loss, a 0-dimensional tensor, and the gradient, a new tensor of the shape and dtype of `phi`.
 
     Raises:
-        DtypeError, LayoutError, OptionError: As for `loss`.
+        DataError, DtypeError, LayoutError, OptionError, ShapeError: As for `loss`.
 
     Cost:
-        4·m·l·n² flops; m·n² + l·m·n numbers.
+        4·m·l·n² flops, and 4·m·l·k·n for k frozen vectors; m·n² + l·m·n numbers.
 
     Examples:
         >>> import torch, gramian
@@ -101,7 +128,15 @@ def value_and_grad(
     beta, mu = check_beta(beta), as_penalty(penalty)
     groups = as_phi(phi, layout).detach()
     values, grad = choose(groups, mu).value_and_grad(groups, mu, beta)
-    return values.sum(), from_phi(grad, phi, layout)
+    value = values.sum()
+    if against is not None:
+        strength, frozen = _strength(beta, against_beta), as_frozen(against, layout)
+        Y = _cross_gram(groups, frozen, layout)
+        sizes = Y.abs().sum(dim=(1, 2))
+        value = value + strength * sizes.sum()
+        S = Y.sign() * (strength * (1 + 0 * sizes))[:, None, None]  # as in the kernels, a NaN must not be lost
+        grad = (grad + reference.combine(frozen.like(Y), S)).to(groups.dtype)
+    return value, from_phi(grad, phi, layout)
 
 
 def grad_group(
@@ -268,6 +303,19 @@ def residual(phi: Tensor, *, layout: Layout | str | None = None) -> GroupMatrice
         [[[0.0, 0.5], [0.5, 0.25]]]
     """
     return reference.residual(as_phi(phi, layout))
+
+
+def _strength(beta: float, against_beta: float | None) -> float:
+    """Return the strength against frozen vectors: by default the one within groups."""
+    return beta if against_beta is None else real_number(against_beta, name="against_beta", zero=True)
+
+
+def _cross_gram(phi: Phi, against: FrozenVectors, layout: Layout | str | None) -> Float[Tensor, "m k n"]:
+    """Form QᵀΦ_i for every group, in the compute dtype. Differentiable."""
+    frozen = as_frozen(against, layout)
+    frozen.check(phi.shape)
+    wide = phi.to(reference.compute_dtype(phi.dtype))
+    return reference.cross_gram(wide, frozen.like(wide))
 
 
 def _index(index: int, size: int, name: str, what: str) -> int:

@@ -204,6 +204,26 @@ def test_heads_with_more_rows_than_columns() -> None:
     assert {target.shape for target in select_parameters(Attention())[0]} == {(6, 2, 4)}
 
 
+def test_attention_by_its_name_in_the_model() -> None:
+    class Delta(nn.Module):
+        def __init__(self, **attributes: int) -> None:
+            super().__init__()
+            self.in_proj_qkvz, self.out_proj = nn.Linear(8, 40), nn.Linear(8, 8)
+            self.config = type("Config", (), {"num_attention_heads": 2, "head_dim": 4})()
+            for name, value in attributes.items():
+                setattr(self, name, value)
+
+    assert reasons(nn.ModuleDict({"attn": Delta(), "other": Delta(num_heads=4)})) == {
+        "attn.in_proj_qkvz": ("o i -> o () i", "columns of Linear; heads of Delta not understood"),
+        "attn.out_proj": ("o i -> i () o", "rows of Linear; heads of Delta not understood"),
+        "other.in_proj_qkvz": ("o i -> o () i", "columns of Linear"),
+        "other.out_proj": ("o i -> i () o", "rows of Linear"),
+    }
+    assert reasons(nn.ModuleDict({"attn": Delta(num_heads=4)}))["attn.out_proj"] == (
+        "o (h d) -> o h d; h=4", "columns of each head of Delta; length of a head assumed"
+    )  # fmt: skip
+
+
 def test_attributes_of_a_module_come_before_its_config() -> None:
     module = CausalSelfAttention(n_head=2)
     module.config = type("Config", (), {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 4})()

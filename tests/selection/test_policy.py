@@ -6,6 +6,7 @@ from torch import nn
 
 import gramian
 from gramian.selection import propose, propose_by_shape, select_parameters
+from tests.selection.test_attention import USUAL, build
 
 HEAD = "an output head over a vocabulary, skipped unless select names it"
 
@@ -176,6 +177,39 @@ class TestFeedForward:
             "gate_up_proj": "e (two o) i -> i (e two) o; two=2",
             "down_proj": "e o i -> o e i",
         }
+
+    @pytest.mark.filterwarnings("ignore")  # of transformers, about itself
+    @pytest.mark.parametrize("family", ["Mixtral", "GptOss"])
+    @torch.no_grad()
+    def test_groups_are_the_experts_of_the_model(self, family) -> None:
+        """Without its gate, or without its projection down, an expert puts out zero, and the others what they did."""
+        options = USUAL | {"num_key_value_heads": 2, "num_local_experts": 3, "head_dim": 8}
+        experts = build(f"{family}Model", options).layers[0].mlp.experts
+        for name, parameter in experts.named_parameters():
+            nn.init.zeros_(parameter) if "bias" in name else nn.init.normal_(parameter)
+        x, weights = torch.randn(5, USUAL["hidden_size"]), torch.ones(5, 1)
+        targets = {target.name: target for target in select_parameters(experts)[0]}
+        assert {name: target.shape[1] for name, target in targets.items()} == {"gate_up_proj": 6, "down_proj": 3}
+        before = [experts(x, torch.full((5, 1), expert), weights) for expert in range(3)]
+        for name, group in (("gate_up_proj", 2), ("down_proj", 1)):
+            parameter, layout = targets[name].parameter, targets[name].layout
+            kept, phi = parameter.clone(), layout.to_phi(parameter).clone()
+            phi[:, group] = 0
+            parameter.copy_(layout.from_phi(phi, tuple(parameter.shape)))
+            after = [experts(x, torch.full((5, 1), expert), weights) for expert in range(3)]
+            parameter.copy_(kept)
+            assert before[1].abs().max() > 1
+            assert not after[1].any()
+            assert torch.equal(after[0], before[0])
+            assert torch.equal(after[2], before[2])
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_lora_of_experts(self) -> None:
+        peft = pytest.importorskip("peft")
+        model = build("MixtralModel", USUAL | {"num_key_value_heads": 2, "num_local_experts": 3})
+        config = peft.LoraConfig(r=2, target_modules=[], target_parameters=["mlp.experts.down_proj"])
+        layouts = selected(peft.get_peft_model(model, config), "*lora_?*")
+        assert set(layouts.values()) == {"(e r) i -> i e r; e=3", "o (r e) -> o e r; e=3"}
 
     def test_gate_and_up_in_one_layer(self) -> None:
         model = nn.ModuleDict({"gate_up_proj": nn.Linear(8, 12), "down_proj": nn.Linear(6, 8)})

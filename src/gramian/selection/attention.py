@@ -35,7 +35,6 @@ _OUTPUT = {
 }
 """Names of projections in different libraries."""
 
-_KNOWN = _Q | _K | _V | _QKV | _KV | _OUTPUT | {_EXPANDED}
 _WITHOUT_HEADS = ("q_a_proj", "kv_a_proj_with_mqa")
 """Projections to latent coordinates that all heads share."""
 
@@ -60,7 +59,7 @@ def attention_proposals(model: nn.Module) -> Iterator[tuple[str, Proposal]]:
         out_proj.weight o (h d) -> o h d; h=3
     """
     for prefix, module in model.named_modules(remove_duplicate=False):
-        if is_attention(module):
+        if is_attention(module, prefix):
             for name, proposal in _of_attention(module):
                 yield f"{prefix}.{name}" if prefix else name, proposal
 
@@ -70,13 +69,14 @@ def _of_attention(module: nn.Module) -> Iterator[tuple[str, Proposal]]:
     heads = heads_of(module)
     if not any(role in _Q | _K | _V | _QKV for role, _ in projections):
         # BERT's output stands beside the module that knows the heads.
-        heads = next(filter(None, map(heads_of, module.children())), heads)
-        projections = [(role, place) for role, place in projections if role in _OUTPUT]
+        inner = next(filter(None, (heads_of(child) for child in module.children() if is_attention(child))), None)
+        if inner is not None:
+            heads, projections = inner, [(role, place) for role, place in projections if role in _OUTPUT]
     assumed = heads is not None and heads.size is None
     if heads is not None and assumed:
         heads = _with_size_of_queries(heads, projections)
     for role, place in projections:
-        if role in _WITHOUT_HEADS or (role not in _KNOWN and heads is None):
+        if role in _WITHOUT_HEADS:
             continue
         by_head = _by_head(heads, role, place) if heads is not None else None
         of = heads.kind if heads is not None else kind_of(module)

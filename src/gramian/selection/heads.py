@@ -38,30 +38,29 @@ class Heads:
     expanded: tuple[int, int] | None = None
 
 
-def is_attention(module: nn.Module) -> bool:
-    """Recognise an attention module by the name of its class.
+def is_attention(module: nn.Module, name: str = "") -> bool:
+    """Recognise an attention module by the name of its class, or by its name in the model.
 
     Examples:
-        >>> is_attention(nn.MultiheadAttention(4, 2)), is_attention(nn.Linear(4, 2))
+        >>> is_attention(nn.MultiheadAttention(4, 2)), is_attention(nn.Linear(4, 2), "encoder.0.linear")
         (True, False)
     """
-    kind = kind_of(module)
-    return any(word in kind.lower() for word in ("attention", "attn")) or kind.endswith("MHA")
+    kind, last = kind_of(module), name.rpartition(".")[2]
+    return kind.endswith("MHA") or any(word in f"{kind} {last}".lower() for word in ("attention", "attn"))
 
 
 def heads_of(module: nn.Module) -> Heads | None:
-    """Read the heads of an attention module; None if it is not one, or does not tell.
+    """Read the heads of an attention module; None if it does not tell.
 
-    Attributes of the module come before those of its config, which may belong to a larger model. Multi-head latent
-    attention has heads of two lengths, and its config uses `head_dim` for a part of one.
+    Attributes of the module come before those of its config, which may belong to a larger model; the config is not read
+    if the class is not called attention, as in a model that has two kinds of it. Multi-head latent attention has heads
+    of two lengths, and its config uses `head_dim` for a part of one.
 
     Examples:
         >>> heads_of(nn.MultiheadAttention(12, 3))
         Heads(kind='MultiheadAttention', queries=3, keys=(3,), size=4, value_size=4, expanded=None)
     """
-    if not is_attention(module):
-        return None
-    places = (module, getattr(module, "config", None))
+    places = (module, getattr(module, "config", None) if is_attention(module) else None)
     queries = next((number for place in places for number in _numbers(place, _QUERIES)), None)
     if queries is None:
         return None

@@ -10,8 +10,11 @@ from gramian.torch_internals import WRAPPED_MODULE_ATTRIBUTES
 __all__ = ["Place", "parameters_of"]
 
 
-_HOLD_A_MODULE = ("DataParallel", "DistributedDataParallel", "DeepSpeedEngine", "AveragedModel")
-"""Classes that hold the wrapped module as `module`, an attribute that other classes use for something else."""
+_HELD_AS = {
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "DeepSpeedEngine", "AveragedModel"), ("module",)),
+    "_FabricModule": ("_forward_module", "_original_module"),
+}
+"""Classes of wrappers, and the attributes that hold the module; other classes use `module` for something else."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Place:
 def parameters_of(model: nn.Module) -> dict[str, Place]:
     """Return every parameter of a model by its name without the prefixes of wrappers.
 
-    A tied parameter appears under each of its names. If two parameters would get the same name, the second keeps the
-    name that torch uses.
+    A tied parameter appears under each of its names, and once if a wrapper holds a module under two. If two parameters
+    would get the same name, the second keeps the name that torch uses.
 
     Examples:
         >>> import torch
@@ -52,6 +55,8 @@ def parameters_of(model: nn.Module) -> dict[str, Place]:
     """
     places: dict[str, Place] = {}
     for place in _places(model):
+        if place.name in places and places[place.name].parameter is place.parameter:
+            continue
         places[place.raw if place.name in places else place.name] = place
     return places
 
@@ -71,8 +76,8 @@ def _places(model: nn.Module) -> Iterator[Place]:
 
 
 def _is_wrapped(module: nn.Module | None, key: str) -> bool:
-    return key in WRAPPED_MODULE_ATTRIBUTES or (
-        key == "module" and any(kind.__name__ in _HOLD_A_MODULE for kind in type(module).__mro__)
+    return key in WRAPPED_MODULE_ATTRIBUTES or any(
+        key in _HELD_AS.get(kind.__name__, ()) for kind in type(module).__mro__
     )
 
 

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gramian.distributed.sharded import is_sharded, plan, whole_tensor
 from gramian.errors import AttachmentWarning, OptionError
+from gramian.kernels.reference import cross_gram
 from gramian.layout import Layout
 from gramian.objective import residual
 from gramian.options import whole_number
@@ -23,11 +24,13 @@ from gramian.selection import Layouts, Pattern, SelectedParameter, Selector, Ski
 from gramian.selection.patterns import as_selector
 from gramian.tables import aligned
 from gramian.torch_internals import step_was_skipped
+from gramian.training.against import Frozen, FrozenByPattern
 from gramian.training.coupled import add_up
 from gramian.training.following import Following
+from gramian.training.metrics import name_metrics, write_metrics
 from gramian.training.optimizers import unwrap_optimizer
 from gramian.training.settings import Settings
-from gramian.training.steps import restore_targets_, step_targets_
+from gramian.training.steps import restore_targets_, step_targets_, unrestored
 from gramian.training.strength import Beta
 from gramian.typing import Scalar
 
@@ -62,6 +65,7 @@ class Attachment:
         paused: Whether updates are paused.
         handle: Handle of the hook; None after `remove`, and in a copy.
         following: Tracks parameters that are replaced in the model; None in a copy.
+        frozen: The frozen vectors to which parameters are kept orthogonal.
     """
 
     targets: list[SelectedParameter]
@@ -72,6 +76,7 @@ class Attachment:
     paused: bool = False
     handle: RemovableHandle | None = None
     following: Following | None = None
+    frozen: Frozen | None = None
     _copied: bool = False
 
     @property
@@ -99,6 +104,18 @@ class Attachment:
             raise OptionError(f"a state must be one of state_dict(); got {sorted(map(str, state))}")
         self.steps = whole_number(state["steps"], name="steps", least=0)
 
+    def check(self, target: SelectedParameter) -> None:
+        """Check that a parameter can be updated.
+
+        Raises:
+            OptionError, ShapeError: As for `attach`.
+        """
+        self.settings.check([target])
+        if self.frozen is not None:
+            beta = self.settings.of(target).beta
+            hard = beta == math.inf and self.frozen.strength(math.inf, self.steps) == math.inf
+            self.frozen.check(target, hard=hard)
+
     def pause(self) -> None:
         """Skip updates until `resume` is called."""
         self.paused = True
@@ -120,6 +137,34 @@ class Attachment:
             target.name: residual(whole_tensor(target.parameter), layout=target.layout).abs().max().item()
             for target in self.targets
         }
+
+    def metrics(self, *, residuals: bool = True) -> dict[str, float]:
+        """Return 'gramian/loss', 'gramian/residual' (the largest) and 'gramian/residual/<parameter>' for a logger.
+
+        This synchronises with the device. If parameters are sharded, all processes must call it.
+        """
+        return name_metrics(None if self.loss is None else float(self.loss), self.residuals() if residuals else {})
+
+    def log(self, logger: Any, *, step: int | None = None, residuals: bool = True) -> dict[str, float]:
+        """Write `metrics()` to an object with `add_scalar`, `log_metrics`, `log_dict` or `log`, and return them.
+
+        In a distributed run, processes that do not write pass None. The default of `step` is the number of updates; to
+        `log`, which may count steps itself, none is passed.
+        """
+        metrics = self.metrics(residuals=residuals)
+        write_metrics(logger, metrics, step=step, updates=self.steps)
+        return metrics
+
+    @torch.no_grad()
+    def overlaps(self) -> dict[str, float]:
+        """Return the largest |q_jᵀφ_k| of each parameter with frozen vectors; this synchronises with the device."""
+        overlaps: dict[str, float] = {}
+        for target in self.targets:
+            basis = None if self.frozen is None else self.frozen.of(target)
+            if basis is not None:
+                phi = target.layout.to_phi(whole_tensor(target.parameter)).to(basis.Q.dtype)
+                overlaps[target.name] = cross_gram(phi, basis.like(phi)).abs().max().item()
+        return overlaps
 
     def __getstate__(self) -> dict[str, Any]:
         # The hook belongs to the optimiser, whose copies have no hooks either.
@@ -143,6 +188,8 @@ class Attachment:
             sharded = is_sharded(target.parameter)
             rule = self.settings.of(target).rule
             why = f"{target.reason}; {plan(target.parameter, target.layout, rule)}" if sharded else target.reason
+            basis = None if self.frozen is None else self.frozen.of(target)
+            why = why if basis is None else f"{why}; orthogonal to {basis.rank} frozen dimensions"
             shape, sizes = str(list(target.parameter.shape)), " × ".join(map(str, target.shape))
             rows.append((target.name, shape, sizes, repr(str(target.layout)), why))
         return aligned(rows)
@@ -163,6 +210,8 @@ def attach(
     layouts: Layouts | Layout | str | None = None,
     rule: str | Rule | Mapping[Pattern, str | Rule] = "proximal",
     penalty: str | Penalty | Mapping[Pattern, str | Penalty] | None = None,
+    against: FrozenByPattern | None = None,
+    against_beta: Beta | None = None,
 ) -> Attachment:
     r"""Keep weights orthogonal: after every `optimizer.step()`, one update with that group's learning rate.
 
@@ -197,6 +246,12 @@ def attach(
         rule: Name or `Rule`, or these by pattern; 'proximal' where no pattern matches.
         penalty: Name or `Penalty`, or these by pattern. By default l1; for the A of LoRA l1 without the diagonal, which
             leaves lengths free.
+        against: Frozen vectors by pattern, to which the vectors of a parameter are kept orthogonal too: a tensor in the
+            layout of the parameter, a function that returns one for a name, a mapping from names to tensors, or a
+            sequence of these, such as one for each earlier task. Their orthonormal bases are computed once, here. See
+            `gramian.step_`.
+        against_beta: Strength against frozen vectors, as `beta`, which it is by default. The largest gradient of a task
+            along one direction of the basis for which that inner product stays zero.
 
     Returns:
         The attachment.
@@ -205,7 +260,9 @@ def attach(
         OptionError: If nothing is selected, a pattern matches nothing, a selected parameter is frozen, lazy,
             re-parametrised, without values or not in the optimiser, or β, rule or penalty is invalid, or they are not
             compatible.
-        ShapeError: If a parameter has n > l and β is infinite or the rule is 'polyak'.
+        ShapeError: If a parameter has n > l and β is infinite or the rule is 'polyak'; or if frozen vectors do not fit.
+        DataError, DtypeError, OptionError: If frozen vectors are invalid, as for `gramian.frozen.FrozenBasis`, or a
+            pattern in `against` matches nothing that is selected.
         LayoutError: If a selected parameter has no layout, or does not fit it.
 
     Cost:
@@ -246,10 +303,13 @@ def attach(
             f"{', …' if len(missing) > _SHOWN else ''}, which it does not have; try select without them"
         )
     settings.check(targets)
-    attachment = Attachment(targets, skipped, settings)
+    frozen = Frozen(model, against, against_beta, targets)
+    attachment = Attachment(targets, skipped, settings, frozen=frozen)
+    for target in targets:
+        attachment.check(target)
     following = attachment.following = Following(
         model, stepper, targets=targets, skipped=skipped, select=selecting, exclude=excluding, layouts=layouts,
-        taken=_parameters_of_others, check=lambda target: attachment.settings.check([target]),
+        taken=_parameters_of_others, check=attachment.check,
     )  # fmt: skip
     replaced = _take_over(stepper, attachment)
     if replaced:
@@ -262,8 +322,16 @@ def attach(
         )
     with torch.no_grad():
         for strength, choice, some in settings.at(targets, 0):
+            pull = frozen.strength(strength, 0)
+            bases = [frozen.of(target) if pull == math.inf else None for target in some]
             if strength == math.inf:
-                restore_targets_(some, choice.penalty)
+                restore_targets_(*unrestored(some, choice.penalty, bases))
+            elif pull == math.inf:
+                list(
+                    step_targets_(
+                        some, lr=0.0, beta=0.0, rule="proximal", penalty="l1", against=bases, against_beta=pull
+                    )
+                )
 
     @torch.no_grad()
     def after_step(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -315,6 +383,7 @@ def _take_over(optimizer: Optimizer, attachment: Attachment) -> list[str]:
 
 
 def _update(optimizer: Optimizer, targets: dict[int, SelectedParameter], attachment: Attachment) -> Iterator[Scalar]:
+    frozen = attachment.frozen
     # Read the groups at every step: a schedule changes the learning rate, and a loaded checkpoint replaces the groups.
     for group in optimizer.param_groups:
         active = [
@@ -324,4 +393,8 @@ def _update(optimizer: Optimizer, targets: dict[int, SelectedParameter], attachm
             continue
         lr = float(group["lr"])
         for beta, choice, some in attachment.settings.at(active, attachment.steps):
-            yield from step_targets_(some, lr=lr, beta=beta, rule=choice.rule, penalty=choice.penalty)
+            bases = None if frozen is None else [frozen.of(target) for target in some]
+            pull = None if frozen is None else frozen.strength(beta, attachment.steps)
+            yield from step_targets_(
+                some, lr=lr, beta=beta, rule=choice.rule, penalty=choice.penalty, against=bases, against_beta=pull
+            )
