@@ -1,7 +1,6 @@
 """The commands for weights in files."""
 
 import json
-import re
 import sys
 import warnings
 from collections import Counter
@@ -20,7 +19,7 @@ from gramian.inspection import Comparison
 from gramian.inspection.table import COLUMNS
 from gramian.layout import Layout
 from gramian.report import Portrait, portrait, render_weights
-from gramian.selection import Layouts, SkippedParameter
+from gramian.selection import Layouts, Pattern, SkippedParameter
 from gramian.weights import inspect_file, orthogonalize_file
 
 __all__ = ["inspect_files", "rewrite"]
@@ -133,7 +132,7 @@ def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
 
 def _layouts(texts: list[str]) -> Layouts | None:
     """Read GLOB=PATTERN, or PATTERN for all, each with sizes after a semicolon: '*.q.weight=(h d) i -> i h d; h=8'."""
-    by_glob: dict[str | re.Pattern[str], Layout | str] = {}
+    by_glob: dict[Pattern, Layout | str] = {}
     for text in texts:
         pattern, _, sizes = text.partition(";")
         glob, equals, pattern = pattern.partition("=") if "=" in pattern else ("*", "=", pattern)

@@ -55,7 +55,7 @@ def attach_each(optimizers: Sequence[Any], model: nn.Module, options: Mapping[st
         def elsewhere(_: str, parameter: Tensor, optimizer: Any = optimizer) -> bool:
             return not _has(optimizer, parameter) and any(_has(other, parameter) for other in optimizers)
 
-        chosen = {**options, "select": select, "exclude": (*exclude, elsewhere)}
+        chosen: dict[str, Any] = {**options, "select": select, "exclude": (*exclude, elsewhere)}
         attachments.append(attach(optimizer, model, **chosen))
     return attachments
 
