@@ -59,6 +59,7 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 	@$(BIN)/python benchmarks/low_precision.py
 	@$(BIN)/python benchmarks/update_rules.py
 	@$(BIN)/python benchmarks/penalties.py
+	@$(BIN)/python benchmarks/parametrisations.py
 	@$(BIN)/python benchmarks/learning_step.py
 	@$(BIN)/python benchmarks/training_step.py
 	@$(BIN)/python benchmarks/frames.py

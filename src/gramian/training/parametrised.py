@@ -1,5 +1,7 @@
 """A parametrisation: the weight is the polar factor of a parameter, so that it is orthonormal at every forward."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -64,7 +66,8 @@ class Orthonormal(nn.Module):
         """
         if torch.compiler.is_compiling():
             # The number of products depends on the residual; the graph is interrupted here.
-            return torch.compiler.disable(Orthonormal._weight)(self, parameter)
+            uncompiled: Any = torch.compiler.disable(Orthonormal._weight)
+            return uncompiled(self, parameter)
         return self._weight(parameter)
 
     def _weight(self, parameter: Tensor) -> Tensor:

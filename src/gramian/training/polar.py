@@ -69,7 +69,7 @@ def polar_factor(phi: Phi, nearest: Phi | None = None, *, orthonormal: bool = Fa
         >>> import torch
         >>> phi = torch.tensor([[[3.0]], [[4.0]]], requires_grad=True)  # a single vector: Q = Φ / |Φ|
         >>> polar_factor(phi).flatten().tolist()
-        [0.6..., 0.8...]
+        [0.600..., 0.799...]
 
     References:
         Higham, "Computing the polar decomposition - with applications", 1986; Gawlik and Leok, "Iterative computation
@@ -201,10 +201,10 @@ def _symmetric_cross_gram(Q: Phi, G: Phi) -> GroupMatrices:
     whole = m - m % fold
     left, right = (each[:, :whole].unflatten(1, (-1, fold)).flatten(2).permute(1, 0, 2) for each in (Q, G))
     blocks = torch.bmm(left.mT, right).unflatten(2, (fold, n)).unflatten(1, (fold, n))
-    M = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).flatten(0, 1)
-    if whole < m:
-        M = torch.cat([M, torch.bmm(Q[:, whole:].permute(1, 2, 0), G[:, whole:].permute(1, 0, 2))])
-    return M + M.mT
+    folded = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).flatten(0, 1)
+    rest = torch.bmm(Q[:, whole:].permute(1, 2, 0), G[:, whole:].permute(1, 0, 2))
+    every = torch.cat([folded, rest])
+    return every + every.mT
 
 
 def _pullback(P: Tensor, Q: Tensor, G: Tensor) -> Tensor:
@@ -219,9 +219,9 @@ def _pullback(P: Tensor, Q: Tensor, G: Tensor) -> Tensor:
 
 def _projection(Q: Phi, G: Phi) -> Phi:
     """Compute G − Q·½(QᵀG + GᵀQ) in the compute dtype."""
-    wide = reference.compute_dtype(G.dtype)
-    Q, G = Q.to(wide), G.to(wide)
-    return _add_product(G, Q, _symmetric_cross_gram(Q, G), -0.5)
+    dtype = reference.compute_dtype(G.dtype)
+    wide_Q, wide_G = Q.to(dtype), G.to(dtype)
+    return _add_product(wide_G, wide_Q, _symmetric_cross_gram(wide_Q, wide_G), -0.5)
 
 
 class _PolarFactor(torch.autograd.Function):
