@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
 	sparse_autoencoder planted_subspaces penalty_comparison denoising additive_factors pyro_map \
-	modular_addition sentence_encoder vision_curves continual_lora
+	modular_addition sentence_encoder vision_curves continual_lora models_table
 # The tests start hundreds of processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
