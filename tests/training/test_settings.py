@@ -100,6 +100,19 @@ class TestByPattern:
         optimizer.step()
         assert [target.name for target in whole.targets] == ["weight", "extra.weight"]
 
+    def test_rule_and_penalty_of_a_parameter_that_is_added_later(self) -> None:
+        model = nn.Sequential(nn.Linear(8, 4))
+        optimizer = sgd(model)
+        attachment = gramian.attach(
+            optimizer, model, beta=0.5, rule={"0.*": "polyak", "*.weight": "subgradient"}, penalty={"*.weight": "l1"}
+        )
+        model.append(nn.Linear(4, 4))
+        optimizer.add_param_group({"params": list(model[1].parameters())})
+        give_gradients(model)
+        optimizer.step()
+        rules = {target.name: attachment.settings.of(target).rule.__name__ for target in attachment.targets}
+        assert rules == {"0.weight": "polyak", "1.weight": "subgradient"}
+
 
 class TestVarying:
     def test_a_function_of_the_number_of_updates(self) -> None:

@@ -1,6 +1,5 @@
 """The frozen vectors of each selected parameter, given by pattern, and their strength."""
 
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from gramian.frozen import FrozenBasis
 from gramian.selection import Pattern, SelectedParameter
 from gramian.selection.parameters import candidates_of
 from gramian.selection.patterns import Matcher
+from gramian.training.by_pattern import ByPattern
 from gramian.training.strength import Beta, check_strength, strength_at
 
 __all__ = ["Frozen", "FrozenByPattern", "Old"]
@@ -50,30 +50,29 @@ class Frozen:
             raise OptionError(
                 f"against must have frozen vectors by pattern; got {type(against).__name__}; try {{'*lora_A*': old}}"
             )
-        self._model: weakref.ref[nn.Module] | None = weakref.ref(model)
-        self._against = dict(against or {})
+        self._vectors: ByPattern[Old] | None = None
         self._beta = None if beta is None else check_strength(beta)
         self._bases: dict[str, FrozenBasis | None] = {}
         targets = list(targets)
-        if self._against:
+        if against:
             matcher = Matcher(candidates_of(model), strict=True)
             selected = {target.name for target in targets}
-            for pattern in self._against:
+            for pattern in against:
                 if not matcher.matching(pattern, "against") & selected:
                     raise OptionError(
                         f"every pattern in against must match a selected parameter; got {pattern!r}, which matches "
                         "none of them; try select with the same pattern"
                     )
-            self._match(matcher)
+            self._vectors = ByPattern(model, against, "against", matcher)
         for target in targets:
             self.of(target)
 
     def of(self, target: SelectedParameter) -> FrozenBasis | None:
         """Return the basis of the frozen vectors of a parameter, computed once; None if it has none."""
-        if not self._against:
+        if self._vectors is None:
             return None
         if target.name not in self._bases:
-            self._bases[target.name] = self._basis(target)
+            self._bases[target.name] = self._basis(self._vectors.get(target.name), target)
         return self._bases[target.name]
 
     def check(self, target: SelectedParameter, *, hard: bool) -> None:
@@ -90,27 +89,16 @@ class Frozen:
         """Return the strength against frozen vectors at a step, for parameters of strength β."""
         return beta if self._beta is None else strength_at(self._beta, step)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # As for Settings: a copy does nothing; functions and weak references cannot be pickled.
-        return {**vars(self), "_model": None, "_against": dict.fromkeys(map(str, self._against)), "_matched": {}}
-
-    def _match(self, matcher: Matcher) -> None:
-        self._matched = matcher.by_name(self._against, "against")
-        self._seen = matcher.names
-
-    def _basis(self, target: SelectedParameter) -> FrozenBasis | None:
-        model = None if self._model is None else self._model()
-        if target.name not in self._seen and model is not None:
-            self._match(Matcher(candidates_of(model), strict=False))  # it was added to the model since
-        if target.name not in self._matched:
+    def _basis(self, vectors: Old | None, target: SelectedParameter) -> FrozenBasis | None:
+        if vectors is None:
             return None
 
         def build() -> FrozenBasis:
-            vectors = _vectors(self._matched[target.name], target.name)
-            if len(vectors) == 1 and isinstance(vectors[0], FrozenBasis):
-                basis = vectors[0]
+            parts = _vectors(vectors, target.name)
+            if len(parts) == 1 and isinstance(parts[0], FrozenBasis):
+                basis = parts[0]
             else:
-                basis = FrozenBasis([_tensor(each) for each in vectors], layout=target.layout)
+                basis = FrozenBasis([_tensor(each) for each in parts], layout=target.layout)
             basis.check(target.shape)
             return basis
 

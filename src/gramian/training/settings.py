@@ -14,6 +14,7 @@ from gramian.rules import Rule, as_rule
 from gramian.selection import Pattern, SelectedParameter
 from gramian.selection.parameters import candidates_of
 from gramian.selection.patterns import Matcher
+from gramian.training.by_pattern import ByPattern
 from gramian.training.compatibility import check_fit
 from gramian.training.strength import Beta, Scheduler, check_strength, strength_at
 
@@ -60,7 +61,15 @@ class Settings:
         self.beta: Beta | dict[Pattern, Beta] = _each(beta, check_strength)
         self.rule = _each(rule, as_rule)
         self.penalty = None if penalty is None else _each(penalty, _known_penalty)
-        self._read(model, strict=True)
+        options = (("beta", self.beta), ("rule", self.rule), ("penalty", self.penalty))
+        by_pattern = {option: values for option, values in options if isinstance(values, dict)}
+        matcher = Matcher(candidates_of(model), strict=True) if by_pattern else None
+        self._patterns: dict[str, ByPattern[Any]] = {
+            option: ByPattern(model, values, option, matcher)
+            for option, values in by_pattern.items()
+            if matcher is not None
+        }
+        self._choices: dict[str, Choice] = {}
 
     def of(self, target: SelectedParameter) -> Choice:
         """Return what is done to a parameter.
@@ -80,14 +89,13 @@ class Settings:
             OptionError, ShapeError: As for `gramian.attach`.
         """
         targets = list(targets)
-        if isinstance(self.beta, dict):
-            without = [target.name for target in targets if self._beta(target.name) is None]
-            if without:
-                more = ", …" if len(without) > _SHOWN else ""
-                raise OptionError(
-                    f"beta must have a value for every selected parameter; got none for {', '.join(without[:_SHOWN])}"
-                    f"{more}; try a last pattern '*' for all others"
-                )
+        without = [target.name for target in targets if self._value("beta", target) is None]
+        if without:
+            more = ", …" if len(without) > _SHOWN else ""
+            raise OptionError(
+                f"beta must have a value for every selected parameter; got none for {', '.join(without[:_SHOWN])}"
+                f"{more}; try a last pattern '*' for all others"
+            )
         for choice, some in self._by_choice(targets):
             check_fit(some, choice.rule, choice.penalty, hard=choice.beta == math.inf)
 
@@ -133,34 +141,17 @@ class Settings:
         # A copy belongs to an attachment that does nothing; weak references cannot be pickled.
         return {**vars(self), "_model": None}
 
-    def _read(self, model: nn.Module, *, strict: bool) -> None:
-        """Match the patterns with the parameters that the model has now."""
-        matcher = Matcher(candidates_of(model), strict=strict) if self._by_pattern() else None
-        self._names: set[str] = set()
-        self._matched: dict[str, dict[str, Any]] = {}
-        for option, values in (("beta", self.beta), ("rule", self.rule), ("penalty", self.penalty)):
-            if isinstance(values, dict) and matcher is not None:
-                self._matched[option] = matcher.by_name(values, option)
-        self._choices: dict[str, Choice] = {}
-        self._seen = set() if matcher is None else matcher.names
-
-    def _by_pattern(self) -> bool:
-        return any(isinstance(values, dict) for values in (self.beta, self.rule, self.penalty))
-
-    def _beta(self, name: str) -> Beta | None:
-        if not isinstance(self.beta, dict):
-            return self.beta
-        model = None if self._model is None else self._model()
-        if name not in self._seen and model is not None:
-            self._read(model, strict=False)  # it was added to the model since
-        return self._matched["beta"].get(name)
+    def _value(self, option: str, target: SelectedParameter) -> Any:
+        """Return what the user gave for a parameter; None if that is nothing."""
+        patterns = self._patterns.get(option)
+        return getattr(self, option) if patterns is None else patterns.get(target.name)
 
     def _choose(self, target: SelectedParameter) -> Choice:
-        beta = self._beta(target.name)
+        beta, rule, penalty = (self._value(option, target) for option in ("beta", "rule", "penalty"))
         if beta is None:
             raise OptionError(f"{target.name}: beta must have a value for it; got none in its patterns")
-        rule = self._matched["rule"].get(target.name, "proximal") if isinstance(self.rule, dict) else self.rule
-        penalty = self._matched["penalty"].get(target.name) if isinstance(self.penalty, dict) else self.penalty
+        if rule is None:
+            rule = "proximal"
         if penalty is None:
             penalty = _ANGLES if target.angles_only else "l1"
         choice = Choice(beta, as_rule(rule), as_penalty(penalty))
