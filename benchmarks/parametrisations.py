@@ -12,14 +12,13 @@ import io
 import math
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 import torch
-from kernels import in_turn, resident, seconds
+from kernels import in_turn, memory_needed, seconds
 from record import machine, table, write
 from torch import Tensor, nn
 
@@ -164,20 +163,7 @@ def print_peak(case: Case, method: str) -> None:
         for parameter in run.layer.parameters():
             parameter.add_(LR * torch.randn_like(parameter))
     weighting = pull(torch.empty(run.layer.weight.shape), 0)
-    most, done = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.0005):
-            most = max(most, resident())
-
-    before = resident()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    (run.layer.weight * weighting).sum().backward()
-    done.set()
-    watcher.join()
-    print(max(most, resident()) / 2**20 - before / 2**20)
+    print(memory_needed(lambda: (run.layer.weight * weighting).sum().backward()) / 2**20)
 
 
 def trained(case: Case, method: str, dtype: torch.dtype = torch.float32) -> str:
