@@ -22,7 +22,7 @@ class OrthogonalityCallback(Callback):
 
     Args:
         residuals: Whether to log the residuals.
-        options: Options of `gramian.attach`: beta, select, exclude, layouts, rule, penalty.
+        options: Options of `gramian.attach`, such as beta and select.
 
     Attributes:
         attachments: The attachments, from the start of the training on.

@@ -27,7 +27,7 @@ class OrthogonalityCallback(TrainerCallback):
             because they are called before other callbacks: `trainer.add_callback(OrthogonalityCallback(...,
             logger=trainer))`.
         residuals: Whether to log the residuals.
-        options: Options of `gramian.attach`: beta, select, exclude, layouts, rule, penalty.
+        options: Options of `gramian.attach`, such as beta and select.
 
     Attributes:
         attachment: The attachment, from the start of the training on.
