@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
 	sparse_autoencoder planted_subspaces penalty_comparison denoising additive_factors pyro_map \
-	modular_addition sentence_encoder vision_curves
+	modular_addition sentence_encoder vision_curves continual_lora models_table
 # The tests start hundreds of processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
@@ -59,7 +59,9 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 	@$(BIN)/python benchmarks/low_precision.py
 	@$(BIN)/python benchmarks/update_rules.py
 	@$(BIN)/python benchmarks/penalties.py
+	@$(BIN)/python benchmarks/parametrisations.py
 	@$(BIN)/python benchmarks/learning_step.py
+	@$(BIN)/python benchmarks/training_step.py
 	@$(BIN)/python benchmarks/frames.py
 	@$(BIN)/python benchmarks/sparse_coding.py
 	@$(BIN)/python benchmarks/encoding.py

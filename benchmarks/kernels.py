@@ -251,6 +251,16 @@ def print_peak(method: str, shape: tuple[int, int, int]) -> None:
     phi = draw(shape)
     work = prepare(next(each for each in METHODS if each.name == method), phi)
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    print(memory_needed(work) / 2**20)
+
+
+def resident() -> int:
+    """Return the bytes of memory in use, on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def memory_needed(work: Work) -> int:
+    """Run a function, and return the bytes of memory that it needed at most beyond those in use before it."""
     most, done = 0, threading.Event()
 
     def watch() -> None:  # the peak that the system reports includes that of the parent process
@@ -264,12 +274,7 @@ def print_peak(method: str, shape: tuple[int, int, int]) -> None:
     work()
     done.set()
     watcher.join()
-    print((most - before) / 2**20)
-
-
-def resident() -> int:
-    """Return the bytes of memory in use, on Linux."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return max(most, resident()) - before
 
 
 def limit(shape: tuple[int, int, int], flops: float, bandwidth: float) -> float:

@@ -36,6 +36,7 @@ FLOORS: list[tuple[str, dict[str, str]]] = [
     (
         "networks",
         {
+            "integrations": "Lightning, Trainer",
             "weights": "files of weights",
             "training": "updates after each optimizer step",
             "inspection": "measures of orthogonality",
@@ -58,6 +59,7 @@ FLOORS: list[tuple[str, dict[str, str]]] = [
             "kernels": "Gram matrix, residual and gradient, fast",
             "calculus": "matrix calculus and the derivation",
             "penalties": "functions of the Gram residual",
+            "frozen": "bases of frozen vectors",
         },
     ),
     (

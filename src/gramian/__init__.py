@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gramian.orthogonalize import orthogonalize
     from gramian.penalties import Penalty
     from gramian.rules import step_
-    from gramian.training import attach
+    from gramian.training import attach, orthogonalize_
 
 __version__ = "0.1.0.dev0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "kernels",
     "loss",
     "orthogonalize",
+    "orthogonalize_",
     "residual",
     "step_",
     "value_and_grad",
@@ -52,6 +53,7 @@ _HOMES = {
     "inspect": "inspection",
     "loss": "objective",
     "orthogonalize": "orthogonalize",
+    "orthogonalize_": "training",
     "residual": "objective",
     "step_": "rules",
     "value_and_grad": "objective",
@@ -62,6 +64,7 @@ _MODULES = (
     "calculus",
     "errors",
     "foreach",
+    "frozen",
     "kernels",
     "layout",
     "objective",

@@ -7,15 +7,18 @@ independent. Large tensors are computed one by one, because their copy would cos
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gramian.errors import OptionError
+from gramian.frozen import FrozenBasis, FrozenVectors
 from gramian.kernels.dispatch import choose
 from gramian.layout import Layout, as_phi, from_phi
-from gramian.options import check_beta, check_lr, whole_number
+from gramian.options import check_against_beta, check_beta, check_lr, whole_number
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule, proximal
 from gramian.rules.apply import Operand, admit, apply_, batches, side_by_side
@@ -26,6 +29,7 @@ from gramian.typing import Scalar
 __all__ = ["restore_", "step_", "value_and_grad"]
 
 Layouts = Sequence[Layout | str | None]
+Against = Sequence[FrozenVectors | None]
 
 
 def value_and_grad(
@@ -86,6 +90,8 @@ def step_(
     rule: str | Rule = "proximal",
     penalty: str | Penalty = "l1",
     layouts: Layouts | Layout | str | None = None,
+    against: Against | None = None,
+    against_beta: float | None = None,
 ) -> Scalar:
     r"""Make one update of each tensor towards orthonormal groups, in place.
 
@@ -105,13 +111,18 @@ def step_(
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
         layouts: One layout for all tensors, or a sequence with one for each.
+        against: For each tensor the frozen vectors to which its vectors are kept orthogonal, as in `gramian.step_`, or
+            None.
+        against_beta: Strength against frozen vectors, by default β; may be infinite.
 
     Returns:
-        The sum of the losses before the step, as in `value_and_grad`.
+        The sum of the losses before the step, as in `value_and_grad`, and of those against frozen vectors, as in
+        `gramian.step_`.
 
     Raises:
         DtypeError, LayoutError, OptionError, ShapeError: As for `gramian.step_`, with the index of the tensor; and
-            OptionError if there are not as many layouts as tensors, and ShapeError if two tensors share memory.
+            OptionError if there are not as many layouts, or entries of `against`, as tensors, and ShapeError if two
+            tensors share memory.
 
     Cost:
         That of the rule, and a copy of each tensor with at most 131,072 numbers; or a copy of all tensors, if all
@@ -127,10 +138,11 @@ def step_(
         True
     """
     update, mu = as_rule(rule), as_penalty(penalty)
-    lr, beta = check_lr(lr), check_beta(beta)
+    lr, beta, strength = check_lr(lr), check_beta(beta), check_against_beta(against_beta)
     with torch.no_grad():
-        operands = admit(tensors, _layouts(tensors, layouts), partial(check_compatible, update, mu, lr=lr))
-        return _total(apply_(operands, lr=lr, beta=beta, rule=update, penalty=mu))
+        check = partial(check_compatible, update, mu, lr=lr)
+        operands = admit(tensors, _layouts(tensors, layouts), check, against=_frozen(tensors, against))
+        return _total(apply_(operands, lr=lr, beta=beta, rule=update, penalty=mu, against_beta=strength))
 
 
 def restore_(
@@ -139,6 +151,7 @@ def restore_(
     penalty: str | Penalty = "l1",
     layouts: Layouts | Layout | str | None = None,
     max_steps: int = MOST_STEPS,
+    against: Against | None = None,
 ) -> Restoration:
     r"""Make the groups of many tensors orthonormal, in place: the hard constraint β = ∞.
 
@@ -153,14 +166,16 @@ def restore_(
         penalty: Name or `Penalty`, one with a prox.
         layouts: One layout for all tensors, or a sequence with one for each.
         max_steps: Largest number of steps.
+        against: For each tensor the frozen vectors to which its vectors become orthogonal too, or None. Before every
+            step they are projected on the complement of the frozen vectors, which the steps do not leave.
 
     Returns:
         The loss before, the number of steps, and why they ended; `converged` tells whether all groups are within
         rounding. For tensors of several dtypes, the largest number of steps and the first end other than convergence.
 
     Raises:
-        DtypeError, LayoutError, OptionError, ShapeError: As for `step_`; and if the penalty has no prox or n > l.
-            Nothing is written then.
+        DtypeError, LayoutError, OptionError, ShapeError: As for `step_`; and if the penalty has no prox, or n > l - k
+            for k dimensions of frozen vectors. Nothing is written then.
 
     Cost:
         4·m·l·n² flops for each tensor and step: two or three near the manifold, about 20 from a random start.
@@ -175,7 +190,8 @@ def restore_(
     """
     mu, max_steps = as_penalty(penalty), whole_number(max_steps, name="max_steps")
     with torch.no_grad():
-        operands = admit(tensors, _layouts(tensors, layouts), partial(check_hard, proximal, mu))
+        check = partial(check_hard, proximal, mu)
+        operands = admit(tensors, _layouts(tensors, layouts), check, against=_frozen(tensors, against), hard=True)
         by_dtype: dict[torch.dtype, list[Operand]] = {}
         for operand in operands:
             by_dtype.setdefault(operand.phi.dtype, []).append(operand)
@@ -187,17 +203,30 @@ def restore_(
 
 def _restore(operands: list[Operand], penalty: Penalty, max_steps: int) -> Restoration:
     """Restore tensors of one dtype."""
+    protected = [operand for operand in operands if operand.frozen is not None]
+
+    def current(some: list[Operand], *, within: bool) -> list[Operand]:
+        # Where Φ is a copy of the tensor, the step before has not changed it.
+        fresh = [operand._replace(phi=as_phi(operand.tensor, operand.layout)) for operand in some]
+        return [operand._replace(frozen=None) for operand in fresh] if within else fresh
+
+    def project() -> list[Scalar]:
+        options: dict[str, Any] = {"lr": math.inf, "beta": 0.0, "rule": proximal, "penalty": penalty}
+        return apply_(current(protected, within=False), **options, against_beta=math.inf)
+
+    before = project()
     with free_lengths(operands, penalty) as normalize:
 
         def step(excess: Penalty) -> Scalar:
-            # Where Φ is a copy of the tensor, the step before has not changed it.
-            current = [operand._replace(phi=as_phi(operand.tensor, operand.layout)) for operand in operands]
-            loss = _total(apply_(current, lr=math.inf, beta=1.0, rule=proximal, penalty=excess))
+            project()  # what rounding adds grows by at most 3/2 in a step
+            options: dict[str, Any] = {"lr": math.inf, "beta": 1.0, "rule": proximal, "penalty": excess}
+            loss = _total(apply_(current(operands, within=True), **options))
             normalize()
             return loss
 
         length = max(operand.phi.shape[0] for operand in operands)
-        return until_restored(step, penalty, dtype=operands[0].phi.dtype, length=length, max_steps=max_steps)
+        done = until_restored(step, penalty, dtype=operands[0].phi.dtype, length=length, max_steps=max_steps)
+    return replace(done, loss=_total([*before, done.loss]))
 
 
 def _layouts(tensors: Sequence[Tensor], layouts: Layouts | Layout | str | None) -> Layouts:
@@ -211,6 +240,18 @@ def _layouts(tensors: Sequence[Tensor], layouts: Layouts | Layout | str | None) 
             f"layouts must be one layout for all tensors or one for each; got {len(layouts)} for {count} tensors"
         )
     return layouts
+
+
+def _frozen(tensors: Sequence[Tensor], against: Against | None) -> Against | None:
+    if against is None:
+        return None
+    if isinstance(against, (Tensor, FrozenBasis)) or len(against) != len(tensors):  # pyright: ignore[reportUnnecessaryIsInstance]
+        got = "one" if isinstance(against, (Tensor, FrozenBasis)) else f"{len(against)}"  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(
+            f"against must be a sequence with frozen vectors or None for each tensor; got {got} for {len(tensors)} "
+            "tensors"
+        )
+    return against
 
 
 def _total(losses: list[Scalar]) -> Scalar:

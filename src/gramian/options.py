@@ -7,7 +7,7 @@ from typing import Any
 
 from gramian.errors import OptionError
 
-__all__ = ["check_beta", "check_lr", "real_number", "whole_number"]
+__all__ = ["check_against_beta", "check_beta", "check_lr", "real_number", "whole_number"]
 
 
 def whole_number(value: Any, *, name: str, least: int | None = 1) -> int:
@@ -100,6 +100,15 @@ def check_beta(beta: Any, *, infinite: bool = False) -> float:
     if type(beta) is float and 0 <= beta < math.inf:  # nearly every call, and this one is in every step
         return beta
     return real_number(beta, name="beta", zero=True, infinite=infinite)
+
+
+def check_against_beta(beta: Any) -> float | None:
+    """Check a strength β ≥ 0 against frozen vectors; infinity is allowed, and None stands for that within groups.
+
+    Raises:
+        OptionError: If it is negative, NaN or not a number.
+    """
+    return None if beta is None else real_number(beta, name="against_beta", zero=True, infinite=True)
 
 
 def _as_float(value: Any, name: str, attempt: str) -> float:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import gramian
 from gramian.distributed.sharded import is_sharded, plan, sharded_restore_, sharded_step_
 from gramian.errors import ShapeError
+from gramian.frozen import FrozenBasis
 from gramian.penalties import L1, Cosine, Huber, TargetGram, Weighted
 from gramian.rules import Step, groupwise, polyak, proximal
 from tests.torchrun import in_process_group
@@ -247,9 +248,66 @@ def rules_and_restorations(_: Path, rank: int, world: int) -> None:
                 assert gramian.residual(one, layout=layout).abs().max() < 1e-14
 
 
+def against_frozen_vectors(_: Path, rank: int, world: int) -> None:
+    """Frozen vectors of all groups and of each, in every layout and placement, soft and hard, beside the whole."""
+    mesh = init_device_mesh("cpu", (world,))
+    merged = ("(a i) o -> (i a) () o", "o (a b) -> (b a) () o")
+    for pattern in (*LAYOUTS, *merged):
+        for rows, columns in ((16, 12), (7, 12)) if pattern not in merged else ((18, 8), (8, 18)):
+            named = {"m": 4, "h": 2, "a": 3} if rows % 4 == 0 else {"m": 7, "h": 2, "a": 3}
+            if pattern == merged[rows == 18]:
+                continue
+            layout = gramian.Layout(pattern, **{k: v for k, v in named.items() if k in pattern})
+            torch.manual_seed(1)
+            length, m, n = layout.phi_shape((rows, columns))
+            for groups in {1, m}:
+                basis = FrozenBasis(torch.randn(length, groups, 2, dtype=torch.float64))
+                tensor = torch.randn(rows, columns, dtype=torch.float64) / 3
+                for placement in (Shard(0), Shard(1), Replicate()):
+                    spread, one = distribute_tensor(tensor.clone(), mesh, [placement]), tensor.clone()
+                    options = {"lr": 0.02, "beta": 0.5, "rule": "proximal", "penalty": "l1", "layout": layout}
+                    options |= {"against": basis, "against_beta": 3.0}
+                    loss, expected = sharded_step_(spread, **options), gramian.step_(one, **options)
+                    torch.testing.assert_close(spread.full_tensor(), one, rtol=1e-9, atol=1e-11)
+                    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-11)
+                    if n > length - 2:
+                        continue
+                    spread, one = distribute_tensor(tensor.clone(), mesh, [placement]), tensor.clone()
+                    done = sharded_restore_(spread, penalty="l1", layout=layout, against=basis)
+                    gramian.foreach.restore_([one], layouts=layout, against=[basis])
+                    assert done.converged
+                    torch.testing.assert_close(spread.full_tensor(), one)
+
+
+def against_in_fsdp(_: Path, rank: int, world: int) -> None:
+    """`attach` with frozen vectors, sharded themselves, of a sharded model."""
+    models = [make(), make()]
+    old = torch.randn(3, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    fully_shard(models[0][0])
+    fully_shard(models[0])
+    sharded = distribute_tensor(old, init_device_mesh("cpu", (world,)), [Shard(0)])
+    for model, vectors in zip(models, (sharded, old), strict=True):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        attachment = gramian.attach(
+            optimizer, model, beta=0.3, select="0.weight", against={"0.weight": vectors}, against_beta=20.0
+        )
+        ranks = {"rank": rank, "world": world} if model is models[0] else {}
+        train(model, range(20), optimizer, **ranks)
+        assert attachment.overlaps()["0.weight"] < 1e-12
+    for one, two in zip(*map(whole, models), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
+
+
 CASES = {"fsdp": fsdp, "ddp": ddp, "tensor_parallel": tensor_parallel, "every_way": every_way, "restart": restart}
 CASES |= {
-    each.__name__: each for each in (a_matrix_for_each_group, a_matrix_for_each_group_in_fsdp, rules_and_restorations)
+    each.__name__: each
+    for each in (
+        a_matrix_for_each_group,
+        a_matrix_for_each_group_in_fsdp,
+        rules_and_restorations,
+        against_frozen_vectors,
+        against_in_fsdp,
+    )
 }
 
 

@@ -32,6 +32,8 @@ fsdp = pytest.mark.skipif(
         pytest.param("a_matrix_for_each_group", marks=slow),
         pytest.param("a_matrix_for_each_group_in_fsdp", marks=[slow, fsdp]),
         pytest.param("rules_and_restorations", marks=slow),
+        pytest.param("against_frozen_vectors", marks=slow),
+        pytest.param("against_in_fsdp", marks=[slow, fsdp]),
     ],
 )
 def test_with_two_processes(case, tmp_path) -> None:

@@ -242,9 +242,9 @@ class TestWhatCannotBeStepped:
     def test_a_selection_of_another_kind(self, unchecked) -> None:
         model = make()
         for select in (3, torch.float32):
-            with pytest.raises(OptionError, match="select must be a glob of names"):
+            with pytest.raises(OptionError, match="select must be a glob or a compiled regular expression of names"):
                 gramian.attach(sgd(model), model, beta=1.0, select=select)
-            with pytest.raises(OptionError, match="select must be a glob of names"):
+            with pytest.raises(OptionError, match="select must be a glob or a compiled regular expression of names"):
                 gramian.inspect(model, select=select)
         for layouts in (3, ["o i -> i () o"]):
             with pytest.raises(OptionError, match="layouts must be one layout"):

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br", "hr", "link", "input", "path", "use", "rect", "stop"}
+VOID = {"meta", "img", "br", "hr", "link", "input", "path", "use", "rect", "stop", "wbr"}
 
 
 class Page(HTMLParser):

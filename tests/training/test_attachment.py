@@ -12,6 +12,7 @@ from torch.optim import swa_utils
 import gramian
 from gramian import training
 from gramian.errors import OptionError
+from gramian.penalties import L1
 from tests.training.networks import backward, batch, make
 
 
@@ -223,11 +224,15 @@ def test_a_moving_average_follows() -> None:
     assert gramian.residual(average.module[2].weight).abs().max() < 0.02
 
 
-def test_resumed_in_the_middle_it_ends_with_the_same_bits(tmp_path) -> None:
-    def start() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        model = make()
+@pytest.mark.parametrize(
+    ("beta", "penalty"),
+    [(0.5, "l1"), (math.inf, "l1"), (math.inf, L1(diagonal=False))],
+    ids=["finite", "hard", "hard, free lengths"],
+)
+def test_resumed_in_the_middle_it_ends_with_the_same_bits(beta, penalty, tmp_path) -> None:
+    def start(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        gramian.attach(optimizer, model, beta=0.5)
+        gramian.attach(optimizer, model, beta=beta, penalty=penalty)
         return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
 
     def go(model, optimizer, schedule, steps) -> None:
@@ -235,12 +240,13 @@ def test_resumed_in_the_middle_it_ends_with_the_same_bits(tmp_path) -> None:
             train(model, optimizer, range(step, step + 1))
             schedule.step()
 
-    whole = start()
+    whole = start(make())
     go(*whole, range(20))
-    first = start()
+    first = start(make())
     go(*first, range(9))
     torch.save([each.state_dict() for each in first], tmp_path / "checkpoint.pt")
-    second = start()
+    # A hard constraint acts at once, so it is attached after the weights are loaded.
+    second = start(copy.deepcopy(first[0]) if math.isinf(beta) else make())
     for each, state in zip(second, torch.load(tmp_path / "checkpoint.pt", weights_only=True), strict=True):
         each.load_state_dict(state)
     go(*second, range(9, 20))
@@ -292,7 +298,11 @@ class TestTheHandle:
             "0.weight   [4, 3, 3, 3]  27 × 1 × 4  '(g o) i h w -> (i h w) g o; g=1'  filters of Conv2d"
         )
         assert lines[3] == "skipped:"
-        assert "2.weight  an embedding, skipped unless select names it" in lines
+        assert lines[4:] == [
+            "2 × a bias: 0.bias, 1.bias",
+            "1 × a scale of BatchNorm2d: 1.weight",
+            "1 × an embedding, skipped unless select names it: 2.weight",
+        ]
 
 
 class TestAHardConstraint:

@@ -14,7 +14,7 @@ from torch import nn
 
 import gramian
 from gramian.errors import LayoutError, OptionError, WeightsError
-from gramian.weights import open_weights, orthogonalize_file
+from gramian.weights import inspect_file, open_weights, orthogonalize_file
 from tests.weights.files import sharded, tensors, write
 
 KINDS = ("safetensors", "sharded", "npz", "pt")
@@ -71,6 +71,15 @@ def test_safetensors_keep_every_other_byte(tmp_path) -> None:
     assert old[begin:end] != new[begin:end]
 
 
+def test_excluded_tensors_stay(tmp_path) -> None:
+    source, target = write(tmp_path, "safetensors"), tmp_path / "out.safetensors"
+    done, skipped = orthogonalize_file(source, target, exclude="a.*")
+    assert [each.name for each in done] == ["conv"]
+    assert ("a.weight", "excluded") in [(each.name, each.reason) for each in skipped]
+    assert torch.equal(load_file(target)["a.weight"], tensors()["a.weight"])
+    assert [row.name for row in inspect_file(source, exclude="a.*").rows] == ["conv"]
+
+
 def test_sharded_keep_their_index_and_other_shards(tmp_path) -> None:
     orthogonalize_file(sharded(tmp_path), tmp_path / "out", select="a.*")
     for name in ("model.safetensors.index.json", "model-2.safetensors"):
@@ -121,9 +130,9 @@ class TestRefused:
             open_weights(tmp_path / "no.safetensors")
         with pytest.raises(WeightsError, match="got 0 in"):
             open_weights(tmp_path)
-        (tmp_path / "a.onnx").touch()
+        (tmp_path / "a.h5").touch()
         with pytest.raises(WeightsError, match=r"one of .safetensors, .safetensors.index.json, .npz"):
-            open_weights(tmp_path / "a.onnx")
+            open_weights(tmp_path / "a.h5")
         with pytest.raises(WeightsError, match=r"folder of .* must exist"):
             orthogonalize_file(write(tmp_path, "npz"), tmp_path / "nowhere" / "out.npz")
 
@@ -131,6 +140,8 @@ class TestRefused:
         source = write(tmp_path, "safetensors")
         with pytest.raises(OptionError, match="every pattern in select must match"):
             orthogonalize_file(source, tmp_path / "out.safetensors", select="nothing")
+        with pytest.raises(OptionError, match="every pattern in exclude must match"):
+            orthogonalize_file(source, tmp_path / "out.safetensors", exclude="nothing")
         with pytest.raises(LayoutError, match="bias of shape"):
             orthogonalize_file(source, tmp_path / "out.safetensors", select="bias")
         with pytest.raises(

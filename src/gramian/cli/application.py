@@ -211,10 +211,14 @@ def capture(
 
 @application.command()
 def inspect(
-    files: Annotated[list[Path], typer.Argument(help="Files: safetensors, an index of them, .npz, .pt.")],
+    files: Annotated[list[Path], typer.Argument(help="Files: safetensors, an index of them, .npz, .npy, .pt, .onnx.")],
     select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Glob of names to leave out; repeatable.")] = None,
     layout: Annotated[
         list[str] | None, typer.Option(help="GLOB=PATTERN, then sizes: '*.q.weight=(h d) i -> i h d; h=8'.")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="An earlier state of the one file: show both side by side.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
@@ -222,17 +226,21 @@ def inspect(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
 ) -> None:
-    """Show how far the weights in files are from orthonormal."""
+    """Show how far the weights in files are from orthonormal.
+
+    In a terminal, columns that do not fit are left out; in a pipe or a file, each row is one line with all columns.
+    """
     from gramian.cli.weights import inspect_files
 
-    inspect_files(files, select or [], layout or [], as_json=json, page=html, force=force)
+    inspect_files(files, select or [], exclude or [], layout or [], before=before, as_json=json, page=html, force=force)
 
 
 @application.command()
 def orthogonalize(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="File: safetensors, an index of them, .npz, .pt.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File: safetensors, an index of them, .npz, .npy, .pt.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write; a folder for sharded safetensors.")],
     select: Annotated[list[str] | None, typer.Option(help="Glob of tensor names; repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Glob of names to leave out; repeatable.")] = None,
     layout: Annotated[
         list[str] | None, typer.Option(help="GLOB=PATTERN, then sizes: '*.q.weight=(h d) i -> i h d; h=8'.")
     ] = None,
@@ -249,7 +257,10 @@ def orthogonalize(
 
     from gramian.cli.weights import rewrite
 
-    rewrite(source, out, select or [], layout or [], rule=rule, penalty=penalty, max_steps=max_steps, force=force)
+    rewrite(
+        source, out, select or [], exclude or [], layout or [], rule=rule, penalty=penalty, max_steps=max_steps,
+        force=force,
+    )  # fmt: skip
 
 
 @application.command()

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from gramian.cli.tables import print_lines
 from gramian.coding import SubspaceMatch, match
 from gramian.coding.files import read_groups
 from gramian.errors import GramianError, printable
@@ -47,12 +48,15 @@ def compare_subspaces(
             raise type(error)(f"{names[i]} and {names[j]}: {error}") from error
         rows.append((names[i], names[j], *_summary(result)))
         console.print(f"{names[i]} and {names[j]}: {result!r}", soft_wrap=True)
-    table = Table(box=None, header_style="bold")
-    for place, title in enumerate(_MATCHED):
-        table.add_column(title, justify="left" if place < 2 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    if console.is_terminal:
+        table = Table(box=None, header_style="bold")
+        for place, title in enumerate(_MATCHED):
+            table.add_column(title, justify="left" if place < 2 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        print_lines(console, [_MATCHED, *rows])
     caption = (
         "Groups: live groups of the two. Come back: share of the first's whose overlap with their match is above the "
         "99th percentile of matched random subspaces (1 % by chance). Overlap: mean squared cosine of the principal "

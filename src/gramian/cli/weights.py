@@ -1,76 +1,89 @@
 """The commands for weights in files."""
 
 import json
-import re
 import sys
-import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 
+from gramian.cli.tables import print_line, print_table
 from gramian.errors import OptionError, printable
 from gramian.files import check_output, replace_file, sweep_temporaries
-from gramian.inspection import COLUMNS, Inspection
+from gramian.inspection import Comparison
+from gramian.inspection.table import COLUMNS
 from gramian.layout import Layout
 from gramian.report import Portrait, portrait, render_weights
-from gramian.selection import Layouts, SkippedParameter
+from gramian.selection import Layouts, Pattern, SkippedParameter
 from gramian.weights import inspect_file, orthogonalize_file
 
 __all__ = ["inspect_files", "rewrite"]
 
-_WIDE = 100
-"""Width of a terminal from which on layouts are shown."""
-
-_NAME = 16
-"""Width that a name needs beside its numbers; with less, it is printed above them."""
+_OPTIONAL = ("layout", "condition", "eff. rank")
+"""Columns that a narrow terminal leaves out, in this order."""
 
 
 def inspect_files(
-    files: list[Path], select: list[str], layouts: list[str], *, as_json: bool, page: Path | None = None,
-    force: bool = False,
+    files: list[Path], select: list[str], exclude: list[str], layouts: list[str], *, before: Path | None = None,
+    as_json: bool = False, page: Path | None = None, force: bool = False,
 ) -> None:  # fmt: skip
-    """Show how orthogonal the tensors of files are."""
+    """Show how orthogonal the tensors of files are, or of one file beside its state before."""
+    if before is not None:
+        if len(files) != 1:
+            raise OptionError(f"--before is compared with one file; got {len(files)}; try one file after the other")
+        files = [before, *files]
     if page is not None:
         check_output(page, force=force, suffixes=(".html",), inputs=_all_files(files))
         sweep_temporaries(page.parent)
-    portraits: dict[str, dict[str, Portrait]] = {str(path): {} for path in files}
-    inspections: dict[str, Inspection] = {}
-    for path in files:
-        drawn = portraits[str(path)]
-        inspections[str(path)] = inspect_file(
-            path, select=select or None, layouts=_layouts(layouts), progress=_progress(path.name),
+    portraits: list[dict[str, Portrait]] = [{} for _ in files]
+    inspections = [
+        inspect_file(
+            path, select=select or None, exclude=exclude or None, layouts=_layouts(layouts),
+            progress=_progress(path.name),
             visit=None if page is None else lambda name, phi, drawn=drawn: drawn.update({name: portrait(phi)}),
-        )  # fmt: skip
-    if page is not None:
-        replace_file(
-            page,
-            render_weights({path: (inspection, portraits[path]) for path, inspection in inspections.items()}).encode(),
         )
+        for path, drawn in zip(files, portraits, strict=True)
+    ]  # fmt: skip
+    comparison = None if before is None else inspections[1].since(inspections[0])
+    names = [str(path) for path in files]
+    if page is not None:
+        sections = dict(zip(names, zip(inspections, portraits, strict=True), strict=True))
+        replace_file(page, render_weights(sections, comparison).encode())
     if as_json:
-        print(json.dumps({path: inspection.as_dict() for path, inspection in inspections.items()}, indent=1))
+        content: dict[str, Any] = {name: each.as_dict() for name, each in zip(names, inspections, strict=True)}
+        if comparison is not None:
+            content = {"before": names[0], "after": names[1], **comparison.as_dict()}
+        print(json.dumps(content, indent=1))
         return
     console = Console(highlight=False, markup=False)
-    columns = [place for place, name in enumerate(COLUMNS) if name != "layout" or console.width >= _WIDE]
-    for path, inspection in inspections.items():
-        rows = [[row.cells()[place] for place in columns] for row in inspection.rows]
-        console.print(Text(printable(path), style="italic"))
-        _print_table(console, [COLUMNS[place] for place in columns], rows)
-        if inspection.skipped:
-            console.print(f"skipped: {_counts(inspection.skipped)}\n", style="dim")
+    if comparison is not None:
+        _print_comparison(console, names, comparison)
+    else:
+        for name, inspection in zip(names, inspections, strict=True):
+            print_line(console, printable(name), style="italic")
+            print_table(console, COLUMNS, [row.cells() for row in inspection.rows], optional=_OPTIONAL)
+            if inspection.skipped:
+                print_line(console, f"skipped: {_counts(inspection.skipped)}\n", style="dim")
     if page is not None:
         console.print(f"histograms and Gram pictures are in {printable(str(page))}", soft_wrap=True)
 
 
+def _print_comparison(console: Console, names: list[str], comparison: Comparison) -> None:
+    print_line(console, " → ".join(map(printable, names)), style="italic")
+    if comparison.rows:
+        print_table(console, COLUMNS, [row.cells() for row in comparison.rows], optional=_OPTIONAL)
+    for parameter in comparison.unmatched:
+        print_line(console, f"{printable(parameter.name)}: {printable(parameter.reason)}", style="dim")
+
+
 def rewrite(
-    source: Path, target: Path, select: list[str], layouts: list[str], *, rule: str, penalty: str, max_steps: int,
-    force: bool,
+    source: Path, target: Path, select: list[str], exclude: list[str], layouts: list[str], *, rule: str, penalty: str,
+    max_steps: int, force: bool,
 ) -> None:  # fmt: skip
     """Make the tensors of a file orthonormal; exit with status 1 if one of them did not converge.
 
@@ -80,8 +93,8 @@ def rewrite(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         results, skipped = orthogonalize_file(
-            source, target, select=select or None, layouts=_layouts(layouts), rule=rule, penalty=penalty,
-            max_steps=max_steps, force=force, progress=_progress("orthogonalizing"),
+            source, target, select=select or None, exclude=exclude or None, layouts=_layouts(layouts), rule=rule,
+            penalty=penalty, max_steps=max_steps, force=force, progress=_progress("orthogonalizing"),
         )  # fmt: skip
     rows = [
         [
@@ -93,9 +106,9 @@ def rewrite(
         ]
         for result in results
     ]
-    _print_table(console, ["parameter", "l × m × n", "steps", "max |X| left", "moved by"], rows)
+    print_table(console, ["parameter", "l × m × n", "steps", "max |X| left", "moved by"], rows)
     if skipped:
-        console.print(f"kept as they are: {_counts(skipped)}", style="dim")
+        print_line(console, f"kept as they are: {_counts(skipped)}", style="dim")
     console.print(f"written to {printable(str(target))}", soft_wrap=True)
     for warning in caught:
         errors.print(f"gramian: warning: {printable(str(warning.message))}", soft_wrap=True)
@@ -109,38 +122,6 @@ def _all_files(files: list[Path]) -> list[Path]:
     return [*files, *(shard for folder in folders for shard in folder.glob("*.safetensors*"))]
 
 
-def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; on a narrow terminal each name above its numbers, so that none is truncated."""
-    names = [printable(row[0]) for row in rows]
-    # Titles of numbers are broken into short lines; those of layouts and sizes are not.
-    titles = [name if name in ("layout", "l × m × n") else name.replace(" ", "\n") for name in header]
-    widths = [
-        max(len(part) for part in (*title.split("\n"), *(row[place] for row in rows)))
-        for place, title in enumerate(titles)
-    ][1:]
-    room = console.width - sum(width + 2 for width in widths)
-    if room < min(_NAME, max(map(len, names), default=0)):
-        for name, row in zip(names, rows, strict=True):
-            console.print(Text(name, overflow="fold"))
-            # Lines break only between numbers, never between a number and its title.
-            numbers = (f"{title} {cell}".replace(" ", "\0") for title, cell in zip(header[1:], row[1:], strict=True))
-            for line in textwrap.wrap(
-                ",  ".join(numbers), console.width - 2, break_long_words=False, break_on_hyphens=False
-            ):
-                console.print(Text(f"  {line}".replace("\0", " "), overflow="fold"))
-        return
-    table = Table(box=None, header_style="bold")
-    for place, title in enumerate(titles):
-        if place == 0:
-            table.add_column(Text(title), overflow="fold")
-        else:
-            textual = title in ("layout", "l × m × n")
-            table.add_column(Text(title), justify="left" if textual else "right", no_wrap=True)
-    for name, row in zip(names, rows, strict=True):
-        table.add_row(Text(name), *map(Text, row[1:]))
-    console.print(table)
-
-
 def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
     errors = Console(stderr=True)
     if not errors.is_terminal:
@@ -151,7 +132,7 @@ def _progress(what: str) -> Callable[[Iterable[str]], Iterable[str]]:
 
 def _layouts(texts: list[str]) -> Layouts | None:
     """Read GLOB=PATTERN, or PATTERN for all, each with sizes after a semicolon: '*.q.weight=(h d) i -> i h d; h=8'."""
-    by_glob: dict[str | re.Pattern[str], Layout | str] = {}
+    by_glob: dict[Pattern, Layout | str] = {}
     for text in texts:
         pattern, _, sizes = text.partition(";")
         glob, equals, pattern = pattern.partition("=") if "=" in pattern else ("*", "=", pattern)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gramian.kernels import dispatch, reference
@@ -42,6 +42,13 @@ class AllReduce(reference.Reference):
         X = H + H.mT
         X.diagonal(dim1=1, dim2=2).sub_(1)
         return X
+
+    def cross_gram(self, phi: Phi, Q: Tensor) -> Float[Tensor, "m k n"]:
+        from torch import distributed
+
+        Y = super().cross_gram(phi, Q).contiguous()
+        distributed.all_reduce(Y, group=self._group)
+        return Y
 
     def finite(self, phi: Phi) -> Bool[Tensor, " m"]:
         from torch import distributed

@@ -6,7 +6,8 @@ along coordinates and back (two all-to-all exchanges). Any other sharding gather
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from gramian.distributed.all_reduce_kernel import all_reduce_over
 from gramian.errors import OptionError, ShapeError
+from gramian.frozen import FrozenBasis
 from gramian.kernels import reference
 from gramian.kernels.base import is_plain
 from gramian.layout import Layout
-from gramian.options import check_beta, check_lr
+from gramian.options import check_against_beta, check_beta, check_lr
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules import Rule, as_rule, proximal
 from gramian.rules.apply import Operand, admit, apply_, put_
@@ -108,13 +110,17 @@ def sharded_step_(
     rule: str | Rule,
     penalty: str | Penalty,
     layout: Layout,
+    against: FrozenBasis | None = None,
+    against_beta: float | None = None,
 ) -> Scalar:
     """Make one update of a DTensor, in place. All processes of its mesh must call this.
 
-    Where groups are sharded, each process uses the parameters of the penalty that belong to its groups.
+    Where groups are sharded, each process uses the parameters of the penalty, and the frozen vectors, that belong to
+    its groups. Where coordinates are, it uses those of the frozen vectors, and inner products with them are summed over
+    processes by a second all-reduce, of m·k·n numbers. Each process must have the whole basis.
 
     Returns:
-        The loss before the step, the same in all processes.
+        The loss before the step, as of `gramian.step_`; the same in all processes.
 
     Raises:
         OptionError, ShapeError: As for `gramian.step_`, in all processes and before any communication; and
@@ -124,9 +130,11 @@ def sharded_step_(
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
     update, mu = as_rule(rule), as_penalty(penalty)
-    lr, beta = check_lr(lr), check_beta(beta)
+    lr, beta, strength = check_lr(lr), check_beta(beta), check_against_beta(against_beta)
     mesh, placements, shape = parameter.device_mesh, parameter.placements, tuple(parameter.shape)
     check_compatible(update, mu, layout.phi_shape(shape), lr=lr)
+    if against is not None:
+        against.check(layout.phi_shape(shape))
     if any(placement.is_partial() for placement in placements):
         raise OptionError(f"a parameter must be whole or sharded; got a partial sum, {placements}; try redistribute")
     how = plan(parameter, layout, update)
@@ -142,18 +150,25 @@ def sharded_step_(
     local = redistributed.to_local()
     local_layout = _local(layout, shape, tuple(local.shape), how.axis)
     group = None if how.mesh_axis is None else mesh.get_group(how.mesh_axis)
+    options: dict[str, Any] = {"lr": lr, "beta": beta, "rule": update, "penalty": mu, "against_beta": strength}
     with torch.no_grad():
         if how.way in ("coordinates", "exchange"):
             check_writable(local)
             # Not by `admit`: n vectors may have fewer than n local coordinates, but enough in all processes.
-            operand = Operand(local, local_layout, local_layout.to_phi(local), plain=is_plain(local))
+            if against is not None:
+                held = _held_coordinates(layout, shape, local_layout, how.axis, _extent(parameter, how, local))
+                against = against.part(coordinates=held)
+            operand = Operand(local, local_layout, local_layout.to_phi(local), is_plain(local), against)
             with all_reduce_over(group):
-                (loss,) = apply_([operand], lr=lr, beta=beta, rule=update, penalty=mu)
+                (loss,) = apply_([operand], **options)
         else:
-            if how.way == "groups" and how.axis is not None and mu.n_groups is not None:
-                mu = mu.select_groups(_held_groups(layout, parameter, how, local.shape[how.axis]))
-            operands = admit([local], [local_layout], lambda _: None, numbered=False)
-            (loss,) = apply_(operands, lr=lr, beta=beta, rule=update, penalty=mu)
+            by_group = mu.n_groups is not None or (against is not None and against.Q.shape[1] > 1)
+            if how.way == "groups" and how.axis is not None and by_group:
+                held = _held_groups(layout, parameter, how, local.shape[how.axis])
+                options["penalty"] = mu.select_groups(held) if mu.n_groups is not None else mu
+                against = None if against is None else against.part(groups=held)
+            operands = admit([local], [local_layout], lambda _: None, numbered=False, against=[against])
+            (loss,) = apply_(operands, **options)
             if how.way == "groups" and group is not None:
                 distributed.all_reduce(loss, group=group)
         if redistributed.placements != placements:
@@ -165,7 +180,12 @@ def sharded_step_(
 
 
 def sharded_restore_(
-    parameter: Any, *, penalty: str | Penalty, layout: Layout, max_steps: int = MOST_STEPS
+    parameter: Any,
+    *,
+    penalty: str | Penalty,
+    layout: Layout,
+    max_steps: int = MOST_STEPS,
+    against: FrozenBasis | None = None,
 ) -> Restoration:
     """Make the groups of a DTensor orthonormal, in place, as `gramian.foreach.restore_` does.
 
@@ -175,16 +195,52 @@ def sharded_restore_(
         The loss before, the number of steps and why they ended; the same in all processes.
 
     Raises:
-        OptionError, ShapeError: If the penalty has no closed-form prox, or n > l.
+        OptionError, ShapeError: If the penalty has no closed-form prox, n > l, or the frozen vectors leave fewer than n
+            dimensions.
     """
     mu = as_penalty(penalty)
     phi_shape = layout.phi_shape(tuple(parameter.shape))
     check_hard(proximal, mu, phi_shape)
 
-    def step(excess: Penalty) -> Scalar:
-        return sharded_step_(parameter, lr=math.inf, beta=1.0, rule=proximal, penalty=excess, layout=layout)
+    if against is not None:
+        against.check(phi_shape, hard=True)
+    options: dict[str, Any] = {"lr": math.inf, "rule": proximal, "layout": layout}
 
-    return until_restored(step, mu, dtype=parameter.dtype, length=phi_shape[0], max_steps=max_steps)
+    def project() -> list[Scalar]:
+        if against is None:
+            return []
+        return [sharded_step_(parameter, beta=0.0, penalty=mu, against=against, against_beta=math.inf, **options)]
+
+    before = project()
+
+    def step(excess: Penalty) -> Scalar:
+        project()
+        return sharded_step_(parameter, beta=1.0, penalty=excess, **options)
+
+    done = until_restored(step, mu, dtype=parameter.dtype, length=phi_shape[0], max_steps=max_steps)
+    return replace(done, loss=sum(before, done.loss))
+
+
+def _extent(parameter: Any, how: Plan, local: Tensor) -> tuple[int, int]:
+    """Return where the local part begins on the sharded axis, and how long it is; shards are those of torch.chunk."""
+    if how.axis is None or how.mesh_axis is None:
+        return 0, 0
+    part = -(-parameter.shape[how.axis] // parameter.device_mesh.size(how.mesh_axis))
+    first = parameter.device_mesh.get_local_rank(how.mesh_axis) * part
+    return min(first, parameter.shape[how.axis]), local.shape[how.axis]
+
+
+@lru_cache(maxsize=256)
+def _held_coordinates(
+    layout: Layout, shape: tuple[int, ...], local_layout: Layout, axis: int | None, extent: tuple[int, int]
+) -> Tensor:
+    """Return which of the l coordinates a process holds, in the order of its local Φ: their numbers are sharded."""
+    length, m, n = layout.phi_shape(shape)
+    numbers = torch.arange(length, dtype=torch.float64, device="cpu")[:, None, None].expand(length, m, n)
+    part = layout.from_phi(numbers, shape)
+    if axis is not None:
+        part = part.narrow(axis, *extent)
+    return local_layout.to_phi(part)[:, 0, 0].long()
 
 
 def _held_groups(layout: Layout, parameter: Any, how: Plan, count: int) -> slice | Tensor:

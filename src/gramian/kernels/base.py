@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gramian.kernels import chunks
@@ -98,6 +98,10 @@ class Kernel(ABC):
     @abstractmethod
     def finite(self, phi: Phi) -> Bool[Tensor, " m"]:
         """Tell for every group whether all its entries are finite."""
+
+    @abstractmethod
+    def cross_gram(self, phi: Phi, Q: Tensor) -> Float[Tensor, "m k n"]:
+        """Form QᵀP of every group, in the compute dtype; Q is [l, m, k] or, the same for all groups, [l, 1, k]."""
 
     @abstractmethod
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:

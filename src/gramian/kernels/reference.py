@@ -8,7 +8,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gramian.kernels.base import Kernel
@@ -20,7 +20,9 @@ __all__ = [
     "SMALL",
     "Reference",
     "apply",
+    "combine",
     "compute_dtype",
+    "cross_gram",
     "full_precision",
     "group_matrices",
     "half_gram",
@@ -107,6 +109,38 @@ def apply(phi: Phi, M: GroupMatrices) -> Phi:
         return torch.bmm(P, M).permute(1, 0, 2)
 
 
+def cross_gram(phi: Phi, Q: Tensor) -> Float[Tensor, "m k n"]:
+    """Form QᵀP of every group, for a Q [l, m, k], or [l, 1, k] that is the same for all groups. Differentiable.
+
+    Args:
+        phi: Φ[l, m, n] in its compute dtype.
+        Q: Columns of the same dtype.
+    """
+    _, m, n = phi.shape
+    with full_precision(phi):
+        if Q.shape[1] == 1:  # one product for all groups
+            return (Q[:, 0].mT @ phi.flatten(1)).reshape(Q.shape[2], m, n).permute(1, 0, 2)
+        return torch.bmm(Q.permute(1, 2, 0), phi.permute(1, 0, 2))
+
+
+def combine(Q: Tensor, Y: Float[Tensor, "m k n"], *, rows: bool = False) -> Phi:
+    """Form Q Y of every group, a tensor [l, m, n], for a Q as in `cross_gram`.
+
+    Args:
+        Q: Columns.
+        Y: Their coefficients.
+        rows: Whether vectors are stored as rows, as those of a Linear weight: the result is then, too.
+    """
+    m, k, n = Y.shape
+    with full_precision(Y):
+        if Q.shape[1] == 1:
+            flat = Y.permute(1, 0, 2).reshape(k, m * n)
+            return ((flat.mT @ Q[:, 0].mT).mT if rows else Q[:, 0] @ flat).reshape(Q.shape[0], m, n)
+        if rows:
+            return torch.bmm(Y.mT, Q.permute(1, 2, 0)).permute(2, 0, 1)
+        return torch.bmm(Q.permute(1, 0, 2), Y).permute(1, 0, 2)
+
+
 class Reference(Kernel):
     """Two batched products, for any tensor and penalty. Differentiable."""
 
@@ -123,6 +157,9 @@ class Reference(Kernel):
 
     def finite(self, phi: Phi) -> Bool[Tensor, " m"]:
         return phi.isfinite().all(dim=2).all(dim=0)
+
+    def cross_gram(self, phi: Phi, Q: Tensor) -> Float[Tensor, "m k n"]:
+        return cross_gram(phi, Q)
 
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
         return penalty.value(self.residual(phi))

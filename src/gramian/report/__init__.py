@@ -4,7 +4,8 @@ from gramian.errors import needs_extra
 
 with needs_extra("gramian.report", "coding"):
     from gramian.report.pictures import atoms_picture, png
-    from gramian.report.weights_page import Portrait, portrait, render_weights
+    from gramian.report.portraits import Portrait, portrait
+    from gramian.report.weights_page import render_weights
 
 __all__ = [
     "Portrait",

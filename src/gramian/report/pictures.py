@@ -17,12 +17,14 @@ from gramian.typing import Phi
 
 __all__ = [
     "AtomGrid",
+    "Mosaic",
     "amplitude_picture",
     "atoms_picture",
     "direction_picture",
     "gray_picture",
     "png",
     "residual_picture",
+    "residual_sizes",
     "row_picture",
     "signed_picture",
 ]
@@ -30,7 +32,10 @@ __all__ = [
 Pixels = UInt8[ndarray, "height width *channels"]
 
 RESIDUAL_RANGE = (1e-8, 1.0)
-"""Values of |X_jk| of the darkest and the brightest colour."""
+"""Values of |X_jk| of the darkest and the brightest colour, unless others are given."""
+
+_NUMBERS = 1 << 22
+"""Entries of Gram matrices that are in memory at a time."""
 
 
 def png(pixels: Pixels) -> bytes:
@@ -154,30 +159,84 @@ def row_picture(atoms: Float[Tensor, "count side side"], *, limit: float, gap: i
     return canvas
 
 
-def residual_picture(phi: Phi, order: Tensor | None = None, *, side: int | None = None) -> Pixels:
-    """Draw log |X_jk| of every group within `RESIDUAL_RANGE`, as a mosaic of n × n blocks.
+@dataclass(frozen=True)
+class Mosaic:
+    """Lay out square blocks in a picture that is about as wide as high, one pixel apart.
+
+    Attributes:
+        count: Number of blocks.
+        side: Side of a block, pixels.
+        margin: Pixels above each block.
+    """
+
+    count: int
+    side: int
+    margin: int = 0
+
+    @property
+    def width(self) -> int:
+        """Width of the picture, pixels."""
+        return self._columns * (self.side + 1) - 1
+
+    @property
+    def height(self) -> int:
+        """Height of the picture, pixels."""
+        return math.ceil(self.count / self._columns) * (self.side + 1 + self.margin) - 1
+
+    def corner(self, place: int) -> tuple[int, int]:
+        """Return row and column of the upper left pixel of a block."""
+        row, column = divmod(place, self._columns)
+        return row * (self.side + 1 + self.margin) + self.margin, column * (self.side + 1)
+
+    @property
+    def _columns(self) -> int:
+        return math.ceil(math.sqrt(self.count))
+
+
+def residual_sizes(
+    phi: Phi, order: Tensor | None = None, *, side: int | None = None
+) -> Float[Tensor, "groups pixels pixels"]:
+    """Compute |X_jk| of groups, in blocks of pixels.
 
     Args:
         phi: Φ[l, m, n].
-        order: Indices of the groups to draw, in order; default all.
-        side: Largest side of a block in pixels; a pixel shows the largest of its entries.
+        order: Indices of the groups, in order; default all.
+        side: Largest side of a block in pixels; a pixel has the largest of its entries.
+
+    Returns:
+        The blocks, in float64; the Gram matrices of a few groups are in memory at a time.
+    """
+    chosen = range(phi.shape[1]) if order is None else order.tolist()
+    n = phi.shape[2]
+    chunk = max(1, _NUMBERS // (n * n))
+    blocks: list[Tensor] = []
+    for first in range(0, len(chosen), chunk):
+        sizes = reference.residual(phi[:, list(chosen[first : first + chunk])].double()).abs()
+        blocks.append(sizes if side is None or side >= n else adaptive_max_pool2d(sizes[:, None], side)[:, 0])
+    return torch.cat(blocks)
+
+
+def residual_picture(
+    sizes: Float[Tensor, "groups pixels pixels"], *, limits: tuple[float, float] = RESIDUAL_RANGE, margin: int = 0
+) -> Pixels:
+    """Draw log |X_jk| of groups as a mosaic of blocks.
+
+    Args:
+        sizes: |X| in blocks, from `residual_sizes`.
+        limits: Values of the darkest and the brightest colour.
+        margin: Transparent pixels above each block.
 
     Returns:
         RGBA pixels, transparent between the blocks.
     """
-    sizes = reference.residual(phi if order is None else phi[:, order]).abs().double()
-    if side is not None and side < sizes.shape[-1]:
-        sizes = adaptive_max_pool2d(sizes[:, None], side)[:, 0]
-    m, n, _ = sizes.shape
-    low, high = (math.log10(limit) for limit in RESIDUAL_RANGE)
-    level = ((sizes.clamp_min(RESIDUAL_RANGE[0]).log10() - low) / (high - low)).clamp(0, 1)
-    columns = math.ceil(math.sqrt(m))
-    rows = math.ceil(m / columns)
-    canvas = np.zeros((rows * (n + 1) - 1, columns * (n + 1) - 1, 4), dtype=np.uint8)
-    blocks = _colours(level.flatten(0, 1)).reshape(m, n, n, 4)
-    for place, block in enumerate(blocks):
-        top, left = place // columns * (n + 1), place % columns * (n + 1)
-        canvas[top : top + n, left : left + n] = block
+    count, side, _ = sizes.shape
+    mosaic = Mosaic(count, side, margin)
+    low, high = (math.log10(limit) for limit in limits)
+    level = ((sizes.clamp_min(limits[0]).log10() - low) / (high - low)).clamp(0, 1)
+    canvas = np.zeros((mosaic.height, mosaic.width, 4), dtype=np.uint8)
+    for place, block in enumerate(_colours(level.flatten(0, 1)).reshape(count, side, side, 4)):
+        top, left = mosaic.corner(place)
+        canvas[top : top + side, left : left + side] = block
     return canvas
 
 

@@ -9,6 +9,9 @@
   tensors are computed and written one after another, so that one change is held at a time, and the proximal rule
   writes each group as it is computed (`proximal_`).
 
+Where a tensor has frozen vectors, the step against them (`gramian.rules.against`) comes before the rule, in the same
+write.
+
 `put_` writes a value that was computed elsewhere, such as a shard from another process.
 """
 
@@ -19,11 +22,13 @@ import torch
 from torch import Tensor
 
 from gramian.errors import GramianError, OptionError, ShapeError
+from gramian.frozen import FrozenBasis, FrozenVectors, as_frozen
 from gramian.kernels import reference
 from gramian.kernels.base import is_plain
-from gramian.kernels.dispatch import is_forced
+from gramian.kernels.dispatch import choose, is_forced
 from gramian.layout import Layout, as_phi, from_phi
 from gramian.penalties import L1, Coherence, Frobenius, Huber, Penalty, SquaredFrobenius, Sum
+from gramian.rules.against import shrink
 from gramian.rules.base import Rule, Step, is_groupwise
 from gramian.rules.prox import proximal, proximal_
 from gramian.rules.registry import RULES
@@ -38,6 +43,9 @@ _ARITHMETIC = frozenset((L1, Huber, SquaredFrobenius, Frobenius, Coherence))
 _SMALL = 1 << 17
 """Numbers of a tensor up to which a copy costs less than a call."""
 
+_SMALL_BASIS = 1 << 15
+"""Numbers of a basis of frozen vectors up to which the same holds."""
+
 _BATCH = 1 << 19
 """Numbers that are concatenated at most."""
 
@@ -50,6 +58,8 @@ class Operand(NamedTuple):
     phi: Phi
     plain: bool
     """Whether the tensor is plain memory; see `gramian.kernels.base.is_plain`. False while torch.compile traces."""
+    frozen: FrozenBasis | None = None
+    """The basis of the frozen vectors to which its vectors are kept orthogonal."""
 
 
 def admit(
@@ -57,6 +67,8 @@ def admit(
     layouts: Sequence[Layout | str | None],
     check: Callable[[tuple[int, ...]], None],
     *,
+    against: Sequence[FrozenVectors | None] | None = None,
+    hard: bool = False,
     writable: bool = True,
     numbered: bool = True,
 ) -> list[Operand]:
@@ -66,6 +78,8 @@ def admit(
         tensors: The tensors.
         layouts: The layout of each.
         check: Checks a Φ-shape (l, m, n); it is called once for each distinct shape.
+        against: The frozen vectors of each, None for none.
+        hard: Whether groups must become orthonormal in the complement of the frozen vectors.
         writable: Whether the tensors are going to be written to.
         numbered: Whether an error names the tensor by its index.
 
@@ -74,6 +88,7 @@ def admit(
 
     Raises:
         DtypeError, LayoutError: As for `gramian.layout.as_phi`.
+        DataError, DtypeError, LayoutError, OptionError, ShapeError: As for `gramian.frozen.FrozenBasis` and `check`.
         DtypeError, ShapeError: If a tensor cannot be written to, or two share memory; see `gramian.rules.writable`.
     """
     operands: list[Operand] = []
@@ -87,6 +102,11 @@ def admit(
             first.setdefault(tuple(operand.phi.shape), i)
         for shape, i in first.items():  # noqa: B007
             check(shape)
+        for i, vectors in enumerate(against or ()):
+            if vectors is not None:
+                frozen = as_frozen(vectors, layouts[i])
+                frozen.check(operands[i].phi.shape, hard=hard)
+                operands[i] = operands[i]._replace(frozen=frozen)
         if writable:
             for i, tensor in enumerate(tensors):  # noqa: B007
                 check_writable(tensor)
@@ -99,10 +119,19 @@ def admit(
     return operands
 
 
-def apply_(operands: Sequence[Operand], *, lr: float, beta: float, rule: Rule, penalty: Penalty) -> list[Scalar]:
+def apply_(
+    operands: Sequence[Operand],
+    *,
+    lr: float,
+    beta: float,
+    rule: Rule,
+    penalty: Penalty,
+    against_beta: float | None = None,
+) -> list[Scalar]:
     """Compute one step of all operands and write it, without autograd; the module's docstring states the guarantees.
 
-    Small tensors of the same Φ-shape are concatenated if the rule is groupwise.
+    Small tensors of the same Φ-shape are concatenated if the rule is groupwise. Where an operand has frozen vectors and
+    β = 0, the rule is not called.
 
     Args:
         operands: The result of `admit`.
@@ -110,9 +139,11 @@ def apply_(operands: Sequence[Operand], *, lr: float, beta: float, rule: Rule, p
         beta: Strength β ≥ 0.
         rule: The update rule.
         penalty: The penalty.
+        against_beta: Strength of the step against frozen vectors, possibly infinite; β if None.
 
     Returns:
-        The losses before the step, one for each batch.
+        The losses, one for each batch: that of inner products with frozen vectors before the step, and that within
+        groups before the rule.
 
     Raises:
         OptionError, ShapeError: If the rule does not return a `Step`, or one of another shape, dtype or device; nothing
@@ -123,13 +154,16 @@ def apply_(operands: Sequence[Operand], *, lr: float, beta: float, rule: Rule, p
     else:
         chosen = [[operand] for operand in operands]
     options: dict[str, Any] = {"lr": lr, "beta": beta, "penalty": penalty}
+    strength = beta if against_beta is None else against_beta
     cannot_fail = rule in RULES.values() and _is_arithmetic(penalty) and (len(chosen) < 2 or not is_forced())
     if not cannot_fail:
-        computed = [_compute(batch, rule, options) for batch in chosen]
+        computed = [_compute(batch, rule, options, strength) for batch in chosen]
         return [_write(batch, *result) for batch, result in zip(chosen, computed, strict=True)]
     in_place = [rule is proximal and len(batch) == 1 and _is_in_place(batch[0]) for batch in chosen]
     return [
-        proximal_(batch[0].phi, **options) if direct else _write(batch, *_compute(batch, rule, options))
+        _step_in_place(batch[0], options, strength)
+        if direct
+        else _write(batch, *_compute(batch, rule, options, strength))
         for batch, direct in zip(chosen, in_place, strict=True)
     ]
 
@@ -150,10 +184,12 @@ def batches(operands: Sequence[Operand], penalty: Penalty) -> list[list[int]]:
     """
     alike: dict[object, list[int]] = {}
     shared = penalty.n_groups is None  # the same parameters for any number of groups
-    for i, (_, _, phi, plain) in enumerate(operands):
+    for i, (_, _, phi, plain, frozen) in enumerate(operands):
         # Without a group there is nothing to concatenate, and nothing to split afterwards.
         batched = shared and plain and phi.numel() <= _SMALL and phi.shape[1] > 0
-        alike.setdefault((phi.shape, phi.dtype, phi.device) if batched else i, []).append(i)
+        batched = batched and (frozen is None or frozen.Q.numel() <= _SMALL_BASIS)
+        rank = None if frozen is None else frozen.rank
+        alike.setdefault((phi.shape, phi.dtype, phi.device, rank) if batched else i, []).append(i)
     result: list[list[int]] = []
     for batch in alike.values():
         size = max(1, _BATCH // max(1, operands[batch[0]].phi.numel()))
@@ -169,16 +205,47 @@ def side_by_side(phis: Sequence[Tensor]) -> Phi:
     return torch.cat([phi.permute(1, 0, 2) for phi in phis]).permute(1, 0, 2)
 
 
-def _compute(batch: Sequence[Operand], rule: Rule, options: dict[str, Any]) -> tuple[list[Tensor], Scalar]:
+def _compute(
+    batch: Sequence[Operand], rule: Rule, options: dict[str, Any], strength: float
+) -> tuple[list[Tensor], Scalar]:
     """Compute what is written into each tensor, in its shape: the change, or in 16 bits the new value."""
     phi = batch[0].phi if len(batch) == 1 else side_by_side([operand.phi for operand in batch])
     wide = phi.to(reference.compute_dtype(phi.dtype))
-    step = rule(wide, **options)
-    _check_step(step, wide)
-    result = step.change if wide.dtype == phi.dtype else (wide + step.change).to(phi.dtype)
+    Q = _bases(batch, wide)
+    if Q is None:
+        step = rule(wide, **options)
+        _check_step(step, wide)
+        change, loss = step.change, step.loss
+    else:
+        change, loss = shrink(choose(wide, options["penalty"]), wide, Q, lr=options["lr"], beta=strength)
+        if options["beta"] > 0:
+            step = rule(wide + change, **options)
+            _check_step(step, wide)
+            change, loss = change + step.change, loss + step.loss
+    result = change if wide.dtype == phi.dtype else (wide + change).to(phi.dtype)
     parts = [result] if len(batch) == 1 else result.split(batch[0].phi.shape[1], dim=1)
     values = [from_phi(part, operand.tensor, operand.layout) for part, operand in zip(parts, batch, strict=True)]
-    return values, step.loss
+    return values, loss
+
+
+def _step_in_place(operand: Operand, options: dict[str, Any], strength: float) -> Scalar:
+    """Make the step of one tensor by the proximal rule, in its memory."""
+    phi, Q = operand.phi, _bases([operand], operand.phi)
+    if Q is None:
+        return proximal_(phi, **options)
+    change, loss = shrink(choose(phi, options["penalty"]), phi, Q, lr=options["lr"], beta=strength)
+    phi.add_(change)
+    return loss + proximal_(phi, **options) if options["beta"] > 0 else loss
+
+
+def _bases(batch: Sequence[Operand], phi: Phi) -> Tensor | None:
+    """Return the bases of the frozen vectors of a batch side by side, in the dtype of Φ; None if there are none."""
+    bases = [operand.frozen.like(phi) for operand in batch if operand.frozen is not None]
+    if not bases:
+        return None
+    if all(Q is bases[0] for Q in bases) and (len(batch) == 1 or bases[0].shape[1] == 1):
+        return bases[0]
+    return torch.cat([Q.expand(-1, batch[0].phi.shape[1], -1) for Q in bases], dim=1)
 
 
 def _write(batch: Sequence[Operand], results: Sequence[Tensor], loss: Scalar) -> Scalar:
@@ -217,8 +284,9 @@ def _is_arithmetic(penalty: Penalty) -> bool:
 
 
 def _is_in_place(operand: Operand) -> bool:
-    """Tell whether Φ shares the tensor's memory, so that it can be stepped in place; 16 bits only on a CPU."""
-    tensor, _, phi, plain = operand
-    if not plain or (phi.dtype != reference.compute_dtype(phi.dtype) and phi.device.type != "cpu"):
+    """Tell whether Φ can be stepped in the memory of its tensor; 16 bits only on a CPU, without frozen vectors."""
+    tensor, _, phi, plain, frozen = operand
+    exact = phi.dtype == reference.compute_dtype(phi.dtype)
+    if not plain or not (exact or (phi.device.type == "cpu" and frozen is None)):
         return False
     return phi.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()

@@ -5,8 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from gramian.frozen import FrozenVectors
 from gramian.layout import Layout
-from gramian.options import check_beta, check_lr
+from gramian.options import check_against_beta, check_beta, check_lr
 from gramian.penalties import Penalty, as_penalty
 from gramian.rules.apply import admit, apply_
 from gramian.rules.base import Rule
@@ -24,6 +25,8 @@ def step_(
     rule: str | Rule = "proximal",
     penalty: str | Penalty = "l1",
     layout: Layout | str | None = None,
+    against: FrozenVectors | None = None,
+    against_beta: float | None = None,
 ) -> Scalar:
     r"""Make one update towards orthonormal groups, in place.
 
@@ -39,9 +42,16 @@ def step_(
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.
+        against: Frozen vectors to which the vectors of every group are kept orthogonal too: a tensor in the layout of
+            `phi` with any number of vectors, several of these, or a `gramian.frozen.FrozenBasis`, which computes their
+            orthonormal basis once instead of at every step. The step against them, by the prox of Σ_jk |q_jᵀφ_k|, comes
+            before the rule; the rule keeps what is zero at zero. See `gramian.rules.against`.
+        against_beta: Strength against frozen vectors, by default β; infinity projects. The largest gradient of a task
+            along one q_j for which that inner product stays zero. With `beta=0` only this step is made.
 
     Returns:
-        The loss before the step, a 0-dimensional tensor.
+        The loss before the step, a 0-dimensional tensor. With frozen vectors, the sum of the loss against them before
+        the step and of the loss within groups after the step against them.
 
     Raises:
         DtypeError, LayoutError: As for `gramian.loss`; DtypeError also for a tensor without memory, or one of inference
@@ -49,9 +59,12 @@ def step_(
         OptionError: If `lr` is negative or NaN, β is negative or not finite, there is no such rule or penalty, or the
             rule does not accept the penalty.
         ShapeError: If the rule is 'polyak' and n > l, or entries of `phi` share memory.
+        DataError, DtypeError, LayoutError, OptionError, ShapeError: If the frozen vectors are invalid, as for
+            `gramian.frozen.FrozenBasis`, or do not fit `phi`.
 
     Cost:
-        That of the rule. The 16-bit formats are stepped in float32 and rounded once.
+        That of the rule, and 4·m·l·k·n flops for k frozen vectors. The 16-bit formats are stepped in float32 and
+        rounded once.
 
     Examples:
         >>> import torch, gramian
@@ -62,7 +75,8 @@ def step_(
         True
     """
     update, mu = as_rule(rule), as_penalty(penalty)
-    lr, beta = check_lr(lr), check_beta(beta)
+    lr, beta, strength = check_lr(lr), check_beta(beta), check_against_beta(against_beta)
     with torch.no_grad():
-        operands = admit([phi], [layout], partial(check_compatible, update, mu, lr=lr), numbered=False)
-        return apply_(operands, lr=lr, beta=beta, rule=update, penalty=mu)[0]
+        check = partial(check_compatible, update, mu, lr=lr)
+        operands = admit([phi], [layout], check, against=[against], numbered=False)
+        return apply_(operands, lr=lr, beta=beta, rule=update, penalty=mu, against_beta=strength)[0]

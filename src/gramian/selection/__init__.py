@@ -2,7 +2,17 @@
 
 from gramian.selection.candidates import SkippedParameter
 from gramian.selection.parameters import SelectedParameter, select_parameters
-from gramian.selection.patterns import Layouts, Selector
-from gramian.selection.policy import Proposal, propose
+from gramian.selection.patterns import Layouts, Pattern, Selector
+from gramian.selection.policy import Proposal, propose, propose_by_shape
 
-__all__ = ["Layouts", "Proposal", "SelectedParameter", "Selector", "SkippedParameter", "propose", "select_parameters"]
+__all__ = [
+    "Layouts",
+    "Pattern",
+    "Proposal",
+    "SelectedParameter",
+    "Selector",
+    "SkippedParameter",
+    "propose",
+    "propose_by_shape",
+    "select_parameters",
+]

@@ -1,6 +1,6 @@
 """The selection itself, the same for parameters of a model, tensors in a mapping and tensors in a file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,33 +8,15 @@ from torch import Tensor
 
 from gramian.errors import GramianError, LayoutError, OptionError
 from gramian.layout import Layout, as_layout
-from gramian.selection.patterns import Layouts, Names, Selector, as_selector, layouts_by_name
+from gramian.selection.candidate import Candidate
+from gramian.selection.patterns import Layouts, Matcher, Pattern, Selector, as_selector
 from gramian.selection.policy import Proposal
 from gramian.typing import FLOATING_DTYPES
 
-__all__ = ["Candidate", "SelectedCandidate", "SkippedParameter", "select_candidates", "unusable_reason"]
+__all__ = ["SelectedCandidate", "SkippedParameter", "select_candidates", "unusable_reason"]
 
 _SHOWN = 8
 """Reasons that a message lists."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A tensor that may be selected.
-
-    Attributes:
-        name: Its name, without the prefixes of wrappers.
-        raw: The name that torch uses, which patterns may match too.
-        shape: Its shape; None before the first batch of a lazy layer.
-        proposal: What the default policy proposes.
-        read: Returns the tensor; called for a selecting function, and where the tensor is to be trained.
-    """
-
-    name: str
-    raw: str
-    shape: tuple[int, ...] | None
-    proposal: Proposal
-    read: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,6 +49,7 @@ def select_candidates(
     select: Selector | None,
     layouts: Layouts | Layout | str | None,
     *,
+    exclude: Selector | None = None,
     to_train: bool = False,
     strict: bool = True,
 ) -> tuple[list[SelectedCandidate], list[SkippedParameter]]:
@@ -75,7 +58,8 @@ def select_candidates(
     Args:
         candidates: What may be selected.
         select: Which of them; by default those that are proposed.
-        layouts: Layouts by name, or one for all that are selected. Where none is given, the proposed one.
+        layouts: Layouts by pattern, or one for all that are selected. Where none is given, the proposed one.
+        exclude: Which are left out, whether they are selected or proposed.
         to_train: Whether updates will be written to the tensors. Then a tensor under several names is selected once,
             and tensors that are frozen, without values or computed from others are skipped; an error if one of them was
             selected by name.
@@ -88,19 +72,22 @@ def select_candidates(
         OptionError: If nothing is selected, a pattern matches nothing, or a tensor selected by name cannot be trained.
         LayoutError: If a selected tensor has no layout, or does not fit it.
     """
-    select = as_selector(select)
-    names = Names({candidate.name: candidate.raw for candidate in candidates}, strict=strict)
-    requested = _requested(candidates, select, names, to_train=to_train)
-    by_name = layouts_by_name(layouts, names)
+    patterns, excluding = as_selector(select), as_selector(exclude, name="exclude")
+    matcher = Matcher(candidates, strict=strict)
+    requested = _requested(candidates, patterns, matcher, to_train=to_train)
+    excluded = _excluded(candidates, excluding or (), matcher, to_train=to_train)
+    by_name = matcher.by_name(_checked(layouts), "layouts")
     for_all = None if isinstance(layouts, Mapping) else layouts
     selected: list[SelectedCandidate] = []
     skipped: list[SkippedParameter] = []
     first_names: dict[int, str] = {}
     for candidate in candidates:
-        by_user = select is not None or candidate.name in by_name
+        by_user = patterns is not None or candidate.name in by_name
         try:
-            if candidate.name not in requested:
-                reason = _reason_not_requested(candidate.proposal, by_default=select is None)
+            if candidate.name in excluded:
+                reason = excluded[candidate.name]
+            elif candidate.name not in requested:
+                reason = _reason_not_requested(candidate.proposal, by_default=patterns is None)
             else:
                 reason = _reason_not_trained(candidate, first_names, by_user=by_user) if to_train else None
             if reason is None:
@@ -134,16 +121,41 @@ def unusable_reason(tensor: Tensor) -> str | None:
     return None if tensor.dtype in FLOATING_DTYPES else f"of dtype {tensor.dtype}"
 
 
-def _requested(candidates: Sequence[Candidate], select: Selector | None, names: Names, *, to_train: bool) -> set[str]:
-    if select is None:
-        # A tied weight has several names; if the policy skips it under one of them, it is skipped under all.
-        others = [candidate for candidate in candidates if not candidate.proposal.chosen]
-        skipped = {id(candidate.read()) for candidate in others} if to_train else set[int]()
-        proposed = [candidate for candidate in candidates if candidate.proposal.chosen]
-        return {candidate.name for candidate in proposed if not skipped or id(candidate.read()) not in skipped}
-    if callable(select):
-        return {candidate.name for candidate in candidates if select(candidate.name, candidate.read())}
-    return names.selected_by(select)
+def _requested(
+    candidates: Sequence[Candidate], patterns: Sequence[Pattern] | None, matcher: Matcher, *, to_train: bool
+) -> set[str]:
+    if patterns is not None:
+        return matcher.selected_by(patterns)
+    # A tied weight has several names; if the policy skips it under one of them, it is skipped under all.
+    others = [candidate for candidate in candidates if not candidate.proposal.chosen]
+    skipped = {id(candidate.read()) for candidate in others} if to_train else set[int]()
+    proposed = [candidate for candidate in candidates if candidate.proposal.chosen]
+    return {candidate.name for candidate in proposed if not skipped or id(candidate.read()) not in skipped}
+
+
+def _excluded(
+    candidates: Sequence[Candidate], patterns: Sequence[Pattern], matcher: Matcher, *, to_train: bool
+) -> dict[str, str]:
+    """Return the reason for each name that is excluded; a tied weight is excluded under all of its names."""
+    reasons = dict.fromkeys(matcher.matching_any(patterns, "exclude"), "excluded")
+    if to_train and reasons:
+        tensors = {id(candidate.read()) for candidate in candidates if candidate.name in reasons}
+        for candidate in candidates:
+            if id(candidate.read()) in tensors:
+                reasons.setdefault(candidate.name, "tied to an excluded parameter")
+    return reasons
+
+
+def _checked(layouts: Layouts | Layout | str | None) -> Layouts:
+    """Return layouts by pattern; one layout for all is none of them."""
+    if layouts is None or isinstance(layouts, (Layout, str)):
+        return {}
+    if not isinstance(layouts, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(
+            f"layouts must be one layout, or layouts by glob or another pattern; got {type(layouts).__name__}; try "
+            "layouts={'*weight': 'o i -> i () o'}"
+        )
+    return layouts
 
 
 def _reason_not_requested(proposal: Proposal, *, by_default: bool) -> str:

@@ -1,103 +1,194 @@
-"""Names matched by globs and regular expressions; selections and layouts that are given by such patterns."""
+"""Patterns that choose among candidates: names, modules, types of modules and functions."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gramian.errors import OptionError
 from gramian.layout import Layout
+from gramian.selection.candidate import Candidate
+from gramian.torch_internals import WRAPPED_MODULE_ATTRIBUTES
 
-__all__ = ["Layouts", "Names", "Selector", "as_selector", "layouts_by_name"]
+__all__ = ["Layouts", "Matcher", "Pattern", "Selector", "as_selector", "is_pattern"]
 
-Selector = str | re.Pattern[str] | Callable[[str, Tensor], bool] | Iterable[str]
-"""A glob of parameter names, several of them, a regular expression (searched), or a function of name and parameter."""
+T = TypeVar("T")
 
-Layouts = Mapping[str | re.Pattern[str], Layout | str]
-"""Layouts by glob or regular expression of parameter names; the first that matches is used."""
+Pattern = str | re.Pattern[str] | type[nn.Module] | nn.Module | Callable[[str, Tensor], bool]
+"""Which parameters: a glob or a regular expression that matches the whole name, a type of modules, a module of the
+model, or a function of name and parameter."""
+
+Selector = Pattern | Iterable[Pattern]
+"""A pattern, or several."""
+
+Layouts = Mapping[Pattern, Layout | str]
+"""Layouts by pattern; the first that matches a parameter is used."""
+
+_KINDS = (
+    "a glob or a compiled regular expression of names, a type of modules, a module of the model, or a function of name "
+    "and parameter"
+)
 
 _SHOWN = 6
 """Names that a message lists."""
 
 
-def as_selector(select: Selector | None) -> Selector | None:
-    """Turn a selection into one that can be evaluated more than once: an iterator becomes a list.
+def is_pattern(value: object) -> bool:
+    """Say whether a value is one pattern."""
+    return isinstance(value, (str, re.Pattern)) or callable(value)
+
+
+def as_selector(select: Selector | None, *, name: str = "select") -> tuple[Pattern, ...] | None:
+    """Return the patterns of a selection, which can be evaluated more than once.
 
     Raises:
-        OptionError: If it is not a `Selector`.
+        OptionError: If it is neither a pattern nor an iterable of patterns.
     """
-    if select is None or isinstance(select, (str, re.Pattern)) or callable(select):
-        return select
-    if not isinstance(select, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(
-            f"select must be a glob of names, several globs, a compiled regular expression or a function of name and "
-            f"parameter; got {type(select).__name__}; try select='*weight'"
-        )
-    return list(select)
+    if select is None:
+        return None
+    if is_pattern(select):
+        return (select,)  # pyright: ignore[reportReturnType]
+    patterns: tuple[Any, ...] = tuple(select) if isinstance(select, Iterable) else (select,)
+    for pattern in patterns:
+        if not is_pattern(pattern):
+            raise OptionError(
+                f"{name} must be {_KINDS}, or several of them; got {type(pattern).__name__}; try {name}='*weight'"
+            )
+    return patterns
 
 
-class Names:
-    """The names of parameters. A pattern may also match the name that torch uses, with the prefixes of wrappers.
+class Matcher:
+    """Match patterns with candidates. A pattern may also match the name that torch uses, with prefixes of wrappers.
 
     Args:
-        raw: The name that torch uses, by name.
+        candidates: What patterns may match.
         strict: Whether a pattern that matches nothing is an error.
     """
 
-    def __init__(self, raw: Mapping[str, str], *, strict: bool) -> None:
-        self._raw = raw
+    def __init__(self, candidates: Sequence[Candidate], *, strict: bool) -> None:
+        self._candidates = candidates
         self._strict = strict
 
+    @property
+    def names(self) -> set[str]:
+        """The names of all candidates."""
+        return {candidate.name for candidate in self._candidates}
+
     def matching(self, pattern: object, option: str) -> set[str]:
-        """Return the names that a pattern matches.
+        """Return the names that a pattern matches; a module or a type matches all parameters within.
 
         Raises:
-            OptionError: If it is neither a glob nor a regular expression; or, if strict, matches nothing.
+            OptionError: If it is not a pattern; or, if strict, matches nothing.
         """
-        if isinstance(pattern, str):
-            glob = pattern
-            matched = {name for name, raw in self._raw.items() if fnmatchcase(name, glob) or fnmatchcase(raw, glob)}
-        elif isinstance(pattern, re.Pattern):
-            matched = {name for name, raw in self._raw.items() if pattern.search(name) or pattern.search(raw)}
-        else:
-            raise OptionError(
-                f"{option} must name parameters by a glob or a compiled regular expression; got {pattern!r}"
-            )
-        if not matched and self._strict:
-            text = pattern if isinstance(pattern, str) else pattern.pattern
-            examples = ", ".join(repr(name) for name in list(self._raw)[:_SHOWN])
-            raise OptionError(
-                f"every pattern in {option} must match a parameter; got {text!r}, which matches none of the "
-                f"{len(self._raw)}: {examples}{', …' if len(self._raw) > _SHOWN else ''}"
-            )
+        test = _test(pattern)
+        if test is None:
+            raise OptionError(f"{option} must name parameters by {_KINDS}; got {pattern!r}")
+        matched = {candidate.name for candidate in self._candidates if test(candidate)}
+        if not matched and self._strict and not _is_function(pattern):
+            raise OptionError(f"every pattern in {option} must match a parameter; got {self._no_match(pattern)}")
         return matched
 
-    def selected_by(self, select: str | re.Pattern[str] | Iterable[str]) -> set[str]:
+    def matching_any(self, patterns: Iterable[Pattern], option: str) -> set[str]:
         """Return the names that one of several patterns matches.
 
         Raises:
             OptionError: As for `matching`.
         """
-        patterns = [select] if isinstance(select, (str, re.Pattern)) else select
-        return {name for pattern in patterns for name in self.matching(pattern, "select")}
+        return {name for pattern in patterns for name in self.matching(pattern, option)}
 
+    def selected_by(self, patterns: Iterable[Pattern]) -> set[str]:
+        """Return the names that one of several patterns selects.
 
-def layouts_by_name(layouts: Layouts | Layout | str | None, names: Names) -> dict[str, Layout | str]:
-    """Return the layout that was given for each name by a pattern; one layout for all names is not among them.
+        A module, and every module of a type, selects what the default policy selects within it; if that is nothing, the
+        weights for which a layout is known; if there are none, all of two or more axes.
 
-    Raises:
-        OptionError: If `layouts` is neither one layout nor a mapping; and as for `Names.matching`.
-    """
-    if layouts is None or isinstance(layouts, (Layout, str)):
-        return {}
-    if not isinstance(layouts, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(
-            f"layouts must be one layout, or layouts by glob or regular expression; got {type(layouts).__name__}; try "
-            "layouts={'*weight': 'o i -> i () o'}"
+        Raises:
+            OptionError: As for `matching`.
+        """
+        selected: set[str] = set()
+        for pattern in patterns:
+            matched = self.matching(pattern, "select")
+            if isinstance(pattern, (type, nn.Module)):
+                within = [candidate for candidate in self._candidates if candidate.name in matched]
+                selected.update(*_weights_by_module(within, pattern))
+            else:
+                selected.update(matched)
+        return selected
+
+    def by_name(self, values: Mapping[Any, T], option: str) -> dict[str, T]:
+        """Return the value of the first pattern that matches each name; names that none matches are left out.
+
+        Raises:
+            OptionError: As for `matching`.
+        """
+        by_name: dict[str, T] = {}
+        for pattern, value in values.items():
+            for name in self.matching(pattern, option):
+                by_name.setdefault(name, value)
+        return by_name
+
+    def _no_match(self, pattern: object) -> str:
+        """Describe a pattern that matches nothing, and what there is."""
+        if isinstance(pattern, (type, nn.Module)):
+            if not any(candidate.modules for candidate in self._candidates):
+                return f"{_kind(pattern)}, but there are only tensors with names here; try a glob such as '*weight'"
+            what = "of which this model has none with parameters"
+            return f"{_kind(pattern)}, {what if isinstance(pattern, type) else 'which has no parameters in this model'}"
+        text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+        names = [candidate.name for candidate in self._candidates]
+        hint = ""
+        if isinstance(pattern, re.Pattern) and any(pattern.search(name) for name in names):
+            hint = f"; a regular expression must match the whole name: try re.compile({f'.*{text}.*'!r})"
+        examples = ", ".join(map(repr, names[:_SHOWN]))
+        return (
+            f"{text!r}, which matches none of the {len(names)}: {examples}{', …' if len(names) > _SHOWN else ''}{hint}"
         )
-    by_name: dict[str, Layout | str] = {}
-    for pattern, layout in layouts.items():
-        for name in names.matching(pattern, "layouts"):
-            by_name.setdefault(name, layout)
-    return by_name
+
+
+def _test(pattern: object) -> Callable[[Candidate], bool] | None:
+    if isinstance(pattern, str):
+        return lambda candidate: fnmatchcase(candidate.name, pattern) or fnmatchcase(candidate.raw, pattern)
+    if isinstance(pattern, re.Pattern):
+        return lambda candidate: bool(pattern.fullmatch(candidate.name) or pattern.fullmatch(candidate.raw))
+    if isinstance(pattern, (type, nn.Module)):
+        return lambda candidate: _outermost(candidate, pattern) is not None
+    return (lambda candidate: bool(pattern(candidate.name, candidate.read()))) if callable(pattern) else None
+
+
+def _is_function(pattern: object) -> bool:
+    return callable(pattern) and not isinstance(pattern, (type, nn.Module))
+
+
+def _outermost(candidate: Candidate, pattern: "type | nn.Module") -> nn.Module | None:
+    """Return the outermost module that contains a candidate and is the pattern, or of that type."""
+    if isinstance(pattern, type):
+        return next((module for module in candidate.modules if isinstance(module, pattern)), None)
+    wanted = _unwrapped(pattern)
+    return next((module for module in candidate.modules if module in (pattern, wanted)), None)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module within what torch.compile returns."""
+    inner = (getattr(module, attribute, None) for attribute in WRAPPED_MODULE_ATTRIBUTES)
+    return next((each for each in inner if isinstance(each, nn.Module)), module)
+
+
+def _weights_by_module(within: Sequence[Candidate], pattern: "type | nn.Module") -> list[set[str]]:
+    by_module: dict[int, list[Candidate]] = {}
+    for candidate in within:
+        by_module.setdefault(id(_outermost(candidate, pattern)), []).append(candidate)
+    return [_weights(candidates) for candidates in by_module.values()]
+
+
+def _weights(candidates: Sequence[Candidate]) -> set[str]:
+    free = [candidate for candidate in candidates if not candidate.proposal.barred]
+    chosen = [candidate for candidate in free if candidate.proposal.chosen]
+    known = [candidate for candidate in free if candidate.proposal.layout is not None]
+    many = [candidate for candidate in free if candidate.shape is not None and len(candidate.shape) > 1]
+    return {candidate.name for candidate in chosen or known or many}
+
+
+def _kind(pattern: "type | nn.Module") -> str:
+    return pattern.__name__ if isinstance(pattern, type) else f"a module of type {type(pattern).__name__}"

@@ -10,8 +10,11 @@ from gramian.torch_internals import WRAPPED_MODULE_ATTRIBUTES
 __all__ = ["Place", "parameters_of"]
 
 
-_HOLD_A_MODULE = ("DataParallel", "DistributedDataParallel", "DeepSpeedEngine", "AveragedModel")
-"""Classes that hold the wrapped module as `module`, an attribute that other classes use for something else."""
+_HELD_AS = {
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "DeepSpeedEngine", "AveragedModel"), ("module",)),
+    "_FabricModule": ("_forward_module", "_original_module"),
+}
+"""Classes of wrappers, and the attributes that hold the module; other classes use `module` for something else."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Place:
     module: nn.Module
     """The module whose parameter it is."""
     parameter: Tensor
+    modules: tuple[nn.Module, ...] = ()
+    """The modules that contain it, from the model to `module`."""
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -40,8 +45,8 @@ class Place:
 def parameters_of(model: nn.Module) -> dict[str, Place]:
     """Return every parameter of a model by its name without the prefixes of wrappers.
 
-    A tied parameter appears under each of its names. If two parameters would get the same name, the second keeps the
-    name that torch uses.
+    A tied parameter appears under each of its names, and once if a wrapper holds a module under two. If two parameters
+    would get the same name, the second keeps the name that torch uses.
 
     Examples:
         >>> import torch
@@ -50,25 +55,29 @@ def parameters_of(model: nn.Module) -> dict[str, Place]:
     """
     places: dict[str, Place] = {}
     for place in _places(model):
+        if place.name in places and places[place.name].parameter is place.parameter:
+            continue
         places[place.raw if place.name in places else place.name] = place
     return places
 
 
 def _places(model: nn.Module) -> Iterator[Place]:
     modules: dict[str, nn.Module] = {}
+    within: dict[str, tuple[nn.Module, ...]] = {}
     clean: dict[str, str] = {}
     for raw, module in model.named_modules(remove_duplicate=False):
         parent, _, key = raw.rpartition(".")
         above = clean.get(parent, parent) if raw else ""
         clean[raw] = above if not raw or _is_wrapped(modules.get(parent), key) else _joined(above, key)
         modules[raw] = module
+        within[raw] = (*(within[parent] if raw else ()), module)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            yield Place(_joined(clean[raw], name), _joined(raw, name), module, parameter)
+            yield Place(_joined(clean[raw], name), _joined(raw, name), module, parameter, within[raw])
 
 
 def _is_wrapped(module: nn.Module | None, key: str) -> bool:
-    return key in WRAPPED_MODULE_ATTRIBUTES or (
-        key == "module" and any(kind.__name__ in _HOLD_A_MODULE for kind in type(module).__mro__)
+    return key in WRAPPED_MODULE_ATTRIBUTES or any(
+        key in _HELD_AS.get(kind.__name__, ()) for kind in type(module).__mro__
     )
 
 

@@ -2,6 +2,19 @@
 
 from gramian.training.attachment import Attachment, attach
 from gramian.training.coupled import add_grad_, loss
+from gramian.training.initialization import orthogonalize_
+from gramian.training.parametrised import Orthonormal, orthonormal
 from gramian.training.random_chunks import step_chunks_
+from gramian.training.strength import WarmUp
 
-__all__ = ["Attachment", "add_grad_", "attach", "loss", "step_chunks_"]
+__all__ = [
+    "Attachment",
+    "Orthonormal",
+    "WarmUp",
+    "add_grad_",
+    "attach",
+    "loss",
+    "orthogonalize_",
+    "orthonormal",
+    "step_chunks_",
+]

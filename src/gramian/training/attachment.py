@@ -3,7 +3,7 @@
 import math
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +14,24 @@ from torch.utils.hooks import RemovableHandle
 
 from gramian.distributed.sharded import is_sharded, plan, whole_tensor
 from gramian.errors import AttachmentWarning, OptionError
+from gramian.kernels.reference import cross_gram
 from gramian.layout import Layout
 from gramian.objective import residual
-from gramian.options import check_beta
-from gramian.penalties import Penalty, as_penalty
-from gramian.rules import Rule, as_rule
-from gramian.rules.registry import check_hard
-from gramian.selection import Layouts, SelectedParameter, Selector, SkippedParameter, select_parameters
+from gramian.options import whole_number
+from gramian.penalties import Penalty
+from gramian.rules import Rule
+from gramian.selection import Layouts, Pattern, SelectedParameter, Selector, SkippedParameter, select_parameters
 from gramian.selection.patterns import as_selector
 from gramian.tables import aligned
 from gramian.torch_internals import step_was_skipped
-from gramian.training.compatibility import check_fit
+from gramian.training.against import Frozen, FrozenByPattern
 from gramian.training.coupled import add_up
 from gramian.training.following import Following
+from gramian.training.metrics import name_metrics, write_metrics
 from gramian.training.optimizers import unwrap_optimizer
-from gramian.training.steps import restore_targets_, step_targets_
+from gramian.training.settings import Settings
+from gramian.training.steps import restore_targets_, step_targets_, unrestored
+from gramian.training.strength import Beta
 from gramian.typing import Scalar
 
 __all__ = ["Attachment", "attach"]
@@ -42,6 +45,9 @@ _SHOWN = 6
 _ROWS = 20
 """Parameters that a repr lists."""
 
+_NAMED = 3
+"""Names that are listed for each reason why parameters are skipped."""
+
 
 @dataclass(eq=False, repr=False)
 class Attachment:
@@ -52,26 +58,63 @@ class Attachment:
     Attributes:
         targets: The parameters that are acted on.
         skipped: The others, each with its reason.
-        beta: Strength β; infinite for a hard constraint.
-        steps: Number of updates so far.
+        settings: The strength, the rule and the penalty of each parameter.
+        steps: Number of updates so far, on which a strength that varies depends.
         loss: The loss before the last update, summed over the parameters: a tensor, to avoid synchronisation with the
             device. None before the first update.
         paused: Whether updates are paused.
         handle: Handle of the hook; None after `remove`, and in a copy.
         following: Tracks parameters that are replaced in the model; None in a copy.
+        frozen: The frozen vectors to which parameters are kept orthogonal.
     """
 
     targets: list[SelectedParameter]
     skipped: list[SkippedParameter]
-    beta: float
-    rule: str | Rule
-    penalty: str | Penalty
+    settings: Settings
     steps: int = 0
     loss: Scalar | None = None
     paused: bool = False
     handle: RemovableHandle | None = None
     following: Following | None = None
+    frozen: Frozen | None = None
     _copied: bool = False
+
+    @property
+    def beta(self) -> Beta | dict[Pattern, Beta]:
+        """Strength β, or strengths by pattern; infinite for a hard constraint. What is assigned acts from then on."""
+        return self.settings.beta
+
+    @beta.setter
+    def beta(self, beta: Beta | Mapping[Pattern, Beta]) -> None:
+        settings = self.settings.with_beta(beta)
+        settings.check(self.targets)
+        self.settings = settings
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs if β depends on the step: the number of updates."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned.
+
+        Raises:
+            OptionError: If it is no such state.
+        """
+        if set(state) != {"steps"}:
+            raise OptionError(f"a state must be one of state_dict(); got {sorted(map(str, state))}")
+        self.steps = whole_number(state["steps"], name="steps", least=0)
+
+    def check(self, target: SelectedParameter) -> None:
+        """Check that a parameter can be updated.
+
+        Raises:
+            OptionError, ShapeError: As for `attach`.
+        """
+        self.settings.check([target])
+        if self.frozen is not None:
+            beta = self.settings.of(target).beta
+            hard = beta == math.inf and self.frozen.strength(math.inf, self.steps) == math.inf
+            self.frozen.check(target, hard=hard)
 
     def pause(self) -> None:
         """Skip updates until `resume` is called."""
@@ -95,19 +138,46 @@ class Attachment:
             for target in self.targets
         }
 
+    def metrics(self, *, residuals: bool = True) -> dict[str, float]:
+        """Return 'gramian/loss', 'gramian/residual' (the largest) and 'gramian/residual/<parameter>' for a logger.
+
+        This synchronises with the device. If parameters are sharded, all processes must call it.
+        """
+        return name_metrics(None if self.loss is None else float(self.loss), self.residuals() if residuals else {})
+
+    def log(self, logger: Any, *, step: int | None = None, residuals: bool = True) -> dict[str, float]:
+        """Write `metrics()` to an object with `add_scalar`, `log_metrics`, `log_dict` or `log`, and return them.
+
+        In a distributed run, processes that do not write pass None. The default of `step` is the number of updates; to
+        `log`, which may count steps itself, none is passed.
+        """
+        metrics = self.metrics(residuals=residuals)
+        write_metrics(logger, metrics, step=step, updates=self.steps)
+        return metrics
+
+    @torch.no_grad()
+    def overlaps(self) -> dict[str, float]:
+        """Return the largest |q_jᵀφ_k| of each parameter with frozen vectors; this synchronises with the device."""
+        overlaps: dict[str, float] = {}
+        for target in self.targets:
+            basis = None if self.frozen is None else self.frozen.of(target)
+            if basis is not None:
+                phi = target.layout.to_phi(whole_tensor(target.parameter)).to(basis.Q.dtype)
+                overlaps[target.name] = cross_gram(phi, basis.like(phi)).abs().max().item()
+        return overlaps
+
     def __getstate__(self) -> dict[str, Any]:
         # The hook belongs to the optimiser, whose copies have no hooks either.
         return {**vars(self), "handle": None, "following": None, "_copied": self._copied or self.handle is not None}
 
     def __str__(self) -> str:
-        head = f"β = {self.beta:g}, {self._state()}: {len(self.targets)} parameters"
-        width = max((len(parameter.name) for parameter in self.skipped), default=0)
-        rest = [f"{parameter.name.ljust(width)}  {parameter.reason}" for parameter in self.skipped]
+        head = f"{self.settings.strength(self.steps)}, {self._state()}: {len(self.targets)} parameters"
+        rest = _by_reason(self.skipped)
         return "\n".join([head, *self._table(self.targets), *(["skipped:", *rest] if rest else [])])
 
     def __repr__(self) -> str:
-        rule = self.rule if isinstance(self.rule, str) else getattr(self.rule, "__name__", type(self.rule).__name__)
-        head = f"Attachment: β = {self.beta:g}, rule {rule}, penalty {self.penalty}, {self._state()}"
+        settings = self.settings
+        head = f"Attachment: {settings.strength(self.steps)}, {settings.rules()}, {self._state()}"
         more = len(self.targets) - _ROWS
         tail = [f"… and {more} more"] if more > 0 else []
         return "\n".join([head, *self._table(self.targets[:_ROWS]), *tail, f"{len(self.skipped)} skipped"])
@@ -116,7 +186,10 @@ class Attachment:
         rows = [("parameter", "shape", "l × m × n", "layout", "why")]
         for target in targets:
             sharded = is_sharded(target.parameter)
-            why = f"{target.reason}; {plan(target.parameter, target.layout, self.rule)}" if sharded else target.reason
+            rule = self.settings.of(target).rule
+            why = f"{target.reason}; {plan(target.parameter, target.layout, rule)}" if sharded else target.reason
+            basis = None if self.frozen is None else self.frozen.of(target)
+            why = why if basis is None else f"{why}; orthogonal to {basis.rank} frozen dimensions"
             shape, sizes = str(list(target.parameter.shape)), " × ".join(map(str, target.shape))
             rows.append((target.name, shape, sizes, repr(str(target.layout)), why))
         return aligned(rows)
@@ -131,11 +204,14 @@ def attach(
     optimizer: Any,
     model: nn.Module,
     *,
-    beta: float,
+    beta: Beta | Mapping[Pattern, Beta],
     select: Selector | None = None,
+    exclude: Selector | None = None,
     layouts: Layouts | Layout | str | None = None,
-    rule: str | Rule = "proximal",
-    penalty: str | Penalty = "l1",
+    rule: str | Rule | Mapping[Pattern, str | Rule] = "proximal",
+    penalty: str | Penalty | Mapping[Pattern, str | Penalty] | None = None,
+    against: FrozenByPattern | None = None,
+    against_beta: Beta | None = None,
 ) -> Attachment:
     r"""Keep weights orthogonal: after every `optimizer.step()`, one update with that group's learning rate.
 
@@ -159,12 +235,23 @@ def attach(
         model: The model; every selected parameter must be in the optimiser. Names have no prefixes of wrappers.
         beta: Strength β ≥ 0. With l1, 2β is the largest gradient of a task with respect to one inner product for which
             that inner product stays zero, in every layer. `math.inf` is a hard constraint: Newton–Schulz steps make
-            every entry of X on which the penalty depends zero to rounding, at once and after every step.
-        select: Which parameters: a glob of names, several globs, a compiled regular expression, or a function of name
-            and parameter.
-        layouts: Layouts by glob or regular expression of names; or one for all.
-        rule: Name or `Rule`.
-        penalty: Name or `Penalty`.
+            every entry of X on which the penalty depends zero to rounding, at once and after every step. A function of
+            the number of updates so far, such as `gramian.training.WarmUp`, or a scheduler, whose last value is used,
+            varies β; a mapping gives strengths by pattern, and the first pattern that matches a parameter is used.
+        select: Which parameters: a glob or a compiled regular expression that matches whole names, a type of modules
+            (`torch.nn.Conv2d`), a module of the model (`model.encoder`), a function of name and parameter, or several
+            of these. A module selects what the default selects within it; if that is nothing, its weights.
+        exclude: Which parameters are left out: patterns as in `select`; a module excludes all its parameters.
+        layouts: Layouts by pattern, or one for all.
+        rule: Name or `Rule`, or these by pattern; 'proximal' where no pattern matches.
+        penalty: Name or `Penalty`, or these by pattern. By default l1; for the A of LoRA l1 without the diagonal, which
+            leaves lengths free.
+        against: Frozen vectors by pattern, to which the vectors of a parameter are kept orthogonal too: a tensor in the
+            layout of the parameter, a function that returns one for a name, a mapping from names to tensors, or a
+            sequence of these, such as one for each earlier task. Their orthonormal bases are computed once, here. See
+            `gramian.step_`.
+        against_beta: Strength against frozen vectors, as `beta`, which it is by default. The largest gradient of a task
+            along one direction of the basis for which that inner product stays zero.
 
     Returns:
         The attachment.
@@ -173,7 +260,9 @@ def attach(
         OptionError: If nothing is selected, a pattern matches nothing, a selected parameter is frozen, lazy,
             re-parametrised, without values or not in the optimiser, or β, rule or penalty is invalid, or they are not
             compatible.
-        ShapeError: If a parameter has n > l and β is infinite or the rule is 'polyak'.
+        ShapeError: If a parameter has n > l and β is infinite or the rule is 'polyak'; or if frozen vectors do not fit.
+        DataError, DtypeError, OptionError: If frozen vectors are invalid, as for `gramian.frozen.FrozenBasis`, or a
+            pattern in `against` matches nothing that is selected.
         LayoutError: If a selected parameter has no layout, or does not fit it.
 
     Cost:
@@ -191,8 +280,7 @@ def attach(
         0.weight   [32, 64]  64 × 1 × 32  'o i -> i () o'  rows of Linear
         2.weight   [10, 32]  32 × 1 × 10  'o i -> i () o'  rows of Linear
         skipped:
-        0.bias  a bias
-        2.bias  a bias
+        2 × a bias: 0.bias, 2.bias
         >>> inputs = torch.randn(256, 64)
         >>> for _ in range(50):
         ...     optimizer.zero_grad()
@@ -204,13 +292,9 @@ def attach(
     stepper = unwrap_optimizer(optimizer)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-    strength = check_beta(beta, infinite=True)
-    hard = strength == math.inf
-    update, mu, selector = as_rule(rule), as_penalty(penalty), as_selector(select)
-    if hard:
-        # check_fit repeats this for every size, with the name of a parameter; this error needs none, and comes first.
-        check_hard(update, mu)
-    targets, skipped = select_parameters(model, selector, layouts)
+    settings = Settings(model, beta, rule, penalty)
+    selecting, excluding = as_selector(select), as_selector(exclude, name="exclude")
+    targets, skipped = select_parameters(model, selecting, layouts, exclude=excluding)
     in_optimizer = {id(parameter) for group in stepper.param_groups for parameter in group["params"]}
     missing = [target.name for target in targets if id(target.parameter) not in in_optimizer]
     if missing:
@@ -218,24 +302,36 @@ def attach(
             f"every selected parameter must be in the optimizer; got {', '.join(missing[:_SHOWN])}"
             f"{', …' if len(missing) > _SHOWN else ''}, which it does not have; try select without them"
         )
-    check_fit(targets, update, mu, hard=hard)
-    following = Following(
-        model, stepper, targets=targets, skipped=skipped, select=selector, layouts=layouts, taken=_parameters_of_others,
-        check=lambda target: check_fit([target], update, mu, hard=hard),
+    settings.check(targets)
+    frozen = Frozen(model, against, against_beta, targets)
+    attachment = Attachment(targets, skipped, settings, frozen=frozen)
+    for target in targets:
+        attachment.check(target)
+    following = attachment.following = Following(
+        model, stepper, targets=targets, skipped=skipped, select=selecting, exclude=excluding, layouts=layouts,
+        taken=_parameters_of_others, check=attachment.check,
     )  # fmt: skip
-    attachment = Attachment(targets, skipped, strength, rule, penalty, following=following)
     replaced = _take_over(stepper, attachment)
     if replaced:
         warnings.warn(
             f"an earlier attachment on this optimizer acts no longer on {', '.join(replaced[:_SHOWN])}"
-            f"{', …' if len(replaced) > _SHOWN else ''}: this one does, with β = {strength:g}, so that no parameter is "
-            "stepped twice; try remove() of the earlier one first",
+            f"{', …' if len(replaced) > _SHOWN else ''}: this one does, with {settings.strength(0)}, so that no "
+            "parameter is stepped twice; try remove() of the earlier one first",
             AttachmentWarning,
             stacklevel=2,
         )
-    if hard:
-        with torch.no_grad():
-            restore_targets_(targets, mu)
+    with torch.no_grad():
+        for strength, choice, some in settings.at(targets, 0):
+            pull = frozen.strength(strength, 0)
+            bases = [frozen.of(target) if pull == math.inf else None for target in some]
+            if strength == math.inf:
+                restore_targets_(*unrestored(some, choice.penalty, bases))
+            elif pull == math.inf:
+                list(
+                    step_targets_(
+                        some, lr=0.0, beta=0.0, rule="proximal", penalty="l1", against=bases, against_beta=pull
+                    )
+                )
 
     @torch.no_grad()
     def after_step(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -249,6 +345,18 @@ def attach(
     hook: Any = torch.compiler.disable(after_step)  # a compiled step of the optimiser must not look into it
     attachment.handle = stepper.register_step_post_hook(hook)
     return attachment
+
+
+def _by_reason(skipped: list[SkippedParameter]) -> list[str]:
+    """Return a line for each reason, with the number of parameters and the first names."""
+    names: dict[str, list[str]] = {}
+    for parameter in skipped:
+        names.setdefault(parameter.reason, []).append(parameter.name)
+    width = len(str(max(map(len, names.values()), default=0)))
+    return [
+        f"{len(some):>{width}} × {reason}: {', '.join(some[:_NAMED])}{', …' if len(some) > _NAMED else ''}"
+        for reason, some in names.items()
+    ]
 
 
 def _attached_to(optimizer: Optimizer) -> list[Attachment]:
@@ -275,6 +383,7 @@ def _take_over(optimizer: Optimizer, attachment: Attachment) -> list[str]:
 
 
 def _update(optimizer: Optimizer, targets: dict[int, SelectedParameter], attachment: Attachment) -> Iterator[Scalar]:
+    frozen = attachment.frozen
     # Read the groups at every step: a schedule changes the learning rate, and a loaded checkpoint replaces the groups.
     for group in optimizer.param_groups:
         active = [
@@ -283,4 +392,9 @@ def _update(optimizer: Optimizer, targets: dict[int, SelectedParameter], attachm
         if not active:
             continue
         lr = float(group["lr"])
-        yield from step_targets_(active, lr=lr, beta=attachment.beta, rule=attachment.rule, penalty=attachment.penalty)
+        for beta, choice, some in attachment.settings.at(active, attachment.steps):
+            bases = None if frozen is None else [frozen.of(target) for target in some]
+            pull = None if frozen is None else frozen.strength(beta, attachment.steps)
+            yield from step_targets_(
+                some, lr=lr, beta=beta, rule=choice.rule, penalty=choice.penalty, against=bases, against_beta=pull
+            )

@@ -34,6 +34,7 @@ class Following:
         targets: The selected parameters; this list is updated in place.
         skipped: The skipped parameters; this list is updated in place.
         select: The selection, for parameters that are added to the optimiser later.
+        exclude: What is left out of it.
         layouts: Layouts by name, or one for all.
         check: Raises a `GramianError` if a parameter cannot be updated.
         taken: Returns the identities of the parameters that other attachments update.
@@ -47,6 +48,7 @@ class Following:
         targets: list[SelectedParameter],
         skipped: list[SkippedParameter],
         select: Selector | None,
+        exclude: Selector | None,
         layouts: Layouts | Layout | str | None,
         check: Callable[[SelectedParameter], None],
         taken: Callable[[Optimizer, "Following"], set[int]],
@@ -55,6 +57,7 @@ class Following:
         self.skipped = skipped
         self._model = weakref.ref(model)
         self._select = select
+        self._exclude = exclude
         self._layouts = layouts
         self._check = check
         self._taken = taken
@@ -157,7 +160,7 @@ class Following:
         messages: list[str] = []
         known = {*(target.name for target in self.targets), *self._resting, *self._given_up}
         acted_on = taken | {id(target.parameter) for target in self.targets}
-        selected, _ = select_where_possible(model, self._select, self._layouts)
+        selected, _ = select_where_possible(model, self._select, self._layouts, exclude=self._exclude)
         for target in selected:
             if target.name in known or id(target.parameter) in acted_on or id(target.parameter) not in in_optimizer:
                 continue

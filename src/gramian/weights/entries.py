@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gramian.errors import WeightsError, printable
 from gramian.selection import Proposal, SkippedParameter
-from gramian.selection.candidates import Candidate
+from gramian.selection.candidate import Candidate
 from gramian.selection.policy import propose_by_shape
 
 __all__ = ["Entry", "Weights", "candidates_of", "cause", "distinct"]
@@ -37,7 +37,7 @@ class Weights:
 
     Attributes:
         path: The file.
-        kind: 'safetensors', 'sharded', 'npz' or 'pytorch'.
+        kind: 'safetensors', 'sharded', 'npz', 'npy', 'pytorch' or 'onnx'.
         entries: The tensors in the order of the file, by name.
         files: The files that hold tensors.
         skipped: What is not a weight or cannot be read as one, and why: the state of an optimiser, a sparse tensor.

@@ -1,6 +1,6 @@
-"""Tensors in files, read one at a time: safetensors, single or sharded with an index, NumPy archives, PyTorch files.
+"""Tensors in files, read one at a time: safetensors, single or sharded with an index, arrays of NumPy, PyTorch, ONNX.
 
-Nothing in a file is executed: PyTorch files are read with `weights_only=True`, NumPy archives without pickles.
+Nothing in a file is executed: PyTorch files are read with `weights_only=True`, arrays of NumPy without pickles.
 """
 
 import json
@@ -10,11 +10,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gramian.errors import WeightsError, printable
+from gramian.errors import MissingExtraError, WeightsError, printable
 from gramian.selection import SkippedParameter
 from gramian.weights.archive import open_archive
+from gramian.weights.arrays import open_array
 from gramian.weights.checkpoint import open_checkpoint
 from gramian.weights.entries import Entry, Weights, cause
+from gramian.weights.initializers import open_onnx
 
 __all__ = ["SUFFIXES", "UNFINISHED", "open_weights"]
 
@@ -22,7 +24,9 @@ SUFFIXES = {
     "safetensors": (".safetensors",),
     "sharded": (".safetensors.index.json",),
     "npz": (".npz",),
+    "npy": (".npy",),
     "pytorch": (".pt", ".pth", ".bin", ".ckpt"),
+    "onnx": (".onnx",),
 }
 """The suffixes of each kind of file."""
 
@@ -42,17 +46,19 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
     """Open a file of weights and list its tensors, without reading them.
 
     Args:
-        path: `.safetensors`; `.safetensors.index.json`, or a folder that holds one; `.npz`; `.pt`, `.pth`, `.bin` or
-            `.ckpt`.
+        path: `.safetensors`; `.safetensors.index.json`, or a folder that holds one; `.npz`; `.npy`, whose array is
+            named as the file is; `.pt`, `.pth`, `.bin` or `.ckpt`; `.onnx`, whose initialisers are read.
         unfinished: Whether to open sharded safetensors although `orthogonalize_file` was interrupted while it replaced
             them, so that some are new and others old.
 
     Returns:
         Its tensors; and in `skipped` what is not a weight, like the state of an optimiser, and why. A PyTorch file is
-        read as a whole, mapped from the disk.
+        read as a whole, mapped from the disk; the graph of an ONNX file is read as a whole, its external data by
+        tensor.
 
     Raises:
         WeightsError: If there is no such file, its kind is unknown, it is damaged, or it holds no weights.
+        MissingExtraError: If it is an ONNX file and the package onnx is not installed.
 
     Examples:
         >>> import tempfile
@@ -63,7 +69,10 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
         >>> [(entry.name, entry.shape) for entry in weights.entries.values()], weights.read("first").dtype
         ([('first', (3, 3)), ('second', (2,))], torch.float64)
     """
-    openers = {"safetensors": _safetensors, "sharded": _sharded, "npz": open_archive, "pytorch": open_checkpoint}
+    openers = {
+        "safetensors": _safetensors, "sharded": _sharded, "npz": open_archive, "npy": open_array,
+        "pytorch": open_checkpoint, "onnx": open_onnx,
+    }  # fmt: skip
     try:
         path = _in_folder(path, unfinished=unfinished) if path.is_dir() else path
         if not path.is_file():
@@ -76,7 +85,7 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
         if kind == "sharded" and not unfinished:
             _check_finished(path.with_name(f"{path.name}{UNFINISHED}"))
         weights = openers[kind](path)
-    except WeightsError:
+    except (MissingExtraError, WeightsError):
         raise
     except Exception as error:  # readers of damaged files raise errors of many types
         raise WeightsError(f"{path} cannot be read: {cause(error)}") from error

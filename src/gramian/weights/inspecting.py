@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gramian.errors import GramianError
-from gramian.inspection import Inspection, inspect_candidates
+from gramian.inspection import Inspection
+from gramian.inspection.inspecting import inspect_candidates
 from gramian.layout import Layout
 from gramian.selection import Layouts, Selector
 from gramian.typing import Phi
@@ -19,6 +20,7 @@ def inspect_file(
     path: Path,
     *,
     select: Selector | None = None,
+    exclude: Selector | None = None,
     layouts: Layouts | Layout | str | None = None,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     visit: Callable[[str, Phi], None] | None = None,
@@ -28,6 +30,7 @@ def inspect_file(
     Args:
         path: A file of weights; see `open_weights`.
         select: Which tensors; by default those that `gramian.inspect` measures in a mapping.
+        exclude: Which are left out.
         layouts: Layouts by glob or regular expression of names, or one for all.
         progress: Wraps the names of the measured tensors, to show progress.
         visit: Called with the name and Φ of each measured tensor.
@@ -51,7 +54,7 @@ def inspect_file(
     weights = open_weights(path)
     try:
         inspection = inspect_candidates(
-            candidates_of(weights), select=select, layouts=layouts, progress=progress, visit=visit
+            candidates_of(weights), select=select, exclude=exclude, layouts=layouts, progress=progress, visit=visit
         )
     except GramianError as error:
         raise type(error)(f"{path}: {error}") from error

@@ -18,6 +18,7 @@ from gramian.selection import Layouts, Selector, SkippedParameter
 from gramian.selection.candidates import select_candidates
 from gramian.typing import FLOATING_DTYPES
 from gramian.weights.archive import rewrite_archive
+from gramian.weights.arrays import rewrite_array
 from gramian.weights.checkpoint import rewrite_checkpoint, sharing_memory
 from gramian.weights.entries import Weights, candidates_of
 from gramian.weights.files import SUFFIXES, open_weights
@@ -54,6 +55,7 @@ def orthogonalize_file(
     target: Path,
     *,
     select: Selector | None = None,
+    exclude: Selector | None = None,
     layouts: Layouts | Layout | str | None = None,
     rule: str | Rule = "proximal",
     penalty: str | Penalty = "l1",
@@ -68,9 +70,10 @@ def orthogonalize_file(
     results are written; then each is replaced atomically, the index of shards last. Other files stay unchanged.
 
     Args:
-        source: A file of weights; see `open_weights`.
+        source: A file of weights; see `open_weights`. ONNX files are only read.
         target: The file to write, or a folder for sharded safetensors. It may be `source` itself with `force`.
         select: Which tensors; by default matrices and convolutions that are not embeddings by their name.
+        exclude: Which are left out.
         layouts: Layouts by glob or regular expression of names, or one for all.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
@@ -85,8 +88,8 @@ def orthogonalize_file(
         UserWarning: If a tensor did not converge. Its last state is written.
 
     Raises:
-        WeightsError: If `source` cannot be read; or an output exists, is `source` under another name, has the wrong
-            suffix, or cannot be written.
+        WeightsError: If `source` cannot be read, or is an ONNX file; or an output exists, is `source` under another
+            name, has the wrong suffix, or cannot be written.
         DataError: If a selected tensor holds a NaN or an infinite entry.
         OptionError, LayoutError: As for `gramian.inspect`.
 
@@ -105,8 +108,13 @@ def orthogonalize_file(
         True
     """
     rule, penalty = as_rule(rule), as_penalty(penalty)
+    if source.name.lower().endswith(SUFFIXES["onnx"]):
+        raise WeightsError(
+            f"weights are replaced in every kind of file except ONNX, which is only read; got {source.name}; try the "
+            "weights that it was exported from, and export again"
+        )
     weights = open_weights(source, unfinished=force and os.path.realpath(target) in _folders(source))
-    selected, skipped = select_candidates(candidates_of(weights), select, layouts)
+    selected, skipped = select_candidates(candidates_of(weights), select, layouts, exclude=exclude)
     by_name = {choice.candidate.name: choice for choice in selected}
     entries = [weights.entries[name] for name in by_name]
     unsuited = [
@@ -155,7 +163,9 @@ def orthogonalize_file(
     if weights.kind == "sharded":
         rewrite_shards(weights, target, names, compute, progress)
     else:
-        writers = {"safetensors": _copy, "npz": rewrite_archive, "pytorch": rewrite_checkpoint}
+        writers = {
+            "safetensors": _copy, "npz": rewrite_archive, "npy": rewrite_array, "pytorch": rewrite_checkpoint,
+        }  # fmt: skip
         sweep_temporaries(Path(os.path.realpath(target)).parent)
         with atomic_path(target, error=WeightsError) as temporary:
             writers[weights.kind](weights, temporary, progress(names), compute)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from gramian.coding.encoders import BatchTopK, Candidates, Discoveries, Selection, SoftThreshold, Threshold, TopK
-from gramian.coding.encoders.discoveries import benjamini_hochberg
+from gramian.coding.encoders.discoveries import benjamini_hochberg, fitted
 from gramian.coding.encoders.products import largest_products, weighted_sum
 from gramian.coding.features import BlockSparseAutoencoder
+from gramian.coding.inference import refit
 
 M, N, L, ACTIVE = 20, 2, 24, 3
 KINDS = {"topk": TopK, "batch_topk": BatchTopK, "threshold": Threshold, "soft": SoftThreshold}
@@ -121,6 +122,25 @@ def test_few_false_discoveries_and_all_strong_groups() -> None:
     assert float((kept & present).sum() / present.sum()) > 0.97
     false = (kept & ~present).sum(dim=1) / kept.sum(dim=1).clamp_min(1)
     assert float(false.mean()) < 0.1
+
+
+def test_codes_of_kept_groups_are_fitted_together() -> None:
+    batch, k = 50, 5
+    x, rows = torch.randn(batch, L), frames()
+    groups = torch.rand(batch, M).argsort(dim=1)[:, :k]
+    kept = torch.rand(batch, k) < 0.5
+    candidates = Candidates(torch.ones(batch, k), groups, torch.zeros(batch, k, N))
+    support = torch.zeros(batch, M, N).scatter(
+        1, groups[..., None].expand(-1, -1, N), kept[..., None].float().expand(-1, -1, N)
+    )
+    codes = fitted(candidates, kept, x, rows)
+    dense = torch.zeros(batch, M, N).scatter(1, groups[..., None].expand(-1, -1, N), codes)
+    torch.testing.assert_close(dense, refit(x, rows.permute(2, 0, 1), support), rtol=1e-2, atol=1e-2)
+    assert not codes[~kept].any()
+    # Groups that overlap do not explain the same part of a sample twice.
+    alike = rows[:1].expand(M, N, L) + 0.1 * rows
+    error = x - weighted_sum(fitted(candidates, torch.ones_like(kept), x, alike), alike, groups)
+    assert bool((error.norm(dim=1) <= x.norm(dim=1)).all())
 
 
 def test_noise_is_measured_in_training() -> None:

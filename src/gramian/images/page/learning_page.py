@@ -90,7 +90,8 @@ def _groups(record: LearningRecord, order: Tensor) -> dict[str, object]:
 def _orthogonality(record: LearningRecord, order: Tensor) -> dict[str, object]:
     most_used = order[:MOST_DRAWN]
     side = max(1, math.isqrt(_PIXELS // len(most_used)))
-    blocks = [pictures.residual_picture(phi, most_used, side=side) for phi in (record.initial_phi, record.phi)]
+    sizes = [pictures.residual_sizes(phi, most_used, side=side) for phi in (record.initial_phi, record.phi)]
+    blocks = [pictures.residual_picture(each) for each in sizes]
     return {
         "residual_before": as_data(pictures.png(blocks[0])),
         "residual_after": as_data(pictures.png(blocks[1])),
