@@ -153,14 +153,16 @@ def _run(
     plan = Plan(n, dtype, mode, function, width, dense=False, columns=columns)
     blocks = -(-m // plan.groups)
     whole = m // plan.groups if adjacent else 0
-    failed = torch.zeros(blocks if mode in ("step", "change") else 1, dtype=torch.uint8)
+    failed = (ctypes.c_uint8 * (blocks if mode in ("step", "change") else 1))()
     scalars = ((ctypes.c_double if phi.dtype == torch.float64 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
     before = (
         phi.data_ptr(), out.data_ptr(), *(size * stride for tensor in (phi, out) for stride in tensor.stride()),
         length, m,
     )  # fmt: skip
     after = (
-        *(0 if each is None else each.data_ptr() for each in (values, failed, matrices)),
+        0 if values is None else values.data_ptr(),
+        ctypes.addressof(failed),
+        0 if matrices is None else matrices.data_ptr(),
         ctypes.addressof(scalars),
     )
 
@@ -171,9 +173,10 @@ def _run(
             _compiled(plan)(*before, max(first, whole), last, *after)
 
     threads.run_blocks(loop, blocks, length * m * n * n)
-    if not failed.any().item():
+    flags = bytes(failed)
+    if not any(flags):
         return []
-    places = failed.nonzero().flatten().tolist()
+    places = [i for i, flag in enumerate(flags) if flag]
     firsts = [i for i, before in zip(places, [-2, *places], strict=False) if i != before + 1]
     lasts = [i for i, after in zip(places, [*places[1:], -2], strict=True) if i + 1 != after]
     return [
