@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pages.sections import Fence, Section, sections
+from tests.documentation.sections import Fence, Section, sections
 from tests.torchrun import ENVIRONMENT, TORCHRUN
 
 ROOT = Path(__file__).parents[2]
