@@ -1,5 +1,6 @@
 """Formulas of the site: LaTeX in, MathML out. The converter is installed by `make docs`."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,7 @@ def page(*titles: str) -> SimpleNamespace:
 
 def test_a_formula_within_a_line_becomes_mathml() -> None:
     text = mathml.on_page_content(html(r"The residual $X = P^\top P - I$ is zero."), page=page("Rules"))
-    assert text.startswith("<p>The residual <math") and text.endswith("</math> is zero.</p>")
+    assert re.fullmatch(r"<p>The residual <math.*</math> is zero\.</p>", text)
     assert "<msup><mi>P</mi><mo>&#x022A4;</mo></msup>" in text
 
 
@@ -46,12 +47,12 @@ def test_a_dollar_is_no_formula(text) -> None:
 @pytest.mark.parametrize("bars", [r"\lvert x\rvert", r"\left|x\right|"])
 def test_bars_say_which_side_they_close(bars) -> None:
     text = mathml.mathml(bars, "inline")
-    assert 'form="prefix">&#x0007C;' in text and 'form="postfix">&#x0007C;' in text
+    assert re.search('form="prefix">&#x0007C;.*form="postfix">&#x0007C;', text)
 
 
 def test_norms_say_which_side_they_close() -> None:
     text = mathml.mathml(r"\lVert X\rVert_F", "inline")
-    assert 'form="prefix">&#x02016;' in text and 'form="postfix">&#x02016;' in text
+    assert re.search('form="prefix">&#x02016;.*form="postfix">&#x02016;', text)
 
 
 def test_a_bare_bar_is_refused() -> None:
