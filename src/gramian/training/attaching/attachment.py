@@ -24,14 +24,14 @@ from gramian.selection import Layouts, Pattern, SelectedParameter, Selector, Ski
 from gramian.selection.patterns import as_selector
 from gramian.tables import aligned
 from gramian.torch_internals import step_was_skipped
-from gramian.training.against import Frozen, FrozenByPattern
+from gramian.training.attaching.against import Frozen, FrozenByPattern
+from gramian.training.attaching.following import Following
+from gramian.training.attaching.metrics import name_metrics, write_metrics
+from gramian.training.attaching.optimizers import unwrap_optimizer
+from gramian.training.attaching.settings import Settings
+from gramian.training.attaching.steps import restore_targets_, step_targets_, unrestored
+from gramian.training.attaching.strength import Beta
 from gramian.training.coupled import add_up
-from gramian.training.following import Following
-from gramian.training.metrics import name_metrics, write_metrics
-from gramian.training.optimizers import unwrap_optimizer
-from gramian.training.settings import Settings
-from gramian.training.steps import restore_targets_, step_targets_, unrestored
-from gramian.training.strength import Beta
 from gramian.typing import Scalar
 
 __all__ = ["Attachment", "attach"]

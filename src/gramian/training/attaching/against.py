@@ -11,8 +11,8 @@ from gramian.frozen import FrozenBasis
 from gramian.selection import Pattern, SelectedParameter
 from gramian.selection.parameters import candidates_of
 from gramian.selection.patterns import Matcher
-from gramian.training.by_pattern import ByPattern
-from gramian.training.strength import Beta, check_strength, strength_at
+from gramian.training.attaching.by_pattern import ByPattern
+from gramian.training.attaching.strength import Beta, check_strength, strength_at
 
 __all__ = ["Frozen", "FrozenByPattern", "Old"]
 
