@@ -15,6 +15,14 @@ from pymdownx.superfences import SuperFencesException
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _PAIRED_BARS = {r"\lvert": r"\left|", r"\rvert": r"\right|", r"\lVert": r"\left\|", r"\rVert": r"\right\|"}
 _BARE_BAR = re.compile(r"<mo(?![^>]*\bform=)[^>]*>(?:&#x0007C;|\|)</mo>")
+_INFINITY = re.compile(r"<mo>(&#x0221E;|∞)</mo>")
+_SLASH = re.compile(r"<mo>(&#x0002F;|/)</mo>")
+_TALL_BAR = re.compile(r'<mo stretchy="true" (?=[^>]*>(?:&#x0007C;|&#x02016;)</mo>)')
+_FUNCTION = re.compile(r"<mo( movablelimits=\"true\")?>([a-z]{2,})</mo>")
+_OPENS = re.compile(r"(?:<mrow>)?<mo[^>]*>(?:\(|\[|&#x00028;|&#x0005B;)</mo>")
+_UNARY = re.compile(
+    r"(<mo[^>]*>(?:[(\[{,;=<>·:]|&#x0?00(?:28|5B|7B|2C|3D|3C|3E);|&#x0(?:2264|2265|2208|2190|22C5);)</mo>(?:<mspace[^>]*/>)*)<mo>(&#x02212;|\+|&#x0002B;|&#x000B1;)</mo>"
+)
 _UNKNOWN = re.compile(r"<mi>(\\\w*|&)</mi>")
 
 
@@ -38,7 +46,23 @@ def mathml(source: str, display: str) -> str:
         raise FormulaError(rf"a bar must be written \lvert or \rvert; got {source.strip()!r}")
     if unknown := _UNKNOWN.search(formula):
         raise FormulaError(f"a command must be known to latex2mathml; got {unknown[1]} in {source.strip()!r}")
-    return formula
+    if display == "inline":
+        formula = _TALL_BAR.sub('<mo stretchy="false" ', formula)
+    return _spaced(formula)
+
+
+def _spaced(formula: str) -> str:
+    """Set the room around operators that the converter leaves to the browser, as LaTeX sets it."""
+    formula = _INFINITY.sub(r"<mi>\1</mi>", formula)
+    formula = _SLASH.sub(r'<mo lspace="0" rspace="0">\1</mo>', formula)
+    formula = _UNARY.sub(r'\1<mo form="prefix">\2</mo>', formula)
+    return _FUNCTION.sub(_function, formula)
+
+
+def _function(name: re.Match[str]) -> str:
+    """Name a function as an operator with a thin space before its argument, and none before a parenthesis."""
+    after = "0" if _OPENS.match(name.string, name.end()) else "0.17em"
+    return f'<mo{name[1] or ""} lspace="0.17em" rspace="{after}">{name[2]}</mo>'
 
 
 def fence(source: str, *_: object, **__: object) -> str:

@@ -66,6 +66,23 @@ def test_what_the_converter_does_not_know_is_refused(unknown) -> None:
         mathml.mathml(unknown, "block")
 
 
+@pytest.mark.parametrize("formula", [r"s \in [-1, 1]", "x = -2", r"\{-1\}", r"y \le -x"])
+def test_a_minus_before_a_term_is_a_sign(formula) -> None:
+    assert '<mo form="prefix">&#x02212;</mo>' in mathml.mathml(formula, "inline")
+    assert '<mo form="prefix">&#x02212;</mo>' not in mathml.mathml("x - 2", "inline")
+
+
+def test_names_of_functions_and_infinity_have_the_room_of_latex() -> None:
+    assert '<mo lspace="0.17em" rspace="0">max</mo>' in mathml.mathml(r"\max(x, y)", "inline")
+    assert '<mo lspace="0.17em" rspace="0.17em">max</mo>' in mathml.mathml(r"\max x", "inline")
+    assert "<mi>&#x0221E;</mi>" in mathml.mathml(r"\eta = \infty", "inline")
+
+
+def test_bars_within_a_line_keep_the_height_of_the_line() -> None:
+    assert 'stretchy="true"' not in mathml.mathml(r"\lVert X^\top\rVert_2", "inline")
+    assert 'stretchy="true"' in mathml.mathml(r"\lVert X^\top\rVert_2", "block")
+
+
 def test_an_error_names_the_page() -> None:
     with pytest.raises(mathml.FormulaError, match=r"rules\.md: a bar must be written"):
         mathml.on_page_content(html("$|x|$"), page=page("Rules"))
