@@ -5,8 +5,8 @@ import re
 from torch import Tensor
 
 from gramian.calculus import ByVector, CheckedStep, Setting, formulas, in_decimals
-from gramian.cli.explain import answers, heading, legend, row, sizes, table
-from gramian.cli.explain_numbers import are_small, beside, numbers, sentence, shows_numbers
+from gramian.cli.explain import answers, heading, legend, row, sizes
+from gramian.cli.explain_numbers import are_small, numbers, sentence, shows_numbers
 
 __all__ = ["as_latex", "as_markdown"]
 
@@ -42,13 +42,13 @@ def as_markdown(setting: Setting, steps: list[CheckedStep], by_vector: ByVector 
     if by_vector is not None:
         parts.append(f"### The derivative by vector {setting.b} of group {setting.a}")
         parts += map(_fence, (by_vector.formula, by_vector.substituted, by_vector.result))
-        parts += [_fence(f"{by_vector.symbol} = {_row(by_vector)}"), _block(table(by_vector)), by_vector.words]
+        parts += [_fence(f"{by_vector.symbol} = {_row(by_vector)}"), _markdown_table(by_vector), by_vector.words]
     parts += ["### Step by step", legend(setting)]
     for place, one in enumerate(steps, 1):
         step = one.step
         parts += [f"#### {place}. {heading(step)}", _fence(step.latex), step.because]
         if shows_numbers(one):
-            parts += [f"Left: {step.left}. Right: {step.right}.", _block(beside(one))]
+            parts += [f"Left: {step.left}. Right: {step.right}.", _fence(_both(one))]
         parts.append(sentence(one))
     return "\n\n".join(parts) + "\n"
 
@@ -93,10 +93,7 @@ def as_latex(
         ]
         if shows_numbers(one):
             parts.append(_prose(f"Left: {step.left}. Right: {step.right}."))
-            relation = {"≠": r"\ne", "=": "="}[step.relation]
-            small = are_small(one.lhs, one.rhs)
-            left, right = (_matrix(side, scientific=small) for side in (one.lhs, one.rhs))
-            parts.append(_display(f"{left} {relation} {right}", small=True))
+            parts.append(_display(_both(one), small=True))
         parts.append(_prose(sentence(one)))
     body = "\n".join(part for part in [*parts, r"\end{enumerate}"] if part) + "\n"
     return "% Needs amsmath and amssymb.\n" + body if fragment else _PREAMBLE + body + "\\end{document}\n"
@@ -106,8 +103,23 @@ def _fence(latex: str) -> str:
     return f"```math\n{latex}\n```"
 
 
-def _block(text: str) -> str:
-    return f"```text\n{text}\n```"
+def _markdown_table(by_vector: ByVector) -> str:
+    head = f"| {' | '.join(_columns(by_vector))} |\n|---|---|---|---|---|---|\n"
+    return head + "\n".join(f"| {' | '.join(cells)} |" for cells in _cells(by_vector))
+
+
+def _columns(by_vector: ByVector) -> list[str]:
+    a, b = by_vector.setting.a, by_vector.setting.b
+    symbols = ("j", rf"\Phi_{{{a},j}}^\top\Phi_{{{a},{b}}}", rf"\delta_{{j,{b}}}", f"X_{{j,{b}}}", f"G_{{j,{b}}}")
+    return [*(f"${symbol}$" for symbol in symbols), rf"a step against it: $\Phi_{{{a},{b}}}$"]
+
+
+def _cells(by_vector: ByVector) -> list[list[str]]:
+    rows = [
+        [f"${t.j}$", f"${t.inner:.4f}$", f"${t.delta}$", f"${t.X:.4f}$", f"${t.G + 0.0:.4f}$", t.words]
+        for t in by_vector.terms[:8]
+    ]
+    return [*rows, *([[r"$\vdots$", "", "", "", "", ""]] if len(by_vector.terms) > 8 else [])]
 
 
 _IN_LATEX = {"✓": r"$\checkmark$", "✗": r"$\times$", "‼": r"\textbf{!!}", "≤": r"$\le$", "−": "$-$", "_": r"\_"}
@@ -128,6 +140,14 @@ def _display(latex: str, *, small: bool = False) -> str:
 
 def _row(by_vector: ByVector) -> str:
     return _EXPONENT.sub(_IN_UPRIGHT, row(by_vector).replace("…", r"\ldots").replace(", ", r",\; "))
+
+
+def _both(one: CheckedStep) -> str:
+    """Write both sides with the relation between them."""
+    small = are_small(one.lhs, one.rhs)
+    left, right = (_matrix(side, scientific=small) for side in (one.lhs, one.rhs))
+    relation = r"\ne" if one.step.is_mistake else "="
+    return f"{left} {relation} {right}"
 
 
 def _matrix(values: Tensor, *, scientific: bool) -> str:
@@ -151,15 +171,7 @@ def _broken(latex: str) -> str:
 
 
 def _table(by_vector: ByVector) -> str:
-    a, b = by_vector.setting.a, by_vector.setting.b
-    rows = [
-        f"${t.j}$ & ${t.inner:.4f}$ & ${t.delta}$ & ${t.X:.4f}$ & ${t.G + 0.0:.4f}$ & {t.words}"
-        for t in by_vector.terms[:8]
-    ]
-    head = (
-        rf"$j$ & $\Phi_{{{a},j}}^\top\Phi_{{{a},{b}}}$ & $\delta_{{j,{b}}}$ & $X_{{j,{b}}}$ & $G_{{j,{b}}}$ & "
-        rf"a step against it: $\Phi_{{{a},{b}}}$"
-    )
-    more = [r"$\vdots$ & & & & &"] if len(by_vector.terms) > 8 else []
-    lines = " \\\\\n".join([head + r" \\ \hline", *rows, *more]).replace(" \\\\ \\hline \\\\", r" \\ \hline")
-    return f"\\begin{{center}}\n\\begin{{tabular}}{{rrrrrl}}\n{lines}\n\\end{{tabular}}\n\\end{{center}}"
+    head = " & ".join(_columns(by_vector))
+    lines = " \\\\\n".join(" & ".join(cells) for cells in _cells(by_vector))
+    body = f"{head} \\\\ \\hline\n{lines}"
+    return f"\\begin{{center}}\n\\begin{{tabular}}{{rrrrrl}}\n{body}\n\\end{{tabular}}\n\\end{{center}}"
