@@ -47,7 +47,7 @@ class ByVector:
     Examples:
         >>> from gramian.calculus import plain_formula
         >>> plain_formula(ByVector(Setting(5, 2, 3, "l1", a=1, b=2)).result)
-        '∂L/∂Φ_1,2 = 2Φ_1,0 − 2Φ_1,1 − 2Φ_1,2'
+        '∂L/∂Φ_1,2 = 2 Φ_1,0 − 2 Φ_1,1 − 2 Φ_1,2'
     """
 
     setting: Setting
