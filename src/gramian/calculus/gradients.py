@@ -90,7 +90,7 @@ def gradient_by_vec(P: Group, penalty: str | Penalty = "l1") -> Group:
 
 
 def gradient_by_index(phi: Phi, penalty: str | Penalty = "l1") -> Phi:
-    """Compute Γ_pil = 2 Σ_j Φ_pij G_ijl, one entry at a time: ∂L/∂Φ for β = 1.
+    """Compute Γ_pab = 2 Σ_j Φ_paj (G_a)_jb, one entry at a time: ∂L/∂Φ for β = 1.
 
     Args:
         phi: Φ[l, m, n].

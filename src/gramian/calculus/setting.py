@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gramian.calculus.gradients import residual
 from gramian.errors import OptionError, ShapeError
+from gramian.options import check_beta
 from gramian.penalties import LogDet, Penalty, as_penalty
 
 __all__ = ["Setting"]
@@ -27,11 +28,12 @@ class Setting:
         a: Index of the group P.
         b: Index of the vector in the group.
         seed: Seed of the random numbers.
+        beta: Strength β > 0.
 
     Raises:
         ShapeError: If a size is below 1, the sizes are too large for dense matrices, or a or b is out of range.
-        OptionError: If the penalty is infinite for linearly dependent vectors (logdet, n > l), or torch does not
-            accept the seed.
+        OptionError: If the penalty is infinite for linearly dependent vectors (logdet, n > l), torch does not accept
+            the seed, or β is not a positive finite number.
     """
 
     length: int
@@ -41,6 +43,7 @@ class Setting:
     a: int = 0
     b: int = 0
     seed: int = 0
+    beta: float = 1.0
     phi: Tensor = field(init=False, repr=False)
     dP: Tensor = field(init=False, repr=False)  # noqa: N815
 
@@ -61,6 +64,8 @@ class Setting:
             raise OptionError(f"logdet is infinite for n > l; got n = {self.n}, l = {self.length}; try fewer vectors")
         if not -(2**63) <= self.seed < 2**64 - 1:
             raise OptionError(f"the seed must be from -2⁶³ to 2⁶⁴ - 2; got {self.seed}")
+        if not check_beta(self.beta) > 0:
+            raise OptionError(f"beta must be positive, or there is nothing to derive; got {self.beta}; try beta=1")
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.length, self.m, self.n)
         scale = 0.8 / self.length**0.5
@@ -103,11 +108,14 @@ class Setting:
         return torch.linalg.qr(self.P).Q
 
     def value(self, P: Tensor) -> Tensor:
-        """Compute μ(PᵀP − I)."""
-        return self.mu.value(residual(P))
+        """Compute βμ(PᵀP − I), the part of L that depends on one group."""
+        return self.beta * self.mu.value(residual(P))
+
+    def loss(self, phi: Tensor) -> Tensor:
+        """Compute L = β Σ_i μ(Φ_iᵀΦ_i − I), group by group."""
+        return torch.stack([self.value(phi[:, i]) for i in range(self.m)]).sum()
 
     def autograd(self) -> Tensor:
         """Compute ∂L/∂Φ by automatic differentiation of the loss as it is defined."""
         leaf = self.phi.clone().requires_grad_()
-        loss = torch.stack([self.value(leaf[:, i]) for i in range(self.m)]).sum()
-        return torch.autograd.grad(loss, leaf)[0]
+        return torch.autograd.grad(self.loss(leaf), leaf)[0]

@@ -270,13 +270,20 @@ def explain(
     n: Annotated[int, typer.Option("--n", help="Vectors in a group.")] = 3,
     penalty: Annotated[str, typer.Option(help=f"Penalty: {', '.join(PENALTIES)}.")] = "l1",
     vector: Annotated[
-        tuple[int, int] | None, typer.Option(metavar="A B", help="Also show ∂L/∂Φ_ab, group A and vector B from 0.")
+        tuple[int, int] | None,
+        typer.Option(metavar="A B", help="Also show ∂L/∂Φ_ab in numbers and words, group A and vector B from 0."),
     ] = None,
+    beta: Annotated[float, typer.Option(help="Strength of the penalty.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
-    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX document.")] = False,
+    fragment: Annotated[
+        bool, typer.Option("--fragment", help="With --latex: without the preamble, to include in a document.")
+    ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
-    """Derive the gradient step by step, and check every line numerically."""
+    """State the loss and its derivative, derive it step by step, and check every step on random numbers."""
     from gramian.cli.explain import explain_derivation
 
-    explain_derivation(length, m, n, penalty, vector, seed=seed, latex=latex, markdown=markdown)
+    explain_derivation(
+        length, m, n, penalty, vector, beta=beta, seed=seed, latex=latex, fragment=fragment, markdown=markdown
+    )

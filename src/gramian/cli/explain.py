@@ -1,23 +1,28 @@
-"""The command `explain`: print the derivation of the gradient, with every step checked on numbers."""
+"""The command `explain`: print the loss, its derivative and the derivation, with every step checked on numbers."""
 
-import re
-from itertools import count
-from textwrap import indent
+from textwrap import indent, wrap
 
 from rich.console import Console
 from rich.text import Text
-from torch import Tensor
 
-from gramian.calculus import CheckedStep, Setting, derivative_by_vector, derive
+from gramian.calculus import (
+    ByVector,
+    CheckedStep,
+    Setting,
+    Step,
+    derive,
+    formulas,
+    in_decimals,
+    plain_formula,
+    plain_text,
+)
+from gramian.cli.explain_numbers import COLUMNS, NUMBER_WIDTH, are_small, beside, number, shows_numbers, verdict
 from gramian.errors import GramianError, OptionError
 
-__all__ = ["as_latex", "as_markdown", "explain_derivation"]
+__all__ = ["answers", "explain_derivation", "heading", "legend", "row", "sizes", "table"]
 
-_ROWS, _COLUMNS = 8, 6
-"""Largest number of rows and columns that are printed of an array."""
-_NUMBER = 10
-"""Width of a number, in characters."""
-_MATRIX = 2
+_WIDTH = 110
+"""Largest width of a paragraph."""
 
 
 def explain_derivation(
@@ -27,172 +32,157 @@ def explain_derivation(
     penalty: str,
     vector: tuple[int, int] | None,
     *,
+    beta: float,
     seed: int,
     latex: bool,
+    fragment: bool,
     markdown: bool,
 ) -> None:
     """Print the derivation, checked on random numbers of these sizes.
 
     Raises:
-        OptionError: If both LaTeX and Markdown are requested.
+        OptionError: If both LaTeX and Markdown are requested, or a fragment of something that is not LaTeX.
         GramianError: If a step does not hold, which means a defect in this package or in torch.
     """
+    from gramian.cli.explain_documents import as_latex, as_markdown
+
     if latex and markdown:
         raise OptionError("the output must be LaTeX or Markdown; got both; try one of --latex and --markdown")
+    if fragment and not latex:
+        raise OptionError("--fragment is a form of LaTeX; got no --latex; try --latex --fragment")
     a, b = vector or (0, 0)
-    setting = Setting(length, m, n, penalty, a, b, seed)
-    steps = list(derive(setting))
-    derivative = None if vector is None else derivative_by_vector(setting.phi, a, b, penalty)
-    if latex or markdown:
-        print((as_latex if latex else as_markdown)(setting, steps, derivative), end="")
+    setting = Setting(length, m, n, penalty, a, b, seed, beta)
+    checked = list(derive(setting))
+    by_vector = None if vector is None else ByVector(setting)
+    if latex:
+        print(as_latex(setting, checked, by_vector, fragment=fragment), end="")
+    elif markdown:
+        print(as_markdown(setting, checked, by_vector), end="")
     else:
-        _print(setting, steps)
-        if derivative is not None:
-            print(f"∂L/∂Φ_{a},{b} =\n{_array(derivative[:, None])}")
-    broken = [checked.step.title for checked in steps if not checked.holds]
+        _print(setting, checked, by_vector)
+    broken = [heading(one.step) for one in checked if not one.holds]
     if broken:
         raise GramianError(
-            f"every step must hold; got numbers that contradict these on this machine: {', '.join(broken)}"
+            f"every step must hold; got numbers that contradict these on this machine: {'; '.join(broken)}"
         )
 
 
-def _print(setting: Setting, steps: list[CheckedStep]) -> None:
-    console = Console(highlight=False)
-    console.print(
-        f"Φ[{setting.length}, {setting.m}, {setting.n}] at random, seed {setting.seed}; penalty {setting.penalty}; "
-        f"group a = {setting.a}, vector b = {setting.b}; P = Φ_a, X = PᵀP − I, G = ∂μ(X)\n"
-    )
-    for number, checked in enumerate(steps, 1):
-        step = checked.step
-        mistake = step.relation == "≠"
-        console.print(Text(f"{number:2}  {step.title}", style="bold yellow" if mistake else "bold"))
-        console.print(Text(f"    {step.claim}", style="cyan"))
-        for line in Text(step.because).wrap(console, max(30, min(console.width, 110) - 4)):
-            console.print(Text("    ") + line, style="dim")
-        if _shows_numbers(checked):
-            most = min(_COLUMNS, (console.width - 14) // 2 // _NUMBER)
-            console.print(Text(indent(_sides(checked, max(1, most)), "    ")))
-        console.print(Text(f"    {_verdict(checked)}", style="green" if checked.holds else "bold red"))
-        console.print()
-
-
-def _verdict(checked: CheckedStep) -> str:
-    mark = "✓" if checked.holds else "✗"
-    if checked.step.relation == "≤":
-        return f"{mark} {checked.lhs.max().item():.6g} ≤ {checked.rhs.min().item():.6g}, the smallest of the others"
-    if checked.step.relation == "≠":
-        return f"{mark} the two differ by up to {checked.difference:.3g}"
-    return f"{mark} the two sides differ by at most {checked.difference:.1e}"
-
-
-def _sentence(checked: CheckedStep) -> str:
-    """Return the verdict without digits that depend on the machine."""
-    if checked.step.relation != "=":
-        return f"{_verdict(checked)[2:].capitalize()}."
-    if not checked.holds:
-        return f"The two sides are not equal: they differ by {checked.difference:.3g}."
-    return "The two sides are equal" + (
-        " up to rounding." if checked.step.exact else " up to the error of the difference quotient."
-    )
-
-
-def _shows_numbers(checked: CheckedStep) -> bool:
-    return checked.lhs.ndim <= _MATRIX and checked.step.relation != "≤"
-
-
-def _array(values: Tensor, columns: int = _COLUMNS) -> str:
-    """Format numbers as rows of text, cut off at the largest number of rows and columns."""
-    matrix = values.reshape(1, 1) if values.ndim == 0 else values[None] if values.ndim == 1 else values
-    rows = [
-        "  ".join(f"{x if abs(x) >= 5e-5 else 0.0:8.4f}" for x in row[:columns].tolist())
-        + (" …" if len(row) > columns else "")
-        for row in matrix[:_ROWS]
-    ]
-    return "\n".join([*rows, *(["       …"] if len(matrix) > _ROWS else [])])
-
-
-def _sides(checked: CheckedStep, columns: int = _COLUMNS) -> str:
-    """Format both sides next to each other."""
-    first, second = _array(checked.lhs, columns).splitlines(), _array(checked.rhs, columns).splitlines()
-    width = max(map(len, first))
-    middle = len(first) // 2
-    return "\n".join(
-        f"{one.ljust(width)}  {checked.step.relation if row == middle else ' '}  {two}".rstrip()
-        for row, (one, two) in enumerate(zip(first, second, strict=True))
-    )
-
-
-def as_markdown(setting: Setting, steps: list[CheckedStep], derivative: Tensor | None = None) -> str:
-    """Format the derivation as Markdown, with formulas in `math` fences and the numbers of both sides.
-
-    Args:
-        setting: Sizes, penalty and seed.
-        steps: The checked steps.
-        derivative: ∂L/∂Φ_ab, [l], which is printed at the end; default none.
-    """
-
-    def item(number: int, checked: CheckedStep) -> str:
-        numbers = f"```text\n{_sides(checked)}\n```\n\n" if _shows_numbers(checked) else ""
-        return (
-            f"### {number}. {checked.step.title}\n\n```math\n{checked.step.latex}\n```\n\n{checked.step.because}\n\n"
-            f"{numbers}*{_sentence(checked)}*\n\n"
-        )
-
-    text = f"On random numbers, {_about(setting)}.\n\n" + "".join(map(item, count(1), steps))
-    if derivative is not None:
-        text += (
-            f"### By vector {setting.b} of group {setting.a}\n\n```math\n{_by_vector(setting)}\n```\n\n"
-            f"```text\n{_array(derivative[:, None])}\n```\n"
-        )
-    return text.rstrip("\n") + "\n"
-
-
-_IN_LATEX = {
-    "Γ": r"\Gamma", "Σ": r"\Sigma", "Φ": r"\Phi", "β": r"\beta", "η": r"\eta", "μ": r"\mu", "τ": r"\tau",
-    "·": r"\cdot", "∂": r"\partial", "‖": r"\|", "|": "|", "−": "-", "⊗": r"\otimes", "≤": r"\le", "≠": r"\neq",
-    "ᵀ": r"^\top", "⁻": "^-", "¹": "^1", "²": "^2",
-}  # fmt: skip
-
-
-def _in_latex(text: str) -> str:
-    """Convert a sentence with mathematical symbols to plain ASCII LaTeX."""
-    text = re.sub(r"_(\w+)", r"\\textsubscript{\1}", re.sub(r"`(\w+)`", r"\\texttt{\1}", text))
-    return "".join(
-        rf"\ensuremath{{{_IN_LATEX[character]}}}" if character in _IN_LATEX else character for character in text
-    )
-
-
-def as_latex(setting: Setting, steps: list[CheckedStep], derivative: Tensor | None = None) -> str:
-    """Format the derivation as a LaTeX enumeration.
-
-    Args:
-        setting: Sizes, penalty and seed.
-        steps: The checked steps.
-        derivative: ∂L/∂Φ_ab, [l], which is printed at the end; default none.
-    """
-    items = [
-        f"\\item \\textbf{{{_in_latex(checked.step.title)}.}}\n  \\[ {checked.step.latex} \\]\n"
-        f"  {_in_latex(checked.step.because)}\n  % {_in_latex(_verdict(checked)[2:])}\n"
-        for checked in steps
-    ]
-    if derivative is not None:
-        numbers = r" \\ ".join(
-            line.strip().replace("…", r"\vdots") for line in _array(derivative[:, None]).splitlines()
-        )
-        items.append(
-            f"\\item \\textbf{{By vector {setting.b} of group {setting.a}.}}\n"
-            f"  \\[ {_by_vector(setting)} = \\begin{{pmatrix}} {numbers} \\end{{pmatrix}} \\]\n"
-        )
-    head = f"% \\usepackage{{amsmath}}\n\\begin{{enumerate}}\n% {_about(setting)}\n"
-    return head + "".join(items) + "\\end{enumerate}\n"
-
-
-def _about(setting: Setting) -> str:
+def sizes(setting: Setting) -> str:
+    """Describe Φ and its letters in a sentence, with formulas between dollar signs."""
+    s = setting
+    groups = "1 group" if s.m == 1 else f"{s.m} groups"
+    vectors = "1 vector" if s.n == 1 else f"{s.n} vectors"
     return (
-        f"l = {setting.length}, m = {setting.m}, n = {setting.n}, penalty {setting.penalty}, seed {setting.seed}, "
-        f"group a = {setting.a}, vector b = {setting.b}"
+        rf"$\Phi$ has the shape [{s.length}, {s.m}, {s.n}]: {groups} of {vectors} of length {s.length}. $\Phi_i$ is "
+        rf"group $i$, a matrix with its vectors as columns, and $\Phi_{{ij}}$ is vector $j$ of it; all count from 0. "
+        rf"Here $\beta = {in_decimals(s.beta)}$, and $\Phi$ is random (seed {s.seed})."
     )
 
 
-def _by_vector(setting: Setting) -> str:
-    return rf"\frac{{\partial L}}{{\partial \Phi_{{{setting.a},{setting.b}}}}}"
+def answers(setting: Setting) -> list[tuple[str, str]]:
+    """Return the derivative by a vector and by a group, as a tensor and its slices: a name and a formula in LaTeX."""
+    written = formulas(setting.penalty)
+    group = rf", \quad G_a = {written.group}" if written.group else ""
+    return [
+        ("by a vector", rf"\frac{{\partial L}}{{\partial \Phi_{{ab}}}} = {written.vector}"),
+        ("by a group", rf"\frac{{\partial L}}{{\partial \Phi_a}} = 2\beta\,\Phi_a\,G_a{group}"),
+        ("the tensor", r"\Gamma_{pab} = 2\beta\sum_j \Phi_{paj}\,(G_a)_{jb}"),
+        ("a slice", r"e_a^\top Q_p = 2\beta\,(e_p^\top\Phi_a)\,G_a, \quad (Q_p)_{ab} = \Gamma_{pab}"),
+    ]
+
+
+def legend(setting: Setting) -> str:
+    """Explain the letters and the marks of the steps."""
+    s = setting
+    return (
+        rf"$P = \Phi_a$ is group $a = {s.a}$, $dP$ a random change of it, and $b = {s.b}$ one of its vectors. ✓: the "
+        rf"numbers "
+        "of both sides agree. ✗: a common mistake, with the numbers that refute it."
+    )
+
+
+def _print(setting: Setting, checked: list[CheckedStep], by_vector: ByVector | None) -> None:
+    console = Console(highlight=False)
+    written = formulas(setting.penalty)
+    _heading(console, f"The loss, penalty {setting.penalty}")
+    _formula(console, rf"L(\Phi) = {written.loss}")
+    if written.where:
+        _paragraph(console, written.where)
+    _paragraph(console, f"{sizes(setting)} The loss is $L = {in_decimals(setting.loss(setting.phi).item())}$.")
+    _heading(console, "Its derivative")
+    for name, latex in answers(setting):
+        console.print(Text(f"    {name:12} ") + Text(plain_formula(latex), style="cyan"), soft_wrap=True)
+    console.print()
+    if by_vector is not None:
+        _heading(console, f"The derivative by vector {setting.b} of group {setting.a}")
+        _print_vector(console, by_vector)
+    _heading(console, "Step by step")
+    _paragraph(console, legend(setting))
+    for place, one in enumerate(checked, 1):
+        _print_step(console, place, one)
+    held = sum(one.holds and not one.step.is_mistake for one in checked)
+    refuted = sum(one.holds and one.step.is_mistake for one in checked)
+    console.print(f"✓ {held} steps hold on these numbers; ✗ {refuted} mistakes are refuted by them.")
+
+
+def _print_vector(console: Console, by_vector: ByVector) -> None:
+    for latex in (by_vector.formula, by_vector.substituted, by_vector.result):
+        console.print(Text(f"    {plain_formula(latex)}", style="cyan"), soft_wrap=True)
+    console.print(Text(f"    {plain_formula(by_vector.symbol)} = {row(by_vector)}", style="cyan"), soft_wrap=True)
+    console.print()
+    console.print(Text(indent(table(by_vector), "    ")), soft_wrap=True)
+    console.print()
+    _paragraph(console, by_vector.words)
+
+
+def table(by_vector: ByVector) -> str:
+    """Format the terms of the derivative by a vector, a row each, at most eight."""
+    a, b = by_vector.setting.a, by_vector.setting.b
+    columns = f"{f'Φ_{a},jᵀΦ_{a},{b}':>12}  {f'δ_j,{b}':>6}  {f'X_j,{b}':>9}  {f'G_j,{b}':>9}"
+    head = f"  j  {columns}  a step against it: Φ_{a},{b}"
+    rows = [
+        f"{t.j:3}  {t.inner:12.4f}  {t.delta:6}  {t.X:9.4f}  {t.G + 0.0:9.4f}  {t.words}" for t in by_vector.terms[:8]
+    ]
+    return "\n".join([head, *rows, *(["  …"] if len(by_vector.terms) > 8 else [])])
+
+
+def row(by_vector: ByVector) -> str:
+    """Format the entries of the derivative by a vector on a line, at most eight."""
+    small = are_small(by_vector.value)
+    entries = [number(x, scientific=small) for x in by_vector.value[:8].tolist()]
+    return f"({', '.join([*entries, *(['…'] if len(by_vector.value) > 8 else [])])})"
+
+
+def heading(step: Step) -> str:
+    """Return the rule and the title of a step in Unicode."""
+    return plain_text(f"{step.rule}: {step.title}")
+
+
+def _print_step(console: Console, place: int, one: CheckedStep) -> None:
+    step = one.step
+    style = "bold yellow" if step.is_mistake else "bold"
+    console.print(Text(f"{place:2}  {heading(step)}", style=style), soft_wrap=True)
+    _formula(console, step.latex)
+    _paragraph(console, step.because, end=False)
+    if shows_numbers(one):
+        _paragraph(console, f"Left: {step.left}. Right: {step.right}.", end=False)
+        most = min(COLUMNS, (console.width - 14) // 2 // NUMBER_WIDTH)
+        console.print(Text(indent(beside(one, max(1, most)), "    ")))
+    colour = "bold red" if not one.holds else "yellow" if step.is_mistake else "green"
+    console.print(Text(f"    {plain_text(verdict(one))}", style=colour), soft_wrap=True)
+    console.print()
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(Text(text, style="bold underline"))
+
+
+def _formula(console: Console, latex: str) -> None:
+    console.print(Text(f"    {plain_formula(latex)}", style="cyan"), soft_wrap=True)
+
+
+def _paragraph(console: Console, prose: str, *, end: bool = True) -> None:
+    for line in wrap(plain_text(prose).replace("`", ""), max(30, min(console.width, _WIDTH) - 4)):
+        console.print(Text(f"    {line}", style="dim"))
+    if end:
+        console.print()

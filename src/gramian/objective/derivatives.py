@@ -123,7 +123,7 @@ def grad_slice(
 ) -> Float[Tensor, "m n"]:
     r"""Compute Q_p = Γ[p, :, :], the slice of the gradient tensor Γ = ∂L/∂Φ at one coordinate of the vectors.
 
-    Γ_pil = 2β Σ_j Φ_pij G_ijl, so row i of Q_p is 2β times row p of Φ_i times G_i.
+    Γ_pab = 2β Σ_j Φ_paj (G_a)_jb, so row a of Q_p is 2β times row p of Φ_a times G_a.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout.
