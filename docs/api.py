@@ -86,14 +86,14 @@ def page(module: str) -> str:
             lines += _block(f"{module}.{name}")
         return "\n".join(lines)
     homes = _homes()
-    lines += ["| name | documented in |", "|---|---|"]
+    lines += ["", "| name | documented in |", "|---|---|"]
     for name in names:
         home = homes.get(name, name)
         if home not in AT_THE_ROOT:
             target = f"gramian.{home}"
             anchor = "" if home == name else f"#{target}.{name}"
             lines.append(f"| `gramian.{name}` | [`{target}`]({target}.md{anchor}) |")
-    for name in defined("gramian.objective"):
+    for name in (*defined("gramian.objective.losses"), *defined("gramian.objective.derivatives")):
         if name in names:
             lines += _block(f"gramian.{name}")
     for name in reversed(exports("gramian.orthogonalize")):

@@ -10,7 +10,7 @@ from tests.documentation.conftest import DOCS, load
 
 citations = load("citations")
 SOURCE = DOCS.parent / "src" / "gramian"
-PAGES = [path for path in sorted(DOCS.glob("*.md")) if path.name != "bibliography.md"]
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if path.name != "bibliography.md"]
 LINES = [line for line in citations.BIBLIOGRAPHY.read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
 
 ELSEWHERE = ("papers.nips.cc", "cs.toronto.edu", "openreview.net", "kellerjordan.github.io")
