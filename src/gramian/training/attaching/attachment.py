@@ -81,7 +81,7 @@ class Attachment:
 
     @property
     def beta(self) -> Beta | dict[Pattern, Beta]:
-        """Strength β, or strengths by pattern; infinite for a hard constraint. What is assigned acts from then on."""
+        """Strength β, or strengths by pattern; infinite for a hard constraint. A new value acts at the next update."""
         return self.settings.beta
 
     @beta.setter

@@ -1,4 +1,4 @@
-"""What is done to each parameter: its strength β, rule and penalty, one for all parameters or given by pattern."""
+"""The settings of each parameter: its strength β, rule and penalty, one for all parameters or given by pattern."""
 
 import math
 import weakref
@@ -83,7 +83,7 @@ class Settings:
         return choice
 
     def check(self, targets: Iterable[SelectedParameter]) -> None:
-        """Raise the errors that would otherwise come at the first step.
+        """Raise the errors that would otherwise be raised at the first step.
 
         Raises:
             OptionError, ShapeError: As for `gramian.attach`.
