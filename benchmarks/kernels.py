@@ -19,6 +19,7 @@ import time
 import warnings
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import torch
 from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ import gramian
 from gramian import kernels, penalties
 from gramian.files import replace_file
 from gramian.kernels.cpu import simd
+from gramian.kernels.cpu.lanes import machine as lanes
 from gramian.kernels.dispatch import choose
 from gramian.typing import Phi
 
@@ -51,6 +53,14 @@ LAYOUTS = {"l m n": (0, 1, 2), "m l n": (1, 0, 2), "(m n) l": (1, 2, 0)}
 """Memory orders, as axes of Φ."""
 LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (256, 512, 1024)}
 """Sides from which the shapes of 100 layers are drawn."""
+
+STEPS = (
+    (64, 4096, 2), (64, 4096, 4), (64, 4096, 8), (64, 4095, 3), (64, 4095, 7), (256, 192, 4), (256, 20000, 4),
+    (768, 8192, 4),
+)  # fmt: skip
+"""Shapes of many small groups for the proximal step, over a copy of Φ."""
+CACHE = 1 << 25
+"""Bytes above which Φ is larger than the caches."""
 
 FIGURE = RESULTS.parents[1] / "docs" / "figures" / "kernels.png"
 SLOW = ("autograd, compiled", "torch orthogonal", "geotorch")
@@ -133,15 +143,59 @@ def in_memory_order(shape: tuple[int, int, int], axes: tuple[int, int, int], pat
     """Time small groups in one memory order, with all installed kernels and with those of torch only."""
     phi = draw(shape).permute(*axes).contiguous().permute(*(axes.index(axis) for axis in range(3)))
     works = {name: prepare(method, phi) for name, method in named("gramian", "two products")}
-    simd._INSTALLED, installed = False, simd._INSTALLED
-    explanation = kernels.explain(shape, strides=phi.stride())
-    simd._INSTALLED = installed
+    with patch.object(simd, "_INSTALLED", False), patch.object(lanes, "is_installed", lambda: False):
+        explanation = kernels.explain(shape, strides=phi.stride())
 
     def with_torch_alone() -> object:
         with kernels.use(explanation.chosen):
             return works["gramian"]()
 
     return in_turn({"gramian": works["gramian"], "with torch alone": with_torch_alone, **works}, patience)
+
+
+def small_steps(shape: tuple[int, int, int], axes: tuple[int, int, int], patience: float) -> dict[str, float]:
+    """Time steps and gradients of small groups near the manifold beside a copy of Φ, in one memory order."""
+    phi = draw(shape).permute(*axes).contiguous().permute(*(axes.index(axis) for axis in range(3)))
+    gramian.foreach.restore_([phi])
+    target, grad = torch.zeros_like(phi), torch.zeros_like(phi)
+    P = phi.permute(1, 0, 2)
+
+    def forced(name: str) -> Work:
+        def work() -> object:
+            with kernels.use(name):
+                return gramian.step_(phi, lr=1e-9)
+
+        return work
+
+    def cholesky_qr() -> Tensor:
+        return torch.linalg.solve_triangular(torch.linalg.cholesky(P.mT @ P).mT, P, upper=True, left=False)
+
+    works: dict[str, Work] = {
+        "copy": lambda: target.copy_(phi),
+        "step_": lambda: gramian.step_(phi, lr=1e-9),
+        "gradient, out=": lambda: gramian.value_and_grad(phi, out=grad),
+        "gradient, new memory": lambda: gramian.value_and_grad(phi),
+        "step_, batched": forced("batched"),
+        "QR": lambda: torch.linalg.qr(P),
+        "Cholesky-QR": cholesky_qr,
+    }
+    if kernels.explain(shape, strides=phi.stride()).chosen == "lanes" and simd._INSTALLED:
+        works["step_, simd"] = forced("simd")
+    return in_turn(works, patience)
+
+
+def step_rows(results: dict[tuple[tuple[int, int, int], str], dict[str, float]]) -> str:
+    """Write the times of small steps in copies of Φ, and the limit that each shape is held against."""
+    names = ["step_", "gradient, out=", "gradient, new memory", "step_, simd", "step_, batched", "QR", "Cholesky-QR"]
+    body = []
+    for (shape, order), times in results.items():
+        most = 1.6 if 4 * math.prod(shape) > CACHE else 3
+        where = "larger than the caches" if most < 3 else "in the cache"
+        held = times["step_"] <= most * times["copy"]
+        cells = [", ".join(map(str, shape)), order, f"{1e3 * times['copy']:.3g}"]
+        cells.append(f"{most} copies, {where}: {'held' if held else 'missed'}")
+        body.append([*cells, *(f"{times[name] / times['copy']:.2f}" if name in times else "–" for name in names)])
+    return table(["l, m, n", "order", "copy, ms", "limit of step_", *names], body)
 
 
 def many(sides: tuple[int, ...], patience: float) -> dict[str, float]:
@@ -307,12 +361,18 @@ def main() -> None:
         for shape in SMALL_SHAPES
         for name, axes in LAYOUTS.items()
     }
+    steps = {
+        (shape, name): small_steps(shape, axes, patience / 2)
+        for shape in (STEPS[:6] if options.quick else STEPS)
+        for name, axes in LAYOUTS.items()
+    }
     halves = {str(shape): sixteen(shape, patience / 2) for shape in SIXTEEN}
     versions = {each.name: version(each) for each in METHODS if each.package}
     record = {
         "machine": machine(), "commit": commit(), "peers": versions, "flops_per_second": flops,
         "bytes_per_second": bandwidth, "results": results, "peak_mib": memory, "growth": curves,
         "layers": layers, "layouts": by_order, "bfloat16": halves,
+        "steps": {f"{', '.join(map(str, shape))}, as {name}": times for (shape, name), times in steps.items()},
     }  # fmt: skip
     text = (
         "Loss and gradient; the right columns are times divided by that of gramian, so above 1 gramian is faster.\n\n"
@@ -330,6 +390,7 @@ def main() -> None:
         text += "\nPeak memory of one call beyond Φ, with the gradient, MiB.\n\n" + table(["l, m, n", *names], body)
     text += "\n100 layers with sides drawn from a range, ms.\n\n" + milliseconds("sides", layers)
     text += "\nSmall groups by memory order, ms.\n\n" + milliseconds("l, m, n", by_order)
+    text += "\nSmall groups near the manifold: times over a warm copy of Φ.\n\n" + step_rows(steps)
     text += (
         "\nbfloat16 parameters, ms; the right column computes X in bfloat16, which makes many of its signs wrong.\n\n"
     )

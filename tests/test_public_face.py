@@ -46,7 +46,7 @@ CORE = ROOMS[: ROOMS.index("weights")]
 
 ALLOWED = {room: {"torch", "einops", "jaxtyping"} for room in CORE}
 """What a room may import from elsewhere, at the top of a module or inside a function."""
-ALLOWED["kernels"] = ALLOWED["errors"] | {"numba", "numpy", "triton"}  # where they are installed
+ALLOWED["kernels"] = ALLOWED["errors"] | {"llvmlite", "numba", "numpy", "triton"}  # where they are installed
 ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "onnx", "safetensors"}
 ALLOWED["integrations"] = ALLOWED["errors"] | {"lightning", "transformers"}
 for _room in ("coding", "report", "images"):
@@ -66,6 +66,7 @@ FACE = {
         "layout": None,
         "against": None,
         "against_beta": None,
+        "out": None,
     },
     "grad_group": {"phi": ..., "a": ..., "beta": 1.0, "penalty": "l1", "layout": None},
     "grad_vector": {"phi": ..., "a": ..., "b": ..., "beta": 1.0, "penalty": "l1", "layout": None},

@@ -13,6 +13,7 @@ from gramian.penalties import Penalty, as_penalty
 
 HAS_TRITON = (triton_version() or (0,)) >= (3, 3)
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
+HAS_LLVM = importlib.util.find_spec("llvmlite") is not None
 
 Shape = tuple[int, int, int]
 
@@ -36,6 +37,7 @@ class KernelCase:
 
 _NEEDS_TRITON = (pytest.mark.skipif(not HAS_TRITON, reason="needs Triton 3.3"),)
 _NEEDS_NUMBA = (pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba"),)
+_NEEDS_LLVM = (pytest.mark.skipif(not HAS_LLVM, reason="needs llvmlite"),)
 
 _EMPTY = ((0, 1, 4), (4, 0, 3), (4, 2, 0))
 _MANY_SMALL = (
@@ -46,6 +48,13 @@ KERNELS = {
     "panel": KernelCase(
         small=(40, 2, 30), medium=(400, 2, 300), large=(1024, 1, 1024),
         edges=((40, 1, 700), (700, 1, 513), (9, 3, 5), (1, 2, 1), (3, 2, 8), (600, 2, 520), *_EMPTY),
+    ),
+    "lanes": KernelCase(
+        small=(20, 70, 4), medium=(90, 130, 4), large=(5000, 64, 4), marks=_NEEDS_LLVM,
+        edges=(
+            *((70, 65, 2), (33, 131, 3), (5, 200, 4), (70, 67, 5), (40, 66, 6), (33, 65, 7), (100, 64, 8), (65, 9, 8)),
+            *((0, 64, 2), (4, 0, 3), (9, 1, 7), (1, 3, 2), (3, 5, 8)),
+        ),
     ),
     "simd": KernelCase(
         small=(20, 70, 4), medium=(90, 130, 4), large=(5000, 64, 4), edges=_MANY_SMALL, marks=_NEEDS_NUMBA

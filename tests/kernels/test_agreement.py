@@ -56,7 +56,9 @@ def test_strides(kernel) -> None:
     wide = torch.zeros(shape[0], shape[1] + 3, shape[2], dtype=torch.float64)
     wide[:, 2:-1] = phi
     views = [wide[:, 2:-1], torch.stack([phi, phi])[1], phi.flip(0).contiguous().flip(0)]
-    if kernel != "block_diagonal":
+    if kernel == "lanes":
+        views += [phi.permute(1, 0, 2).contiguous().permute(1, 0, 2)]
+    elif kernel != "block_diagonal":
         views += [phi.permute(2, 1, 0).contiguous().permute(2, 1, 0), torch.stack([phi, phi], dim=-1)[..., 1]]
         views += [phi.permute(1, 0, 2).contiguous().permute(1, 0, 2)]
     for view in views:
@@ -113,7 +115,7 @@ def test_the_panel_kernel_supports_entry_wise_penalties_only() -> None:
     with gramian.kernels.use("panel"), pytest.raises(OptionError, match="the forced panel kernel does not support"):
         gramian.loss(phi, penalty=Frobenius())
     expected = numbers("reference", phi, Frobenius())
-    for kernel in ("simd", "block_diagonal"):
+    for kernel in ("lanes", "simd", "block_diagonal"):
         for name, found in numbers(kernel, phi, Frobenius()).items():
             torch.testing.assert_close(found, expected[name], rtol=1e-12, atol=1e-12)
 
@@ -165,7 +167,7 @@ class TestExactSymmetry:
     @over_kernels
     @pytest.mark.parametrize("n", [5, 8, 90])
     def test_of_the_subgradient(self, kernel, n) -> None:
-        if n == 90 and kernel in ("simd", "block_diagonal", "fused"):
+        if n == 90 and kernel in ("lanes", "simd", "block_diagonal", "fused"):
             return
         # Orthonormal vectors on top: X off the diagonal is noise, and the identity below shows G itself.
         top = (

@@ -18,10 +18,11 @@ pytestmark = overcomplete_is_meant
         ((512, 1, 2048), None, "l1", "panel"),
         ((2048, 2, 1024), None, "huber", "panel"),
         ((2048, 4, 512), None, "huber", "batched"),
-        ((64, 4096, 4), None, "l1", "simd"),
-        ((64, 4096, 2), (2, 128, 1), "l1", "simd"),  # [m, l, n]
-        ((64, 4096, 4), (4, 256, 1), "l1", "batched"),
-        ((64, 4096, 4), (1, 256, 64), "l1", "batched"),  # [m, n, l]
+        ((64, 4096, 4), None, "l1", "lanes"),
+        ((64, 4096, 1), None, "l1", "simd"),
+        ((64, 4096, 2), (2, 128, 1), "l1", "lanes"),  # [m, l, n]
+        ((64, 4096, 4), (4, 256, 1), "l1", "lanes"),
+        ((64, 4096, 4), (1, 256, 64), "l1", "lanes"),  # [m, n, l]
         ((256, 16, 64), None, "l1", "batched"),
         ((8, 1, 3), None, "l1", "batched"),
     ],
@@ -40,10 +41,14 @@ def test_explain_predicts_the_kernel(shape, strides, penalty, chosen) -> None:
 
 
 def test_without_numba(monkeypatch) -> None:
+    assert gramian.kernels.explain((64, 4096, 4)).chosen == "lanes"  # llvmlite alone
     monkeypatch.setattr("gramian.kernels.cpu.simd._INSTALLED", False)
+    assert gramian.kernels.explain((64, 4096, 4)).chosen == "lanes"
+    monkeypatch.setattr("gramian.kernels.cpu.lanes.machine.is_installed", lambda: False)
     explanation = gramian.kernels.explain((64, 4096, 4))
     assert explanation.chosen == "block_diagonal"
-    assert "pip install 'gramian[fast]'" in explanation.reasons["simd"]
+    for kernel in ("lanes", "simd"):
+        assert "pip install 'gramian[fast]'" in explanation.reasons[kernel]
 
 
 def test_device_code(monkeypatch) -> None:

@@ -1,8 +1,9 @@
-"""The threads of the SIMD kernel: as many as torch has, idle ones sleep, and a forked child starts new ones."""
+"""Threads of compiled kernels: as many as torch has, idle ones sleep, and a forked child starts new ones."""
 
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 import gramian
 from gramian.kernels.cpu import threads
-from tests.kernels.cases import HAS_NUMBA
+from tests.kernels.cases import KERNELS
 
-needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+over_compiled = pytest.mark.parametrize(
+    "kernel", [pytest.param(name, marks=KERNELS[name].marks) for name in ("lanes", "simd")]
+)
 
 
 def test_every_block_runs_once_in_at_most_as_many_threads_as_torch_has(monkeypatch) -> None:
@@ -23,7 +26,20 @@ def test_every_block_runs_once_in_at_most_as_many_threads_as_torch_has(monkeypat
             parts: list[tuple[int, int]] = []
             threads.run_blocks(lambda first, last, parts=parts: parts.append((first, last)), blocks, 1000)
             assert sorted(i for first, last in parts for i in range(first, last)) == list(range(blocks))
-            assert len(parts) == max(1, min(count, blocks))
+            assert len(parts) <= (1 if count == 1 else threads._PIECES * count)
+
+
+def test_a_thread_that_has_not_started_is_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(threads, "_LEAST", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with ThreadPoolExecutor(1) as busy:
+        monkeypatch.setattr(threads._Pool, "executor", busy)
+        release = threading.Event()
+        busy.submit(release.wait, 60)
+        parts: list[tuple[int, int]] = []
+        threads.run_blocks(lambda first, last: parts.append((first, last)), 100, 1000)
+        release.set()
+    assert sorted(i for first, last in parts for i in range(first, last)) == list(range(100))
 
 
 def test_little_work_runs_in_the_calling_thread(monkeypatch) -> None:
@@ -46,10 +62,10 @@ def test_an_error_in_a_thread_is_raised(monkeypatch, bad) -> None:
         threads.run_blocks(loop, 2, 100)
 
 
-@needs_numba
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+@over_compiled
+def test_results_do_not_depend_on_the_number_of_threads(kernel) -> None:
     phi = torch.randn(64, 4096, 4)
-    with gramian.kernels.use("simd"):
+    with gramian.kernels.use(kernel):
         expected = gramian.value_and_grad(phi)[1]
         try:
             torch.set_num_threads(2)
@@ -58,11 +74,11 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
             torch.set_num_threads(1)
 
 
-@needs_numba
-def test_number_of_threads_idle_time_and_forks() -> None:
+@over_compiled
+def test_number_of_threads_idle_time_and_forks(kernel) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROCESS], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
-        timeout=120,
+        [sys.executable, "-c", PROCESS, kernel], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+        check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["one", "two", "idle", "fork", "four"]
@@ -72,14 +88,14 @@ PROCESS = """
 import os, sys, threading, time
 import numpy as np
 import torch, gramian
-from gramian.kernels.cpu.simd import Simd
+from gramian.kernels.dispatch import LADDER
 
 phi = torch.randn(64, 4096, 4, generator=torch.Generator().manual_seed(0))
 M = torch.randn(4096, 4, 4, generator=torch.Generator().manual_seed(1))
-simd = Simd()
+kernel = next(kernel for kernel in LADDER if kernel.name == sys.argv[1])
 
 def run():
-    return simd.residual(phi), simd.apply(phi, M)
+    return kernel.residual(phi), kernel.apply(phi, M)
 
 def alike(found):
     # By NumPy: torch's own threads, OpenMP's, do not outlive a fork.
@@ -99,12 +115,12 @@ assert time.process_time() - busy <= 1.1 * (time.perf_counter() - wall) + 0.02
 assert count() == before, (before, count())
 print("one")
 
-# Two threads: one more, whatever the environment said when the process began.
+# Two threads: the pool starts at most one for each processor, whatever the environment said when the process began.
 torch.set_num_threads(2)
 started = threading.active_count()
 for _ in range(20):
     assert alike(run())
-assert threading.active_count() <= started + 1
+assert threading.active_count() <= started + (os.cpu_count() or 1)
 print("two")
 
 # Nothing spins.

@@ -21,7 +21,7 @@ _LONGEST_FILE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(RunOptions, FeatureOptions):
-    """Hold the settings of a run on activations: those of the loop, of the features, and of the samples.
+    """The settings of a run on activations: those of the loop, of the features, and of the samples.
 
     Attributes:
         store: Folder of a store, or a file `.npy` or `.safetensors`.

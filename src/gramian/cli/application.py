@@ -70,7 +70,7 @@ def encode(
     infer: Annotated[
         bool, typer.Option("--infer", help="Activations: infer the codes, instead of one pass of the encoder.")
     ] = False,
-    device: Annotated[str | None, option("Activations: device, by its name in torch.", "cpu")] = None,
+    device: Annotated[str | None, option("Activations: device, in PyTorch's notation.", "cpu")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
     """Encode pictures, or the activations of a network, with a learned dictionary."""
@@ -127,7 +127,7 @@ def compare(
     layout: Annotated[str | None, option("Dictionaries: layout of arrays of other tools.", "m n l -> l m n")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing table.")] = False,
 ) -> None:
-    """Compare ways to learn on held-out patches; or, with DICTIONARIES, which of their subspaces are the same.
+    """Compare ways to learn on held-out patches; with DICTIONARIES, find which of their subspaces are the same.
 
     Without dictionaries: learn with the penalty, without it, without groups and with scikit-learn. With two or more:
     match the subspaces of seeds, layers or tools by principal angles, beside random subspaces.
@@ -185,16 +185,16 @@ def capture(
     tokens: Annotated[int | None, option("Largest number of tokens of a text.", "the network's, at most 512")] = None,
     field: Annotated[str, typer.Option(help="Name of the text in .jsonl and .parquet.")] = "text",
     special: Annotated[
-        bool, typer.Option("--special", help="Also keep tokens that stand for no text or patch, like [CLS].")
+        bool, typer.Option("--special", help="Also keep tokens that represent no text or patch, like [CLS].")
     ] = False,
     axes: Annotated[str | None, option("Axes of outputs.", "'b l', 'b p l' or 'b l h w'")] = None,
-    device: Annotated[str, typer.Option(help="Device, by its name in torch.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device, in PyTorch's notation.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted capture.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
 ) -> None:
     """Run a network over texts or pictures, and keep the activations of a layer.
 
-    Ctrl-C keeps the whole shards; the same command with --resume continues after them.
+    Ctrl-C keeps complete shards; the same command with --resume continues after them.
     """
     for name, value in (("batch", batch), ("tokens", tokens), ("max-samples", max_samples)):
         if value is not None and value < 1:
@@ -217,9 +217,7 @@ def inspect(
     layout: Annotated[
         list[str] | None, typer.Option(help="GLOB=PATTERN, then sizes: '*.q.weight=(h d) i -> i h d; h=8'.")
     ] = None,
-    before: Annotated[
-        Path | None, typer.Option(help="An earlier state of the one file: show both side by side.")
-    ] = None,
+    before: Annotated[Path | None, typer.Option(help="An earlier state of the file, to be compared with it.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with histograms and Gram pictures, NAME.html.")

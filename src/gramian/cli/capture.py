@@ -33,7 +33,7 @@ class CaptureOptions:
         arch: `timm:NAME` or `torchvision:NAME` for a file of weights; None for a folder of the transformers library.
         field: Name of the text in JSON lines and Parquet.
         tokens: Largest number of tokens of a text; None for what the network can read, at most 512.
-        special: Whether to keep tokens such as [CLS], which stand for no text and no patch.
+        special: Whether to keep tokens such as [CLS], which represent no text and no patch.
         axes: The axes of outputs; None for the default.
         batch: Number of texts or pictures in a batch.
         dtype: 'float32' or 'bfloat16'.
@@ -68,7 +68,7 @@ class _Inputs:
 def capture_activations(
     model: Path, inputs: Path, out: Path, options: CaptureOptions, *, resume: bool, force: bool
 ) -> None:
-    """Capture the activations of a network in files; Ctrl-C keeps the whole shards.
+    """Capture the activations of a network in files; Ctrl-C keeps complete shards.
 
     Raises:
         OptionError: If an option is out of range, or no module matches.

@@ -33,7 +33,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """Hold the codes of the overlapping patches of a picture.
+    """The codes of the overlapping patches of a picture.
 
     Attributes:
         name: Name of the picture.

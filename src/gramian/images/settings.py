@@ -42,7 +42,7 @@ _LONGEST_FILE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(DictionaryOptions):
-    """Hold the settings of a run on pictures: those of any run, and those of the samples.
+    """The settings of a run on pictures: those of any run, and those of the samples.
 
     Attributes:
         images: Folder of pictures, array of pictures or film; None for those that scikit-image and scikit-learn ship.

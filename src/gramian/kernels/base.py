@@ -14,7 +14,7 @@ from gramian.penalties import Penalty
 from gramian.torch_internals import is_transformed
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
-__all__ = ["Kernel", "KernelSpec", "is_plain"]
+__all__ = ["FusedStep", "Kernel", "KernelSpec", "is_plain"]
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -38,6 +38,17 @@ class KernelSpec(NamedTuple):
         length, m, n = phi.shape
         known = epilogues.epilogue(penalty) is not None
         return cls((length, m, n), phi.stride(), phi.dtype, phi.device.type, penalty.accepts_blocks, known)  # pyright: ignore[reportArgumentType]
+
+
+class FusedStep(NamedTuple):
+    """The result of `Kernel.proximal_step`."""
+
+    values: GroupScalars
+    """μ(X) of every group before the step, in the compute dtype."""
+    out: Phi
+    """Φ after the step, or its change, which is new memory."""
+    failed: list[slice]
+    """Groups whose step was neither computed nor written, because a Gram matrix of them is not finite."""
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -102,6 +113,26 @@ class Kernel(ABC):
 
         Where μ(X) is not finite, the whole gradient of that group is NaN.
         """
+
+    def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
+        """Compute the same, with the gradient in `out`, which has the shape and dtype of `phi` and other memory."""
+        values, grad = self.value_and_grad(phi, penalty, beta)
+        out.copy_(grad)
+        return values
+
+    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:  # noqa: ARG002
+        """Compute the step of `gramian.rules.proximal` without writing matrices to memory.
+
+        Args:
+            phi: Φ[l, m, n], in its dtype.
+            penalty: The penalty.
+            tau: τ = 4ηβ for w = 1.
+            in_place: Whether Φ is stepped; otherwise its change is returned.
+
+        Returns:
+            The step, or None if the kernel has none for the penalty; nothing was written then.
+        """
+        return None
 
     def residual_columns(self, P: Tensor, columns: Tensor) -> Tensor:
         """Form some columns of PᵀP − I of one group P[l, n]: a tensor [n, k]. Needs `streams_residual`."""

@@ -11,6 +11,7 @@ from gramian.errors import OptionError
 from gramian.kernels.base import Kernel, KernelSpec, is_plain
 from gramian.kernels.cpu.batched import Batched
 from gramian.kernels.cpu.block_diagonal import BlockDiagonal
+from gramian.kernels.cpu.lanes.kernel import Lanes
 from gramian.kernels.cpu.panel import Panel
 from gramian.kernels.cpu.simd import Simd
 from gramian.kernels.gpu.epilogues import epilogue
@@ -22,7 +23,7 @@ from gramian.typing import Phi
 
 __all__ = ["LADDER", "Explanation", "choose", "explain", "is_forced", "override", "use", "watch"]
 
-LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Simd(), BlockDiagonal(), Batched(), REFERENCE)
+LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Lanes(), Simd(), BlockDiagonal(), Batched(), REFERENCE)
 """All kernels; the first one that is supported and not slower than a later one is used."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
@@ -67,7 +68,7 @@ def use(name: str) -> Generator[None]:
     """Force a kernel within a `with` block; traced and vmapped tensors still use the reference kernel.
 
     Args:
-        name: 'tiled', 'fused', 'panel', 'simd', 'block_diagonal', 'batched' or 'reference'.
+        name: 'tiled', 'fused', 'panel', 'lanes', 'simd', 'block_diagonal', 'batched' or 'reference'.
 
     Raises:
         OptionError: If there is no such kernel; and from a call within the block, if the kernel does not support it.

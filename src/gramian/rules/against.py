@@ -8,15 +8,15 @@ the rest, which is orthogonal to Q, makes the prox of ηβ Σ_j |q_jᵀφ| separ
 It comes after a step of the task and before the step within groups. In exact arithmetic:
 
 1. **Zero at a finite β.** Let q_jᵀφ_k = 0, and let a step of gradient descent change φ_k by −ηg_k. Then
-   y_j = −ηq_jᵀg_k, which the prox sets to zero if and only if |q_jᵀg_k| ≤ β. So β is the largest pull of the task along
-   one q_j for which the inner product stays exactly zero, for any k, l, m, n and η. If the pull is larger, what exceeds
-   β remains: y_j = −η(q_jᵀg_k ∓ β).
+   y_j = −ηq_jᵀg_k, which the prox sets to zero if and only if |q_jᵀg_k| ≤ β. So β is the largest gradient of the task
+   along one q_j for which the inner product stays exactly zero, for any k, l, m, n and η. If the gradient is larger,
+   what exceeds β remains: y_j = −η(q_jᵀg_k ∓ β).
 2. **The step within groups keeps it.** Every rule of this package changes a group by a product from the right,
    P ← PM with M[n, n]. Then QᵀPM = (QᵀP)M, and each row of QᵀP that is zero stays zero. If QᵀP = 0, the step against
    frozen vectors in turn does not change P, and thus not PᵀP. So the two penalties do not disturb each other, and
-   alternating their steps has no error of splitting: with gradient descent and pulls of at most β, the iterates are
+   alternating their steps has no error of splitting: with gradient descent and gradients of at most β, the iterates are
    those of the same training of the l − k coordinates in a basis of the complement of Q, without frozen vectors.
-3. **It gets there in finitely many steps.** Without another force, and with free lengths, y_j is zero after |y_j|/ηβ
+3. **Zero after finitely many steps.** Without a gradient of the task, and with free lengths, y_j is zero after |y_j|/ηβ
    steps. If lengths are penalised too, the step within groups lengthens the shortened vector, Qy and the rest by the
    same factor: the share of Qy falls until it is zero, unless there is no rest.
 4. β = ∞ projects: φ ← φ − QQᵀφ.

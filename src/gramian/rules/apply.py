@@ -284,8 +284,9 @@ def _is_arithmetic(penalty: Penalty) -> bool:
 
 
 def _is_in_place(operand: Operand) -> bool:
-    """Tell whether Φ shares the tensor's memory and has the compute dtype: then it can be stepped in place."""
-    tensor, _, phi, plain, _ = operand
-    if not plain or phi.dtype != reference.compute_dtype(phi.dtype):
+    """Tell whether Φ can be stepped in the memory of its tensor; 16 bits only on a CPU, without frozen vectors."""
+    tensor, _, phi, plain, frozen = operand
+    exact = phi.dtype == reference.compute_dtype(phi.dtype)
+    if not plain or not (exact or (phi.device.type == "cpu" and frozen is None)):
         return False
     return phi.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()

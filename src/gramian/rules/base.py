@@ -1,4 +1,4 @@
-"""What an update rule is: a function from Φ to a change of Φ, and what it declares about itself."""
+"""Update rules as functions from Φ to a change of Φ, and the properties that they declare."""
 
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels import chunks, norms, reference
-from gramian.kernels.base import Kernel, is_plain
+from gramian.kernels.base import FusedStep, Kernel, is_plain
 from gramian.kernels.dispatch import choose
 from gramian.penalties import Penalty
 from gramian.rules.base import Step, coordinatewise, groupwise
@@ -54,6 +54,18 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         -0.0003...
     """
     kernel = choose(phi, penalty)
+    fused = kernel.proximal_step(phi, penalty, _tau(lr, beta), in_place=False)
+    if fused is None:
+        return _step(kernel, phi, lr, beta, penalty)
+    losses: list[Scalar] = []
+    for which in fused.failed:
+        step = _step(kernel, phi[:, which], lr, beta, penalty.select_groups(which))
+        fused.out[:, which] = step.change
+        losses.append(step.loss)
+    return Step(fused.out, _fused_loss(fused, beta, losses))
+
+
+def _step(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) -> Step:
     if _streams(kernel, phi):
         steps = [_streamed(kernel, P, lr, beta, penalty) for P in phi.to(reference.compute_dtype(phi.dtype)).unbind(1)]
         return Step(torch.stack([D for D, _ in steps], dim=1).to(phi.dtype), _total([loss for _, loss in steps]))
@@ -67,7 +79,7 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
 
 
 def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
-    """Make the step of `proximal` in place.
+    """Make the step of `proximal` in place; a 16-bit Φ is stepped in float32 and rounded once.
 
     Returns:
         The loss before the step.
@@ -76,6 +88,12 @@ def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
         Beyond Φ, at most another tensor of its size and 64 MiB, for an entry-wise penalty.
     """
     kernel = choose(phi, penalty)
+    fused = kernel.proximal_step(phi, penalty, _tau(lr, beta), in_place=True)
+    if fused is not None:
+        parts = [(phi[:, which], penalty.select_groups(which)) for which in fused.failed]
+        return _fused_loss(fused, beta, [_round_step_(kernel, part, lr, beta, mu) for part, mu in parts])
+    if phi.dtype != reference.compute_dtype(phi.dtype):
+        return _round_step_(kernel, phi, lr, beta, penalty)
     losses: list[Scalar] = []
     if _streams(kernel, phi):
         for P in phi.unbind(1):
@@ -88,6 +106,25 @@ def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
             kernel.add_apply_(part, minus_S)
             losses.append(loss)
     return _total(losses)
+
+
+def _fused_loss(fused: FusedStep, beta: float, losses: list[Scalar]) -> Scalar:
+    """Return the loss of a fused step, with the losses of the groups that it left out."""
+    for which in fused.failed:
+        fused.values[which] = 0
+    return _total([beta * fused.values.sum(), *losses])
+
+
+def _round_step_(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) -> Scalar:
+    """Step in the compute dtype and write the result, rounded once."""
+    wide = phi.to(reference.compute_dtype(phi.dtype))
+    step = _step(kernel, wide, lr, beta, penalty)
+    phi.copy_(wide + step.change)
+    return step.loss
+
+
+def _tau(lr: float, beta: float) -> float:
+    return 4 * lr * beta if beta > 0 and lr > 0 else 0.0
 
 
 def _parts(kernel: Kernel, phi: Phi, penalty: Penalty) -> list[tuple[Tensor, Penalty]]:
@@ -110,7 +147,7 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     """Compute −S of every group, and the loss."""
     M = kernel.residual(phi)  # X, overwritten by −S: one matrix, however large
     loss = beta * chunks.value(M, penalty, kernel.chunk_size).sum()
-    tau = 4 * lr * beta if beta > 0 and lr > 0 else 0.0
+    tau = _tau(lr, beta)
     sizes = chunks.frobenius(M, kernel.chunk_size)
     # Reading a number here does not wait for a device.
     readable = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling() and is_plain(M)
@@ -125,9 +162,11 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     w = torch.where(near, 1, norms.spectral_norm(M).clamp_min(1)[:, None, None])
     diagonal.sub_(1)
     C = chunks.prox_residual_(M, penalty, tau * w)
-    if readable and ((torch.linalg.vector_norm(C, dim=(1, 2)) <= w[:, 0, 0]) & w[:, 0, 0].isfinite()).all().item():
+    within = (torch.linalg.vector_norm(C, dim=(1, 2)) <= w[:, 0, 0])[:, None, None]
+    if readable and (within & w.isfinite()).all().item():
         return C.mul_(-0.5 / w), loss  # ‖C‖₂ ≤ ‖C‖_F ≤ w
-    size = torch.where(near, 1, torch.maximum(w, norms.spectral_norm(C)[:, None, None]))
+    # A group's step must not depend on the other groups: where ‖C‖_F ≤ w, no other norm limits it.
+    size = torch.where(near | within, w, torch.maximum(w, norms.spectral_norm(C)[:, None, None]))
     # 0·∞ makes all entries of an infinite group NaN.
     C.mul_(-0.5 / size * (1 + 0 * size))
     over = ~size.isfinite()

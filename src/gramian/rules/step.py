@@ -30,10 +30,10 @@ def step_(
 ) -> Scalar:
     r"""Make one update towards orthonormal groups, in place.
 
-    Call it after the optimiser's own step, with the same learning rate, as AdamW applies weight decay: then the penalty
-    is independent of moment estimates and of loss scaling. A group with a NaN or an infinite entry becomes NaN; other
-    groups are not affected. A finite group whose Gram matrix overflows is halved by 'proximal' and not changed by the
-    other rules; the loss is then infinite or NaN.
+    Call it after the step of the optimiser, with the same learning rate, as AdamW applies weight decay. Then the
+    penalty is independent of moment estimates and of loss scaling. A group with a NaN or an infinite entry becomes NaN;
+    other groups are not affected. A finite group whose Gram matrix overflows is halved by 'proximal' and not changed by
+    the other rules; the loss is then infinite or NaN.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout; written to.

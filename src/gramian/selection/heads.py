@@ -1,4 +1,4 @@
-"""How many heads an attention module has, and how long they are, as its attributes or its config tell."""
+"""The number and the length of the heads of an attention module, from its attributes or its config."""
 
 from dataclasses import dataclass
 
@@ -50,7 +50,7 @@ def is_attention(module: nn.Module, name: str = "") -> bool:
 
 
 def heads_of(module: nn.Module) -> Heads | None:
-    """Read the heads of an attention module; None if it does not tell.
+    """Read the heads of an attention module; None if their number is not stated.
 
     Attributes of the module come before those of its config, which may belong to a larger model; the config is not read
     if the class is not called attention, as in a model that has two kinds of it. Multi-head latent attention has heads

@@ -32,7 +32,7 @@ def orthogonalize_(
 ) -> Weights:
     r"""Make groups of weights orthonormal in place, to start a training from.
 
-    What `torch.nn.init.orthogonal_` does for a matrix, this does for the groups of any layout: filters of convolutions,
+    This does what `torch.nn.init.orthogonal_` does for a matrix, for the groups of any layout: filters of convolutions,
     the heads of attention, gates. Groups become the nearest orthonormal ones, so that from independent normal weights
     they are uniformly distributed; the random numbers are those with which the weights were initialised.
 

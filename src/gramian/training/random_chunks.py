@@ -1,4 +1,4 @@
-"""Random groups at every step, for vectors that are too many to be orthogonal all at once."""
+"""Random groups at every step, for sets of vectors that are too large to be orthogonal at once."""
 
 import torch
 from torch import Tensor

@@ -33,7 +33,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0}
 
 
 def open_array(path: Path) -> Weights:
-    """Open a `.npy` file; its array is named as the file is, without the suffix.
+    """Open a `.npy` file; its array has the name of the file, without the suffix.
 
     Raises:
         WeightsError: If the array holds Python objects, or its length is not that of its header.

@@ -41,7 +41,7 @@ def capture(
     r"""Run a network over batches, and write what modules return to a store, shard by shard.
 
     The modules are observed by forward hooks, which are removed in any case; the network runs in evaluation mode
-    without gradients, and the mode of every module is restored. An interrupted capture leaves a store of whole shards.
+    without gradients, and the mode of every module is restored. An interrupted capture leaves complete shards.
     With `resume` and the same arguments it continues after the last one, and the store gets the same bytes as without
     an interruption, if the network computes the same numbers again.
 

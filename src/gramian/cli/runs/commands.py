@@ -27,7 +27,7 @@ _NUMBERED = "the next free of runs/001, runs/002 …"
 Out = Annotated[Path | None, option("Folder for the result.", _NUMBERED, "--out", "-o")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the latest in runs/.")]
 Seconds = Annotated[float | None, option("Learn for this many seconds instead of --steps.", "no limit")]
-Device = Annotated[str | None, option("Device, by its name in torch.", DEFAULTS.device)]
+Device = Annotated[str | None, option("Device, in PyTorch's notation.", DEFAULTS.device)]
 Seed = Annotated[int | None, option("Seed: the same seed gives the same dictionary.", DEFAULTS.seed)]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")]
 
@@ -108,7 +108,7 @@ def features(
     ] = None,
     rate: Annotated[float | None, option("False discovery rate of --select fdr.", FEATURE_DEFAULTS.rate)] = None,
     aux: Annotated[
-        bool, typer.Option("--aux", help="The next groups must explain the error of the active ones.")
+        bool, typer.Option("--aux", help="Auxiliary loss: the next groups must explain the error of the active ones.")
     ] = False,
     beta: Annotated[
         float | None,

@@ -40,7 +40,7 @@ class OnePass(nn.Module, ABC):
 
     @abstractmethod
     def reset_(self, groups: Tensor, frames: Rows) -> None:
-        """Start the encoder of some groups anew, from their frames."""
+        """Initialise the encoder of some groups again, from their frames."""
 
 
 class LinearEncoder(OnePass):

@@ -1,4 +1,4 @@
-r"""Selections: which of the groups of largest pre-codes are active. In use, a code is that of its sample alone.
+r"""Selections: which of the groups of largest pre-codes are active. In use, a code depends on its sample alone.
 
 A selection gets the candidates of each sample, the groups of largest norm in descending order, and returns their codes,
 0 for those that it does not keep. What it needs to know of other samples, such as a threshold, it tracks in training

@@ -1,4 +1,4 @@
-"""Stability: which subspaces of one dictionary come back in another, beside a null of random subspaces."""
+"""Stability: which subspaces of one dictionary come back in another, compared with random subspaces."""
 
 import math
 from dataclasses import dataclass

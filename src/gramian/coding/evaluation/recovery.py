@@ -1,4 +1,4 @@
-"""Recovery of known factors: does a group contribute what a true factor contributes?"""
+"""Recovery of known factors: the contributions of groups compared with those of true factors."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Priors with a price for every active group: group ℓ0, and a spike at zero with a slab."""
+"""Priors with a cost for every active group: group ℓ0, and a spike at zero with a slab."""
 
 import math
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Compared:
-    """Hold the measurements of one learned dictionary.
+    """The measurements of one learned dictionary.
 
     Attributes:
         name: How the dictionary was learned.

@@ -33,7 +33,7 @@ _NARROWEST = 0.4
 
 @dataclass(frozen=True)
 class GaborFit:
-    r"""Hold the nearest Gabor function of every atom.
+    r"""The nearest Gabor function of every atom.
 
     At row y and column x of the patch, with u = (x − column) cos θ + (y − row) sin θ, along the wave vector, and
     v = (y − row) cos θ − (x − column) sin θ, across it,

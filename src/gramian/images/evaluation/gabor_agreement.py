@@ -20,7 +20,7 @@ _MOST_PAIRS = 2_000_000
 
 @dataclass(frozen=True)
 class GaborSpread:
-    """Hold the differences of two atoms of a group: medians over all pairs of well-fitted atoms within groups.
+    """The differences of two atoms of a group: medians over all pairs of well-fitted atoms within groups.
 
     Attributes:
         position: Distance of the envelopes' centres, pixels.
@@ -40,7 +40,7 @@ class GaborSpread:
 
 @dataclass(frozen=True)
 class GaborAgreement:
-    """Hold the differences of Gabor functions within learned groups and within random groups.
+    """The differences of Gabor functions within learned groups and within random groups.
 
     Attributes:
         threshold: Explained share above which an atom counts as well fitted.

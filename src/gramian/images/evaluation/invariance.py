@@ -17,7 +17,7 @@ __all__ = ["Control", "PhaseResponse", "correlation", "gratings", "phase_respons
 
 @dataclass(frozen=True)
 class Control:
-    """Hold one measure of invariance for learned groups and for both controls.
+    """One measure of invariance, for learned groups and for both controls.
 
     Attributes:
         learned: Measure of the amplitudes of the learned groups.
@@ -33,7 +33,7 @@ class Control:
 
 @dataclass(frozen=True)
 class PhaseResponse:
-    """Hold the responses to gratings of every phase.
+    """The responses to gratings of every phase.
 
     Attributes:
         phases: Phases in radians.

@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int], object]
 
 @dataclass(frozen=True)
 class HeldOutPicture:
-    """Hold a held-out picture encoded with the learned dictionary.
+    """A held-out picture, encoded with the learned dictionary.
 
     Attributes:
         name: Name of the picture.
@@ -73,7 +73,7 @@ class HeldOutPicture:
 
 @dataclass(frozen=True)
 class LearningRecord:
-    """Hold all data of the page of a learning run.
+    """The data of the page of a learning run.
 
     Attributes:
         title: Heading of the report.

@@ -17,7 +17,7 @@ MOST_DRAWN = 512
 
 @dataclass(frozen=True)
 class _Letters:
-    """Hold the size of the numbers, in pixels of atoms."""
+    """The size of the numbers, in pixels of atoms."""
 
     height: float
     room: int

@@ -34,7 +34,7 @@ HELD_OUT_NAMES = ("camera", "flower")
 
 @dataclass(frozen=True)
 class Picture:
-    """Hold the pixels of a picture.
+    """The pixels of a picture.
 
     Attributes:
         name: Name of the picture.
@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class LoadedImages:
-    """Hold the pictures of a folder, an array or a film.
+    """The pictures of a folder, an array or a film.
 
     Attributes:
         images: The pictures, in order; those of a folder sorted by name.
@@ -62,7 +62,7 @@ class LoadedImages:
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Hold the pictures for training and the held-out pictures."""
+    """The pictures for training and the held-out pictures."""
 
     train: tuple[Picture, ...]
     held_out: tuple[Picture, ...]

@@ -26,7 +26,7 @@ _PATCHES = 20_000
 
 @dataclass(frozen=True)
 class Samples:
-    """Hold the prepared patches of one picture.
+    """The prepared patches of one picture.
 
     Attributes:
         x: Samples [count, l].
@@ -45,7 +45,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Hold the parameters that convert pictures to samples.
+    """The parameters that convert pictures to samples.
 
     Attributes:
         size: Side of a patch, pixels.

@@ -17,7 +17,7 @@ _DISTANCE = 1e-2
 
 
 def check_fit(targets: Iterable[SelectedParameter], rule: Rule, penalty: Penalty, *, hard: bool) -> None:
-    """Raise now the errors that would otherwise come at the first step, after the optimiser has changed weights.
+    """Raise the errors that would otherwise be raised at the first step, after the optimiser has changed weights.
 
     For rules and penalties of this package the requirements are known. Other ones are tried: one step of a small
     tensor with the same m and n.

@@ -1,4 +1,4 @@
-"""What is done to each parameter: its strength β, rule and penalty, one for all parameters or given by pattern."""
+"""The settings of each parameter: its strength β, rule and penalty, one for all parameters or given by pattern."""
 
 import math
 import weakref
@@ -14,9 +14,9 @@ from gramian.rules import Rule, as_rule
 from gramian.selection import Pattern, SelectedParameter
 from gramian.selection.parameters import candidates_of
 from gramian.selection.patterns import Matcher
-from gramian.training.by_pattern import ByPattern
-from gramian.training.compatibility import check_fit
-from gramian.training.strength import Beta, Scheduler, check_strength, strength_at
+from gramian.training.attaching.by_pattern import ByPattern
+from gramian.training.attaching.compatibility import check_fit
+from gramian.training.attaching.strength import Beta, Scheduler, check_strength, strength_at
 
 __all__ = ["Choice", "Settings"]
 
@@ -83,7 +83,7 @@ class Settings:
         return choice
 
     def check(self, targets: Iterable[SelectedParameter]) -> None:
-        """Raise the errors that would otherwise come at the first step.
+        """Raise the errors that would otherwise be raised at the first step.
 
         Raises:
             OptionError, ShapeError: As for `gramian.attach`.

@@ -1,0 +1,60 @@
+"""What a function of the lanes kernel computes, and how many groups it processes at once."""
+
+from dataclasses import dataclass
+
+from gramian.kernels.cpu.lanes.functions import EntryFunction
+
+__all__ = ["Plan"]
+
+_SUMS = 8
+"""Sums that are held in registers."""
+
+_COLUMNS = 256
+"""Numbers of a row that are processed before the next row tile: several cache lines."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a function computes, of which tensor."""
+
+    n: int
+    dtype: str
+    """The type in memory: 'float', 'double', 'bfloat' or 'half'. Arithmetic is in float, or in double."""
+    mode: str
+    """'step' writes P(I − S), 'change' −PS, 'gradient' 2βPG, 'residual' X, 'multiply' PM and 'multiply_add' P + PM."""
+    function: EntryFunction | None
+    vector_bytes: int
+    dense: bool
+    """Whether the groups are adjacent, n is a power of two and all groups of a block exist."""
+    columns: bool = False
+    """Whether the numbers of a vector of a group are adjacent, instead of those of a row."""
+
+    @property
+    def scalar(self) -> str:
+        """The type in arithmetic."""
+        return "double" if self.dtype == "double" else "float"
+
+    @property
+    def width(self) -> int:
+        """Lanes of a group: n, or the next power of two."""
+        return 1 << (self.n - 1).bit_length()
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a vector."""
+        return max(self.width, self.vector_bytes // (8 if self.scalar == "double" else 4))
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that are processed at once."""
+        return max(1, _SUMS // self.width)
+
+    @property
+    def groups(self) -> int:
+        """Groups of a block."""
+        return self.vectors * self.lanes // self.width
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that are processed together, row tile by row tile."""
+        return max(1, _COLUMNS // (self.groups * self.n))
