@@ -56,12 +56,6 @@ def exports(module: str) -> list[str]:
     raise AssertionError(f"{module} has no __all__")
 
 
-def defined(module: str) -> list[str]:
-    """List the functions of a module in the order of its source."""
-    body = ast.parse(source_of(module).read_text(encoding="utf-8")).body
-    return [node.name for node in body if isinstance(node, ast.FunctionDef)]
-
-
 def summary(module: str) -> str:
     """Read the first line of a module's docstring."""
     text = ast.get_docstring(ast.parse(source_of(module).read_text(encoding="utf-8")))
@@ -86,16 +80,15 @@ def page(module: str) -> str:
             lines += _block(f"{module}.{name}")
         return "\n".join(lines)
     homes = _homes()
-    lines += ["", "| name | documented in |", "|---|---|"]
+    lines += ["| name | documented in |", "|---|---|"]
     for name in names:
         home = homes.get(name, name)
         if home not in AT_THE_ROOT:
             target = f"gramian.{home}"
             anchor = "" if home == name else f"#{target}.{name}"
             lines.append(f"| `gramian.{name}` | [`{target}`]({target}.md{anchor}) |")
-    for name in (*defined("gramian.objective.losses"), *defined("gramian.objective.derivatives")):
-        if name in names:
-            lines += _block(f"gramian.{name}")
+    for name in sorted(exports("gramian.objective"), key=lambda name: name.startswith("grad")):
+        lines += _block(f"gramian.{name}")
     for name in reversed(exports("gramian.orthogonalize")):
         lines += _block(f"gramian.orthogonalize.{name}")
     return "\n".join(lines)

@@ -78,7 +78,7 @@ def test_nothing_is_cut_and_nothing_is_requested(site, tab, width) -> None:
     assert tab.complaints == []
 
 
-@pytest.mark.parametrize("word", ["proximal", "Stiefel", "GradScaler", "FSDP2", "--target-active"])
+@pytest.mark.parametrize("word", ["proximal", "Stiefel", "GradScaler", "FSDP2", "torchrun"])
 def test_the_search_works_from_files(site, tab, word) -> None:
     tab.open(site / "rules.html")
     tab.value(SEARCH.replace("WORD", json.dumps(word)))
