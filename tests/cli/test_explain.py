@@ -182,7 +182,7 @@ def test_every_bar_is_left_or_right() -> None:
 def test_bars_stand_on_the_line_in_a_browser(tmp_path) -> None:
     pytest.importorskip("latex2mathml")
     pytest.importorskip("pymdownx")
-    spec = importlib.util.spec_from_file_location("mathml", PAGE.parents[1] / "mathml.py")
+    spec = importlib.util.spec_from_file_location("mathml", PAGE.parents[1] / "hooks" / "mathml.py")
     mathml = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(mathml)
     page = tmp_path / "page.html"

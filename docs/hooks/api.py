@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Tensors": (

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-BIBLIOGRAPHY = Path(__file__).parent / "bibliography.md"
+BIBLIOGRAPHY = Path(__file__).parents[1] / "bibliography.md"
 _ENTRY = re.compile(r'^- <a id="(\w+)"></a>.*?\*(.+?)\*', re.MULTILINE)
 _QUOTED = re.compile(r"(?:\"|&quot;)([^\"<>&]{8,200}?(?:&#x27;[^\"<>&]*)*)(?:\"|&quot;)")
 _REFERENCES = re.compile(r"<summary>References</summary>.*?</details>", re.DOTALL)
