@@ -1,7 +1,7 @@
 """Options, statistics over seeds and tables of the comparisons; tables are written into docs/measured."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -15,13 +15,20 @@ __all__ = ["FOLDER", "options", "spread", "write_table"]
 FOLDER = Path(__file__).parents[1] / "docs" / "measured"
 
 
-def options(description: str | None, paths: Sequence[str] = (), **defaults: int) -> argparse.Namespace:
-    """Parse the command line: --seeds, the options of the comparison, other files it writes, and --out."""
+def options(
+    description: str | None,
+    paths: Sequence[str] = (),
+    choices: Mapping[str, Sequence[str]] | None = None,
+    **defaults: int,
+) -> argparse.Namespace:
+    """Parse the command line: --seeds, the options of the comparison, other files it writes, its parts, and --out."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"seeds": 5, **defaults}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     for name in paths:
         parser.add_argument(f"--{name}", type=Path)
+    for name, values in (choices or {}).items():
+        parser.add_argument(f"--{name}", choices=values, help="default: all")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the table")
     return parser.parse_args()
 
