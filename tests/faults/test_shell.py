@@ -184,7 +184,7 @@ class TestOutput:
             env={**os.environ, "PYTHONIOENCODING": "ascii"},
         )
         assert done.returncode == 0, done.stderr
-        assert b"21  The proximal step" in done.stdout
+        assert b"25  Prox: the proximal step" in done.stdout
         assert done.stderr == b""
 
     @POSIX
