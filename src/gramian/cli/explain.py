@@ -169,8 +169,7 @@ def _print_step(console: Console, place: int, one: CheckedStep) -> None:
         most = min(COLUMNS, (console.width - 14) // 2 // NUMBER_WIDTH)
         console.print(Text(indent(beside(one, max(1, most)), "    ")))
     colour = "bold red" if not one.holds else "yellow" if step.is_mistake else "green"
-    console.print(Text(f"    {plain_text(verdict(one))}", style=colour), soft_wrap=True)
-    console.print()
+    _paragraph(console, verdict(one), style=colour)
 
 
 def _heading(console: Console, text: str) -> None:
@@ -181,8 +180,8 @@ def _formula(console: Console, latex: str) -> None:
     console.print(Text(f"    {plain_formula(latex)}", style="cyan"), soft_wrap=True)
 
 
-def _paragraph(console: Console, prose: str, *, end: bool = True) -> None:
+def _paragraph(console: Console, prose: str, *, style: str = "dim", end: bool = True) -> None:
     for line in wrap(plain_text(prose).replace("`", ""), max(30, min(console.width, _WIDTH) - 4)):
-        console.print(Text(f"    {line}", style="dim"))
+        console.print(Text(f"    {line}", style=style))
     if end:
         console.print()
