@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from importlib import import_module
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.gpu.epilogues import interpreted
-from gramian.kernels.reference import Reference
+from gramian.kernels.reference import REFERENCE, Reference
 
 __all__ = ["DeviceCodeError", "launch", "or_reference", "precision", "processors", "sums"]
 
@@ -47,7 +48,7 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) ->
     if key in _failures:
         raise DeviceCodeError(_failures[key])
     try:
-        with torch.cuda.device(device):
+        with _on(device):
             function(*arguments, **options)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
@@ -71,7 +72,7 @@ def or_reference(method: _Method) -> _Method:
         try:
             return method(self, *arguments, **options)
         except DeviceCodeError:
-            return getattr(Reference, method.__name__)(self, *arguments, **options)
+            return getattr(REFERENCE, method.__name__)(*arguments, **options)
 
     return run  # pyright: ignore[reportReturnType]
 
@@ -102,6 +103,11 @@ def processors(device: torch.device) -> int:
 @cache
 def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one: Triton launches there, whatever the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _device_name(device: torch.device) -> str:
