@@ -71,8 +71,16 @@ def test_launches(operations, kernel, shape, dtype, gradient, step) -> None:
         assert len(operations) == step, operations
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rule", ["proximal", "polyak", "subgradient"])
+@pytest.mark.parametrize(
+    ("rule", "dtype"),
+    [
+        ("proximal", torch.float32),
+        ("proximal", torch.bfloat16),
+        ("polyak", torch.float32),
+        ("subgradient", torch.float32),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     ("kernel", "shape"),
     [
