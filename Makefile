@@ -11,7 +11,7 @@ EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifi
 # The tests start hundreds of processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help learn features test test-slow test-versions fuzz check format docs house house-size bench bench-quick gpu examples clean
+.PHONY: help learn features test test-slow test-versions release fuzz check format docs house house-size bench bench-quick gpu examples clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ test-slow: $(VENV)/.dev  ## run the tests that take minutes
 
 test-versions: $(VENV)/.dev  ## run the tests on other versions of Python, torch and numpy (hours); one by ARGS='-s "tests(3.10, lowest)"'
 	@$(BIN)/nox $(ARGS)
+
+release: $(VENV)/.dev  ## build wheel and sdist, check them, and try the wheel in empty environments (minutes)
+	@$(BIN)/nox -s release $(ARGS)
 
 fuzz: $(VENV)/.dev  ## feed hostile files, tensors and command lines for SECONDS=60; ARGS="--seed N" repeats a run
 	@$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(ARGS)

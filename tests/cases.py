@@ -23,6 +23,7 @@ from gramian.penalties import (
     Weighted,
 )
 from tests import oracle
+from tests.own_cases import own_cases
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DRAWS = (0, 1, 2, 3, 4)
@@ -301,6 +302,11 @@ LAYOUT_CASES = {
         False,
     ),
 }
+
+# The file of one's own cases may use everything above.
+ALL_CASES |= own_cases("PENALTIES")
+RULE_CASES |= own_cases("RULES")
+LAYOUT_CASES |= own_cases("LAYOUTS")
 
 
 def over(

@@ -17,6 +17,7 @@ from gramian.coding import (
     fista,
     lca,
 )
+from tests.own_cases import own_cases
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ PRIOR_CASES: dict[str, PriorCase] = {
     "gaussian slab": PriorCase(lambda _: SpikeSlab()),
     "narrow gaussian slab": PriorCase(lambda _: SpikeSlab(scale=0.5)),
     "laplace slab": PriorCase(lambda _: SpikeSlab("laplace", scale=2.0)),
+    **own_cases("PRIORS"),
 }
 
 METHOD_CASES = {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import gramian
 from gramian import foreach
-from gramian.errors import DataError, DtypeError, OptionError, ShapeError
+from gramian.errors import DataError, DtypeError, LayoutError, OptionError, ShapeError
 from gramian.frozen import FrozenBasis
 from gramian.rules import Step
 
@@ -101,6 +101,7 @@ class TestTheBasis:
             (torch.eye(4), ShapeError, "span all l = 4 dimensions; try fewer"),
             (torch.ones(4, 2, dtype=torch.int64), DtypeError, "must be dense tensors of dtype float64"),
             ([torch.ones(4, 1), torch.ones(5, 1)], ShapeError, "same length l, and the same number of groups or one"),
+            (torch.ones(2, 2, 2, 2), LayoutError, "frozen vectors: without a layout a tensor must be"),
         ],
     )
     def test_errors(self, vectors, error, message) -> None:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gramian.errors import DataError, DtypeError, OptionError, ShapeError
+from gramian.errors import DataError, DtypeError, LayoutError, OptionError, ShapeError
 from gramian.layout import Layout, as_layout
 from gramian.typing import FLOATING_DTYPES
 
@@ -160,8 +160,11 @@ def _phi_of(vectors: Tensor, layout: Layout | str | None) -> Float[Tensor, "l gr
         raise DtypeError(
             f"frozen vectors must be dense tensors of dtype float64, float32, bfloat16 or float16; got {got}"
         )
-    resolved = as_layout(layout, vectors.ndim)
-    return vectors.detach() if resolved is None else resolved.to_phi(vectors.detach())
+    try:
+        resolved = as_layout(layout, vectors.ndim)
+        return vectors.detach() if resolved is None else resolved.to_phi(vectors.detach())
+    except LayoutError as error:
+        raise LayoutError(f"frozen vectors: {error}") from None
 
 
 def _together(phis: Sequence[Tensor]) -> Float[Tensor, "l groups k"]:

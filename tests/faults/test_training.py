@@ -318,7 +318,7 @@ class TestDevices:
         def loss_of(tensors: list[Tensor], **_) -> Tensor:
             return torch.stack([each.sum() for each in tensors]).sum()
 
-        monkeypatch.setattr(training.steps.foreach, "step_", loss_of)
+        monkeypatch.setattr(training.attaching.steps.foreach, "step_", loss_of)
         monkeypatch.setattr(training.coupled.objective, "loss", lambda tensor, **_: tensor.detach().sum())
         with FakeTensorMode():
             layers = [nn.Linear(8, 4, bias=False, device="meta") for _ in range(4)]

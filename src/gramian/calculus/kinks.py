@@ -76,7 +76,7 @@ def min_norm_subgradient(P: Group, *, tol: float = 0.0, max_steps: int = 10_000)
         2·l·n² flops, and 4·n³ for each step; it stops when the gap is at rounding.
 
     References:
-        Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm", 2009.
+        Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse problems", 2009.
 
     Examples:
         >>> import torch

@@ -5,8 +5,8 @@ from typing import Any
 from gramian.errors import OptionError, needs_extra
 from gramian.integrations.optimizers import attach_each, check_options
 from gramian.training import Attachment
+from gramian.training.attaching.metrics import name_metrics, write_metrics
 from gramian.training.coupled import add_up
-from gramian.training.metrics import name_metrics, write_metrics
 
 with needs_extra("gramian.integrations.lightning", "lightning"):
     from lightning.pytorch import Callback

@@ -210,6 +210,16 @@ def test_a_group_of_two_factors_is_split_and_parts_are_merged() -> None:
     assert float(overlap) == pytest.approx(2, abs=1e-2)
 
 
+@pytest.mark.parametrize(("room", "parts"), [(0, []), (1, [1, 3]), (2, [1, 1, 2]), (3, [1] * 4), (9, [1] * 4)])
+def test_a_group_is_split_into_as_many_parts_as_there_is_room_for(room, parts) -> None:
+    frame, count = random_frames(24, 1, 4, torch.Generator().manual_seed(3)).float(), 4000
+    alone = torch.nn.functional.one_hot(torch.randint(4, (count,)), 4)  # never two of the four directions at once
+    x = (torch.randn(count, 4) * alone) @ frame[:, 0].mT + 0.05 * torch.randn(count, 24)
+    p = FactorParameters(frame, torch.tensor([0.9]), torch.ones(1, 4) / 4, 0.0025)
+    moves = splits(p, infer(x, p, 1, 2), room)
+    assert sorted(dimension for move in moves for dimension in (move.variances > 0).sum(dim=1).tolist()) == parts
+
+
 def test_factors_are_recovered_with_their_dimensions() -> None:
     data = ManifoldSum(24, n_factors=8, active=2)
     x = 24**0.5 * data.draw(6000, seed=1).x

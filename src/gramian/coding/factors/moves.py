@@ -109,6 +109,7 @@ def splits(parameters: FactorParameters, candidates: Candidates, room: int) -> l
         parts = _components((together[i] > _COFIRING) | (together[i].mT > _COFIRING), axes)
         if len(parts) < 2:
             continue
+        parts = [*parts[:room], sum(parts[room:], [])] if len(parts) > room + 1 else parts  # noqa: RUF017
         room -= len(parts) - 1
         root = parameters.variances[i].double().sqrt()[:, None] * rotation[i]
         frame = parameters.phi[:, i].double()

@@ -6,6 +6,7 @@ Each call uses as many threads as torch does at that time. Idle threads sleep. A
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 
 import torch
 
@@ -13,6 +14,9 @@ __all__ = ["run_blocks"]
 
 _LEAST = 1 << 20
 """Fewest multiplications per thread: about 100 µs of work."""
+
+_PIECES = 4
+"""Into how many pieces the work of a thread is split."""
 
 
 class _Pool:
@@ -32,29 +36,40 @@ if hasattr(os, "register_at_fork"):
 def run_blocks(loop: Callable[[int, int], None], blocks: int, multiplications: int) -> None:
     """Run a loop over independent blocks in several threads: at most torch's number, and fewer for little work.
 
+    The threads claim pieces of the work one after the other. So a thread that starts late, for example because a thread
+    of torch still spins on its processor, does less of it, and one that has not started at the end is not waited for.
+
     Args:
         loop: A function of the first block and the one after the last; it releases the interpreter lock.
         blocks: The number of blocks.
         multiplications: The number of multiplications of all blocks, a measure of the work.
     """
     parts = max(1, min(torch.get_num_threads(), blocks, multiplications // _LEAST))
-    ends = [blocks * part // parts for part in range(parts + 1)]
-    pending = [_start(loop, ends[part], ends[part + 1]) for part in range(1, parts)]
+    if parts == 1:
+        loop(0, blocks)
+        return
+    pieces = min(_PIECES * parts, blocks)
+    claims = count()  # its `next` is atomic
+
+    def work() -> None:
+        while (piece := next(claims)) < pieces:
+            loop(blocks * piece // pieces, blocks * (piece + 1) // pieces)
+
+    pending = [future for future in (_start(work) for _ in range(1, parts)) if future is not None]
     try:
-        loop(0, ends[1])
+        work()
     finally:
         for future in pending:
-            future.result()
+            if not future.cancel():
+                future.result()
 
 
-def _start(loop: Callable[[int, int], None], first: int, last: int) -> Future[None]:
+def _start(work: Callable[[], None]) -> Future[None] | None:
     executor = _Pool.executor
     if executor is None:
         # More threads than processors gain nothing: further tasks wait in the queue.
         executor = _Pool.executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gramian")
     try:
-        return executor.submit(loop, first, last)
+        return executor.submit(work)
     except RuntimeError:  # the interpreter is shutting down and starts no threads
-        done: Future[None] = Future()
-        done.set_result(loop(first, last))
-        return done
+        return None

@@ -2,3 +2,5 @@
 
 WIDE is the dtype of sums and NARROW that of factors. A type checker and a shape check cannot follow these functions.
 """
+
+__all__ = []

@@ -24,14 +24,14 @@ from gramian.selection import Layouts, Pattern, SelectedParameter, Selector, Ski
 from gramian.selection.patterns import as_selector
 from gramian.tables import aligned
 from gramian.torch_internals import step_was_skipped
-from gramian.training.against import Frozen, FrozenByPattern
+from gramian.training.attaching.against import Frozen, FrozenByPattern
+from gramian.training.attaching.following import Following
+from gramian.training.attaching.metrics import name_metrics, write_metrics
+from gramian.training.attaching.optimizers import unwrap_optimizer
+from gramian.training.attaching.settings import Settings
+from gramian.training.attaching.steps import restore_targets_, step_targets_, unrestored
+from gramian.training.attaching.strength import Beta
 from gramian.training.coupled import add_up
-from gramian.training.following import Following
-from gramian.training.metrics import name_metrics, write_metrics
-from gramian.training.optimizers import unwrap_optimizer
-from gramian.training.settings import Settings
-from gramian.training.steps import restore_targets_, step_targets_, unrestored
-from gramian.training.strength import Beta
 from gramian.typing import Scalar
 
 __all__ = ["Attachment", "attach"]
@@ -87,7 +87,8 @@ class Attachment:
     @beta.setter
     def beta(self, beta: Beta | Mapping[Pattern, Beta]) -> None:
         settings = self.settings.with_beta(beta)
-        settings.check(self.targets)
+        for target in self.targets:
+            self.check(target, settings)
         self.settings = settings
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,17 +105,16 @@ class Attachment:
             raise OptionError(f"a state must be one of state_dict(); got {sorted(map(str, state))}")
         self.steps = whole_number(state["steps"], name="steps", least=0)
 
-    def check(self, target: SelectedParameter) -> None:
-        """Check that a parameter can be updated.
+    def check(self, target: SelectedParameter, settings: Settings | None = None) -> None:
+        """Check that a parameter can be updated, with the settings of the attachment or others.
 
         Raises:
             OptionError, ShapeError: As for `attach`.
         """
-        self.settings.check([target])
+        settings = settings or self.settings
+        settings.check([target])
         if self.frozen is not None:
-            beta = self.settings.of(target).beta
-            hard = beta == math.inf and self.frozen.strength(math.inf, self.steps) == math.inf
-            self.frozen.check(target, hard=hard)
+            self.frozen.check(target, settings.of(target).beta, self.steps)
 
     def pause(self) -> None:
         """Skip updates until `resume` is called."""
@@ -171,8 +171,8 @@ class Attachment:
         return {**vars(self), "handle": None, "following": None, "_copied": self._copied or self.handle is not None}
 
     def __str__(self) -> str:
-        head = f"{self.settings.strength(self.steps)}, {self._state()}: {len(self.targets)} parameters"
-        rest = _by_reason(self.skipped)
+        count, rest = len(self.targets), _by_reason(self.skipped)
+        head = f"{self.settings.strength(self.steps)}, {self._state()}: {count} parameter{'' if count == 1 else 's'}"
         return "\n".join([head, *self._table(self.targets), *(["skipped:", *rest] if rest else [])])
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from gramian.layout import Layout, as_layout, as_phi, from_phi
 from gramian.rules.apply import put_
 from gramian.selection import propose
 from gramian.selection.wrappers import parameters_of
-from gramian.training.polar import check_tall, nearest_orthonormal, polar_factor
+from gramian.training.parametrisation.polar import check_tall, nearest_orthonormal, polar_factor
 
 __all__ = ["Orthonormal", "orthonormal"]
 

@@ -1,5 +1,6 @@
 """The frozen vectors of each selected parameter, given by pattern, and their strength."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from gramian.frozen import FrozenBasis
 from gramian.selection import Pattern, SelectedParameter
 from gramian.selection.parameters import candidates_of
 from gramian.selection.patterns import Matcher
-from gramian.training.by_pattern import ByPattern
-from gramian.training.strength import Beta, check_strength, strength_at
+from gramian.training.attaching.by_pattern import ByPattern
+from gramian.training.attaching.strength import Beta, check_strength, strength_at
 
 __all__ = ["Frozen", "FrozenByPattern", "Old"]
 
@@ -75,14 +76,15 @@ class Frozen:
             self._bases[target.name] = self._basis(self._vectors.get(target.name), target)
         return self._bases[target.name]
 
-    def check(self, target: SelectedParameter, *, hard: bool) -> None:
-        """Check that a parameter can be kept orthogonal to its frozen vectors.
+    def check(self, target: SelectedParameter, beta: Beta, step: int) -> None:
+        """Check that a parameter of strength β can be kept orthogonal to its frozen vectors at a step.
 
         Raises:
-            ShapeError: If they have other sizes; or, if `hard`, leave fewer than n dimensions.
+            ShapeError: If they have other sizes; or, if both strengths are infinite, leave fewer than n dimensions.
         """
         basis = self.of(target)
         if basis is not None:
+            hard = beta == math.inf and self.strength(math.inf, step) == math.inf
             _named(target.name, lambda: basis.check(target.shape, hard=hard))
 
     def strength(self, beta: float, step: int) -> float:

@@ -103,6 +103,11 @@ def test_a_hard_constraint() -> None:
     old = {"0.weight": torch.randn(3, 12), "2.weight": torch.randn(1, 8)}
     with pytest.raises(ShapeError, match=r"2\.weight: orthonormal groups need n <= l - k dimensions .* n = 8, l = 8"):
         gramian.attach(optimizer, model, beta=math.inf, select=select, against=old)
+    soft = gramian.attach(optimizer, model, beta=1.0, select=select, against=old)
+    with pytest.raises(ShapeError, match=r"2\.weight: orthonormal groups need n <= l - k dimensions"):
+        soft.beta = math.inf
+    assert soft.beta == 1.0
+    soft.remove()
     with torch.no_grad():
         attachment = gramian.attach(
             optimizer, model, beta=math.inf, select="0.weight", against={"0.weight": old["0.weight"]}

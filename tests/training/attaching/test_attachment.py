@@ -293,7 +293,7 @@ class TestTheHandle:
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Embedding(5, 2))
         attachment = gramian.attach(torch.optim.SGD(model.parameters(), lr=0.1), model, beta=0.5)
         lines = str(attachment).splitlines()
-        assert lines[0] == "β = 0.5, after every step: 1 parameters"
+        assert lines[0] == "β = 0.5, after every step: 1 parameter"
         assert lines[2].startswith(
             "0.weight   [4, 3, 3, 3]  27 × 1 × 4  '(g o) i h w -> (i h w) g o; g=1'  filters of Conv2d"
         )

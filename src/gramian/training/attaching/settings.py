@@ -14,9 +14,9 @@ from gramian.rules import Rule, as_rule
 from gramian.selection import Pattern, SelectedParameter
 from gramian.selection.parameters import candidates_of
 from gramian.selection.patterns import Matcher
-from gramian.training.by_pattern import ByPattern
-from gramian.training.compatibility import check_fit
-from gramian.training.strength import Beta, Scheduler, check_strength, strength_at
+from gramian.training.attaching.by_pattern import ByPattern
+from gramian.training.attaching.compatibility import check_fit
+from gramian.training.attaching.strength import Beta, Scheduler, check_strength, strength_at
 
 __all__ = ["Choice", "Settings"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from gramian import residual
 from gramian.errors import DataError, ShapeError
 from gramian.rules.restore import rounding_level
-from gramian.training.polar import nearest_orthonormal, polar_factor
+from gramian.training.parametrisation.polar import nearest_orthonormal, polar_factor
 
 SHAPES = [(6, 1, 4), (5, 3, 5), (7, 4, 1), (9, 2, 3)]
 

@@ -61,7 +61,7 @@ class TestWhatCannotGoTogether:
 
     def test_what_can_is_not_rehearsed(self, monkeypatch) -> None:
         model = make()
-        monkeypatch.setattr(training.compatibility, "step_", None)
+        monkeypatch.setattr(training.attaching.compatibility, "step_", None)
         gramian.attach(sgd(model), model, beta=1.0, penalty=2 * L1() + SquaredFrobenius())
         gramian.attach(sgd(model), model, beta=1.0, rule="polyak", penalty=Cosine(L1()))
 
