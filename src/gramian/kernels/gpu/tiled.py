@@ -84,7 +84,8 @@ class Tiled(Products, Panel):
 def _strips(phi: Phi) -> Iterator[tuple[int, int]]:
     """Iterate over the blocks of columns whose G is held at a time: all of them if G is small enough."""
     n = phi.shape[2]
-    width = n if n * n <= _ROOM else max(1, _ROOM // n)
+    # Multiples of the largest tile, so that rows of a strip are as aligned as those of Φ.
+    width = n if n * n <= _ROOM else max(1, _ROOM // (n * 128)) * 128
     for first in range(0, n, width):
         yield first, min(first + width, n)
 
@@ -114,7 +115,7 @@ def _strip(phi: Phi, epilogue: Epilogue, first: int, last: int, values: GroupSca
     return G
 
 
-_CONFIGURATIONS = {2: (128, 64, 8, 3), 4: (128, 32, 8, 2), 8: (64, 16, 4, 1)}
+_CONFIGURATIONS = {2: (128, 64, 8, 3), 4: (64, 32, 4, 2), 8: (64, 16, 4, 1)}
 """Edge of a tile, rows at a time, warps and stages, for each size of an entry in bytes."""
 
 

@@ -68,16 +68,15 @@ def symmetric_tiles(
         i = first + down * TILE + tl.arange(0, TILE)
         j = first + across * TILE + tl.arange(0, TILE)
         k = tl.arange(0, ROWS)
-        left = P + group * p_m + k.to(tl.int64)[:, None] * p_l + i.to(tl.int64)[None, :] * p_n
-        right = P + group * p_m + k.to(tl.int64)[:, None] * p_l + j.to(tl.int64)[None, :] * p_n
+        left = P + group * p_m + i.to(tl.int64)[None, :] * p_n
+        right = P + group * p_m + j.to(tl.int64)[None, :] * p_n
         X = tl.zeros((TILE, TILE), WIDE)
         for start in range(0, length, ROWS):
             inside = (k < length - start)[:, None]
-            a = tl.load(left, mask=inside & (i < last)[None, :], other=0.0).to(NARROW)
-            b = tl.load(right, mask=inside & (j < n)[None, :], other=0.0).to(NARROW)
+            row = (start + k).to(tl.int64)[:, None] * p_l
+            a = tl.load(left + row, mask=inside & (i < last)[None, :], other=0.0).to(NARROW)
+            b = tl.load(right + row, mask=inside & (j < n)[None, :], other=0.0).to(NARROW)
             X += tl.dot(tl.trans(a), b, input_precision=PRECISION, out_dtype=WIDE)
-            left += ROWS * p_l.to(tl.int64)
-            right += ROWS * p_l.to(tl.int64)
         there = (i < last)[:, None] & (j < n)[None, :]
         within = (j < last) & (across == down)
         X = tl.where(within[None, :], 0.5 * X + 0.5 * tl.trans(X), X)
