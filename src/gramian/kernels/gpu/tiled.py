@@ -103,7 +103,10 @@ def _strip(phi: Phi, epilogue: Epilogue, first: int, last: int, values: GroupSca
     length, m, n = phi.shape
     wide = reference.compute_dtype(phi.dtype)
     G = phi.new_empty(m, last - first, n - first, dtype=phi.dtype if epilogue.exact else wide)
-    tile, rows, warps, stages = _CONFIGURATIONS[phi.element_size()]
+    # Other orders than rows side by side take more pointers, which must not spill.
+    tile, rows, warps, stages = _CONFIGURATIONS[
+        phi.element_size() if phi.stride(2) == 1 else max(4, phi.element_size())
+    ]
     grid = (-(-(last - first) // tile), -(-(n - first) // tile), m)
     sums = values.new_empty(m, *grid[:2], 2)
     launching.launch(
