@@ -178,11 +178,12 @@ def _launch(
     columns = max(16, 1 << (fold * n - 1).bit_length())
     launching.launch(
         name, (-(-m // fold), *programs), *tensors, length, m, *phi.stride(), *strides, *numbers,
-        N=n, FOLD=fold, COLUMNS=columns, ROWS=64, num_warps=_warps(name, columns, phi.dtype), **options,
+        N=n, FOLD=fold, COLUMNS=columns, **_rows_and_warps(name, columns, phi.dtype), **options,
     )  # fmt: skip
 
 
-def _warps(name: str, columns: int, dtype: torch.dtype) -> int:
-    """Choose the warps of a program: the fewest with which the compiler spills no registers."""
-    wide = name == "fused_factor" or (name == "fused_update" and dtype == torch.float32 and columns == _MOST)
-    return columns // 8 if wide else columns // 16
+def _rows_and_warps(name: str, columns: int, dtype: torch.dtype) -> dict[str, int]:
+    """Choose the rows at a time and the warps of a program, with which the compiler spills no registers."""
+    if name == "fused_update" and dtype == torch.float32 and columns == _MOST:
+        return {"ROWS": 32, "num_warps": 8}
+    return {"ROWS": 64, "num_warps": columns // 8 if name == "fused_factor" else columns // 16}
