@@ -256,3 +256,14 @@ def test_a_finite_group_whose_gram_matrix_overflows_is_halved_on_a_gpu(kernel, n
     torch.testing.assert_close(phi[:, 1], before[:, 1] / 2)
     assert phi.isfinite().all()
     assert not torch.equal(phi[:, 0], before[:, 0])
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton 3.3")
+def test_a_float32_step_of_three_launches() -> None:
+    phi = draw((50, 2, 40), torch.float32)
+    expected = phi.double()
+    with gramian.kernels.use("reference"):
+        gramian.step_(expected, lr=0.05, penalty="huber")
+    with gramian.kernels.use("fused"):
+        gramian.step_(phi, lr=0.05, penalty="huber")
+    torch.testing.assert_close(phi.double(), expected, rtol=0, atol=2e-6)

@@ -69,7 +69,7 @@ class Fused(Reference):
         _, m, n = phi.shape
         splits = _splits(phi)
         X = phi.new_empty(*((splits,) if splits > 1 else ()), m, n, n, dtype=reference.compute_dtype(phi.dtype))
-        _gram(phi, X, splits)
+        _gram(phi, X, splits, partial=splits > 1)
         if splits == 1:
             return X
         gram = X.sum(dim=0)
@@ -122,7 +122,9 @@ class Fused(Reference):
         values = phi.new_empty(m, n, dtype=reference.compute_dtype(phi.dtype))
         options = {"PENALTY": update.epilogue.kind, "STEP": update.step}
         splits = _splits(phi)
-        if splits == 1:
+        # The norms of a step and tf32 products in one program would spill registers from n = 33 on.
+        together = not (update.step and phi.dtype == torch.float32 and n > _MOST // 2)
+        if splits == 1 and together:
             exact = not update.step and (update.epilogue.exact or phi.dtype == values.dtype)
             _launch(
                 "fused_update", (1,), phi, phi, out, values, strides=out.stride(), numbers=update.numbers,
@@ -131,7 +133,7 @@ class Fused(Reference):
         else:
             grams = values.new_empty(splits, m, n, n)
             M = values.new_empty(m, n, n)
-            _gram(phi, grams, splits)
+            _gram(phi, grams, splits, partial=True)
             _launch(
                 "fused_factor", (1,), phi, phi, grams, M, values, numbers=(splits, *update.numbers),
                 **options, **launching.sums(phi.dtype),
@@ -148,10 +150,10 @@ def _splits(phi: Phi) -> int:
     return max(1, most) if most > 3 else 1  # two more launches must be worth it
 
 
-def _gram(phi: Phi, X: Tensor, splits: int) -> None:
+def _gram(phi: Phi, X: Tensor, splits: int, *, partial: bool) -> None:
     span = -(-phi.shape[0] // splits)
     options = launching.precision(phi.dtype)
-    _launch("fused_gram", (splits,), phi, phi, X, numbers=(span,), SPLIT=splits > 1, **options)
+    _launch("fused_gram", (splits,), phi, phi, X, numbers=(span,), SPLIT=partial, **options)
 
 
 def _apply(phi: Phi, M: GroupMatrices, out: Phi, *, add: bool) -> None:
