@@ -185,7 +185,7 @@ def _launch(
 
 
 def _rows_and_warps(name: str, columns: int, dtype: torch.dtype) -> dict[str, int]:
-    """Choose the rows at a time and the warps of a program, with which the compiler spills no registers."""
-    if name == "fused_update" and dtype == torch.float32 and columns == _MOST:
+    """Choose the rows at a time and the warps of a program, with which the compiler spills fewest registers."""
+    if name in ("fused_update", "fused_gram") and dtype == torch.float32 and columns == _MOST:
         return {"ROWS": 32, "num_warps": 8}
     return {"ROWS": 64, "num_warps": columns // 8 if name == "fused_factor" else columns // 16}
