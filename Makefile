@@ -11,7 +11,7 @@ EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifi
 # The tests start hundreds of processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help learn features test test-slow test-versions release fuzz check format docs house house-size bench bench-quick examples clean
+.PHONY: help learn features test test-slow test-versions release fuzz check format docs house house-size bench bench-quick gpu examples clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,9 @@ bench: $(VENV)/.bench  ## measure the kernels beside their peers, the rules and 
 
 bench-quick: $(VENV)/.bench  ## the kernels alone, fewer shapes (under 2 minutes)
 	@$(BIN)/python benchmarks/kernels.py --quick
+
+gpu: $(VENV)/.dev  ## on a machine with a GPU: check the kernels there, then time them (under 10 minutes); ARGS=--quick for fewer shapes
+	@$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 examples: $(VENV)/.bench $(VENV)/.networks  ## measure what the penalties and features are good for (about two hours); one by EXAMPLE=exact_penalty
 	@for each in $(EXAMPLE); do $(BIN)/python examples/$$each.py $(ARGS) || exit 1; done

@@ -26,8 +26,8 @@ if not jaxtyping.config.jaxtyping_disable:
     jaxtyping.install_import_hook("gramian", f"{shapes.__name__}.checked")
     sys.meta_path.insert(0, shapes.AsItIs())
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # device code runs on the CPU, one program after the other
+# Device code runs on the CPU, one program after the other, also where there is a GPU; `make gpu` sets 0.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import gramian
 

@@ -12,7 +12,10 @@ COMPILED = {
     "gramian.coding.inference.vector_loops",
     "gramian.coding.inference.working_set_loops",
     "gramian.kernels.cpu.simd_loops",
-    "gramian.kernels.gpu.triton_code",
+    "gramian.kernels.gpu.triton_code.entries",
+    "gramian.kernels.gpu.triton_code.fused",
+    "gramian.kernels.gpu.triton_code.registers",
+    "gramian.kernels.gpu.triton_code.tiles",
 }
 """What Numba and Triton compile from its source, where a wrapper for shape checks is more than they can take."""
 

@@ -1,5 +1,7 @@
 """The same numbers on a GPU as on the CPU."""
 
+import os
+
 import pytest
 import torch
 
@@ -19,7 +21,13 @@ from gramian.coding.priors.spike_slab import SLABS
 from gramian.distributions import GroupLaplace, SpikeSlab, UniformFrames
 from tests.cases import over_dtypes, over_penalties, over_rules, plain_loss, stiefel
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") == "1", reason="needs TRITON_INTERPRET=0, as `make gpu` sets"
+    ),
+]
 
 SHAPE = (48, 5, 8)
 

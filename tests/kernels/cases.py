@@ -70,9 +70,17 @@ KERNELS = {
         small=(20, 7, 4), medium=(90, 13, 4), large=(1500, 3, 4), interpreted=True, marks=_NEEDS_TRITON,
         edges=((8, 20, 1), (70, 11, 2), (9, 37, 3), (100, 7, 16), (20, 3, 33), (0, 4, 2), (4, 0, 3), (1, 2, 1)),
     ),
+    "registers": KernelCase(
+        small=(20, 7, 4), medium=(90, 13, 4), large=(1500, 3, 4), interpreted=True, marks=_NEEDS_TRITON,
+        edges=((8, 20, 1), (70, 11, 2), (9, 37, 3), (300, 7, 8), (20, 3, 7), (0, 4, 2), (4, 0, 3), (1, 2, 1)),
+    ),
+    "products": KernelCase(
+        small=(20, 2, 7), medium=(90, 2, 80), large=(500, 1, 70), interpreted=True, marks=_NEEDS_TRITON,
+        edges=((40, 1, 130), (140, 2, 65), (9, 3, 5), (1, 2, 1), (3, 2, 8), (0, 1, 4), (4, 0, 3)),
+    ),
     "tiled": KernelCase(
         small=(20, 2, 7), medium=(90, 1, 80), large=(500, 1, 66), interpreted=True, marks=_NEEDS_TRITON,
-        edges=((40, 1, 130), (70, 2, 65), (9, 3, 5), (1, 2, 1), (3, 2, 8), *_EMPTY),
+        edges=((40, 1, 130), (70, 2, 65), (9, 3, 5), (1, 2, 1), (3, 2, 8), *_EMPTY[:2]),
     ),
 }  # fmt: skip
 """All kernels but the reference."""

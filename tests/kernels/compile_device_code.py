@@ -1,60 +1,273 @@
-"""Compile the device code for a GPU, without one: `python -m tests.kernels.compile_device_code [--all]`."""
+"""Compile device code for GPUs, without one: `python -m tests.kernels.compile_device_code [--all] [--targets sm_90]`.
 
+The launchers of the package run on meta tensors, under a driver that names a target and has no device, so that every
+variant is one that a launch would compile. For each it prints a line with what the compiler reports.
+"""
+
+import argparse
 import itertools
+import os
+import re
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
+os.environ.pop("TRITON_INTERPRET", None)
+os.environ["JAXTYPING_DISABLE"] = "1"
+
+import torch
 import triton
-import triton.language as tl
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from gramian.kernels.gpu import triton_code
+from gramian.kernels.gpu import launching
+from gramian.kernels.gpu.fused import Fused
+from gramian.kernels.gpu.products import Products
+from gramian.kernels.gpu.registers import Registers
+from gramian.kernels.gpu.tiled import Tiled
+from gramian.penalties import as_penalty
 
-POINTERS = {"P", "D", "X", "M", "G", "A", "B", "values", "sums"}
-NUMBERS = {"scale", "parameter"}
-WIDE = {"X", "M", "values", "sums", "D"}
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+KNOWN_SPILLS = {("sm_100", "fused_factor", 33): 96}
+"""Bytes that variants are allowed to spill: a float32 step, for a width that no power of two is near."""
 
-SHAPES = [{"N": 4, "FOLD": 4, "COLUMNS": 16, "ROWS": 64}, {"N": 40, "FOLD": 1, "COLUMNS": 64, "ROWS": 64}]
-TILES = [{"DOWN": 64, "ACROSS": 64, "ROWS": 32}]
-PENALTIES = [{"PENALTY": penalty} for penalty in range(3)]
-OPTIONS = {
-    "fused_gram": (SHAPES,),
-    "fused_gradient": (SHAPES, PENALTIES, [{"EXACT": True}, {"EXACT": False}]),
-    "fused_apply": (SHAPES, [{"ADD": True}, {"ADD": False}]),
-    "strip": (TILES, PENALTIES),
-    "product": ([{"DOWN": 64, "ACROSS": 64, "DEEP": 32}], [{"ADD": True}, {"ADD": False}]),
+WITH_MATRIX_UNIT = {"fused_gram", "fused_update", "fused_apply", "symmetric_tiles"}
+MATRIX_UNIT = r"\b(wgmma\.mma_async|mma\.sync|tcgen05\.mma|v_mfma_\w+)"
+WIDE_LOAD = (
+    r"(ld\.global[\w.:]*\.(v4\.b32|v2\.b64|v4\.f32|b128|v8\.b32)"
+    r"|cp\.async\.c[ga]\.shared\.global[^;]*, (16|0x10)[,;]"
+    r"|(global|buffer)_load_(dwordx4|b128))"
+)
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+
+class Case(NamedTuple):
+    """A call of a kernel."""
+
+    kernel: type
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    penalty: str = "l1"
+    step: bool = False
+    order: str = "l m n"
+
+    def phi(self) -> Tensor:
+        length, m, n = self.shape
+        if self.order == "l m n":
+            return torch.empty(length, m, n, dtype=self.dtype, device="meta")
+        if self.order == "m l n":
+            return torch.empty(m, length, n, dtype=self.dtype, device="meta").permute(1, 0, 2)
+        if self.order == "m n l":
+            return torch.empty(m, n, length, dtype=self.dtype, device="meta").permute(2, 0, 1)
+        return torch.empty(length, m, 2 * n + 1, dtype=self.dtype, device="meta")[:, :, 1 : n + 1]  # gaps
+
+    def run(self) -> None:
+        kernel, phi, penalty = self.kernel(), self.phi(), as_penalty(self.penalty)
+        if self.step:
+            kernel.proximal_step(phi, penalty, 0.1, in_place=True)
+        else:
+            kernel.value_and_grad(phi, penalty, 1.0)
+
+
+FEW = {
+    "sm_80": (
+        Case(Registers, (64, 4096, 4), BF16),
+        Case(Fused, (256, 64, 16), FP32, step=True),
+        Case(Products, (512, 8, 128), FP32),
+    ),
+    "sm_90": (
+        Case(Registers, (64, 4096, 4), FP32, step=True),
+        Case(Registers, (768, 8192, 8), FP32, order="m n l"),
+        Case(Fused, (512, 64, 64), BF16),
+        Case(Products, (512, 8, 128), BF16, step=True),
+        Case(Tiled, (2048, 1, 2048), BF16),
+    ),
+    "sm_100": (
+        Case(Registers, (256, 192, 3), FP32),
+        Case(Fused, (4096, 1, 64), BF16, step=True),
+        Case(Tiled, (2048, 1, 2048), FP32),
+    ),
+    "gfx942": (Case(Registers, (64, 4096, 4), FP32), Case(Fused, (256, 64, 16), BF16)),
 }
 
 
-def compile_one(name: str, dtype: str, options: dict, capability: int) -> str:
-    function = getattr(triton_code, name)
-    narrow = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}[dtype]
-    if name == "fused_apply":
-        narrow = tl.float32
-    constants = {"WIDE": tl.float32, "NARROW": narrow, "PRECISION": "tf32x3", **options}
-    signature = {}
-    for argument in function.arg_names:
-        if argument in constants:
-            signature[argument] = "constexpr"
-        elif argument in POINTERS:
-            signature[argument] = "*fp32" if argument in WIDE else f"*{dtype}"
-        else:
-            signature[argument] = "fp32" if argument in NUMBERS else "i32"
-    constexprs = {(function.arg_names.index(key),): value for key, value in constants.items()}
-    made = triton.compile(ASTSource(function, signature, constexprs), target=GPUTarget("cuda", capability, 32))
-    return made.asm["ptx"]
+def all_cases() -> Iterator[Case]:
+    for dtype, step in itertools.product((FP32, BF16, FP16), (False, True)):
+        for order, penalty in (
+            *(("l m n", penalty) for penalty in ("l1", "huber", "squared_frobenius")),
+            *((order, "l1") for order in ("m n l", "gaps")),
+        ):
+            rest = dtype, penalty, step, order
+            few = penalty != "l1" or dtype == FP16
+            for length, n in itertools.product(
+                (256,) if few else (64, 256, 768), (4, 8) if few else (1, 2, 3, 4, 5, 8)
+            ):
+                yield Case(Registers, (length, 4096, n), *rest)
+            for n in (16, 64) if few else (9, 12, 16, 17, 31, 32, 33, 48, 64):
+                yield Case(Fused, (256, 640, n), *rest)
+            for n in (16, 64):
+                yield Case(Fused, (8192, 1, n), *rest)
+            for n in (65, 128, 1000):
+                yield Case(Products, (512, 3, n), *rest)
+            for shape in ((1024, 1, 1024), (777, 3, 1537), (512, 1, 12000)):
+                if shape[2] <= shape[0] or not step:
+                    yield Case(Tiled, shape, *rest)
 
 
-def main(everything: bool) -> None:
-    count = 0
-    for name, choices in OPTIONS.items():
-        kinds = itertools.product(("fp32", "bf16", "fp16"), itertools.product(*choices), (80, 90))
-        for dtype, picked, capability in kinds if everything else itertools.islice(kinds, 1):
-            options = {key: value for part in picked for key, value in part.items()}
-            assert "mma" in compile_one(name, dtype, options, capability)  # the tensor cores multiply
+@dataclass
+class Variant:
+    """A function that a launch compiles, and what the compiler says about it."""
+
+    target: str
+    name: str
+    case: Case
+    options: dict[str, Any]
+    error: str = ""
+    registers: int = 0
+    stack: int = 0
+    shared: int = 0
+    matrix: set[str] = field(default_factory=set)
+    wide_loads: int = 0
+
+    def faults(self) -> list[str]:
+        if self.error:
+            return [f"it does not compile: {self.error}"]
+        result = []
+        if self.stack > KNOWN_SPILLS.get((self.target, self.name, self.case.shape[2]), 0):
+            result.append(f"it spills: {self.stack} bytes of stack")
+        if self.shared > SHARED_MEMORY[self.target]:
+            result.append(f"it needs {self.shared} bytes of shared memory")
+        if self.name in WITH_MATRIX_UNIT and not self.matrix:
+            result.append("no matrix unit is used")
+        if self.name not in WITH_MATRIX_UNIT and self.matrix:
+            result.append("a matrix unit is used")
+        if self.expects_wide_loads() and not self.wide_loads:
+            result.append("no load of 16 bytes")
+        return result
+
+    def expects_wide_loads(self) -> bool:
+        n, order = self.case.shape[2], self.case.order
+        if self.name == "whole_groups":
+            return order == "m n l" or (order == "l m n" and n in (1, 2, 4, 8))
+        return self.name in ("fused_update", "fused_gram", "symmetric_tiles") and order == "l m n" and n % 16 == 0
+
+    def __str__(self) -> str:
+        what = " ".join(str(part) for part in self.case[1:])
+        return (
+            f"{self.target:7} {self.name:16} {self.case.kernel.name:9} {what:48} {self.registers:3} registers "
+            f"{self.stack} stack {self.shared:6} shared {self.wide_loads:3} wide loads {' '.join(sorted(self.matrix))}"
+        )
+
+
+class NoDriver:
+    """Names a target; there is no device. Each target has a number, because Triton caches code for each device."""
+
+    def __init__(self, target: str) -> None:
+        self.target, self.number = TARGETS[target], list(TARGETS).index(target)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return self.number
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+def compile_cases(target: str, cases: Iterator[Case] | tuple[Case, ...]) -> Iterator[Variant]:
+    """Run the launchers and compile each distinct function that they launch."""
+    triton.runtime.driver.set_active(NoDriver(target))
+    torch.version.hip = "6.2" if target.startswith("gfx") else None
+    seen: set[object] = set()
+    for case in cases:
+        launches: list[tuple[str, tuple[int, ...], tuple[Any, ...], dict[str, Any]]] = []
+        with_launches(
+            lambda *args, launches=launches, **options: launches.append((args[0], args[1], args[2:], options)), case
+        )
+        for name, grid, arguments, options in launches:
+            key = (name, tuple(map(_specialisation, arguments)), str(options))
+            if key not in seen:
+                seen.add(key)
+                yield _compile(Variant(target, name, case, options), grid, arguments)
+
+
+def with_launches(record: Callable[..., None], case: Case) -> None:
+    original = launching.launch
+    original_version = torch.autograd.graph.increment_version
+    launching.launch, torch.autograd.graph.increment_version = record, lambda _: None
+    try:
+        case.run()
+    finally:
+        launching.launch, torch.autograd.graph.increment_version = original, original_version
+
+
+def _specialisation(argument: Any) -> object:
+    """What of an argument Triton compiles anew for."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.storage_offset() * argument.element_size() % 16 == 0
+    if isinstance(argument, int):
+        return argument == 1, argument % 16 == 0
+    return "float"
+
+
+def _compile(variant: Variant, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> Variant:
+    function = launching._function(variant.name)
+    try:
+        code = function.warmup(*arguments, grid=grid, **variant.options)
+    except Exception as error:
+        while error.__cause__ is not None:
+            error = error.__cause__
+        variant.error = f"{type(error).__name__}: {error}".strip().replace("\n", " ")[-300:]
+        return variant
+    variant.shared = code.metadata.shared
+    text = code.asm["amdgcn" if variant.target.startswith("gfx") else "ptx"]
+    variant.matrix = set(re.findall(MATRIX_UNIT, text))
+    variant.wide_loads = len(re.findall(WIDE_LOAD, text))
+    if variant.target.startswith("gfx"):
+        variant.registers, variant.stack = (
+            int(re.search(rf"\.{key}:\s*(\d+)", text)[1]) for key in ("vgpr_count", "private_segment_fixed_size")
+        )
+    else:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(code.asm["cubin"])
+            file.flush()
+            tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+            report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        variant.registers, variant.stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", report).groups())
+    return variant
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every variant, in some minutes for each target")
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--only", default="", help="a part of the names of the kernels to compile")
+    parser.add_argument("--quiet", action="store_true", help="print variants at fault only")
+    options = parser.parse_args()
+    count = bad = 0
+    for target in options.targets.split(","):
+        cases = (case for case in (all_cases() if options.all else FEW[target]) if options.only in case.kernel.name)
+        for variant in compile_cases(target, cases):
             count += 1
-    print(f"{count} compiled")
+            faults = variant.faults()
+            bad += bool(faults)
+            if faults or not options.quiet:
+                print(variant, *(f"\n    FAULT {fault}" for fault in faults), flush=True)
+    print(f"{count} compiled, {bad} at fault")
+    return min(bad, 1)
 
 
 if __name__ == "__main__":
-    main("--all" in sys.argv)
+    sys.exit(main())

@@ -1,5 +1,7 @@
 """Every kernel agrees with the reference kernel and with float64, for each rule, dtype, memory order and odd size."""
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from gramian.kernels.dispatch import choose
 from gramian.kernels.reference import residual
 from gramian.penalties import L1, as_penalty
 from tests.cases import overcomplete_is_meant
-from tests.kernels.cases import KERNELS, draw, numbers, over_edges, over_kernels
+from tests.kernels.cases import HAS_TRITON, KERNELS, draw, numbers, over_edges, over_kernels
 
 pytestmark = overcomplete_is_meant
 
@@ -167,7 +169,7 @@ class TestExactSymmetry:
     @over_kernels
     @pytest.mark.parametrize("n", [5, 8, 90])
     def test_of_the_subgradient(self, kernel, n) -> None:
-        if n == 90 and kernel in ("lanes", "simd", "block_diagonal", "fused"):
+        if n == 90 and kernel in ("lanes", "simd", "block_diagonal", "fused", "registers"):
             return
         # Orthonormal vectors on top: X off the diagonal is noise, and the identity below shows G itself.
         top = (
@@ -187,7 +189,7 @@ class TestExactSymmetry:
     def test_so_the_gradient_of_coherence_is_that_of_its_pair(self, kernel, dtype) -> None:
         if kernel in ("panel", "tiled"):
             return  # they take penalties of single entries
-        m = 20 if kernel == "fused" else 200
+        m = 20 if KERNELS[kernel].interpreted else 200
         phi = draw((33, m, 5), dtype)
         with gramian.kernels.use(kernel):
             grad = gramian.value_and_grad(phi, penalty="coherence")[1]
@@ -223,3 +225,45 @@ class TestExactSymmetry:
         torch.testing.assert_close(as_penalty("coherence").subgradient(X), expected)
         tied = torch.tensor([[0.0, 0.5, -0.5], [0.5, 0.0, 0.2], [-0.5, 0.2, 0.0]])
         assert as_penalty("coherence").subgradient(tied)[0].tolist() == [0, 0.25, -0.25]
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton 3.3")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("penalty", ["l1", "huber"])
+def test_a_group_too_large_for_its_matrix_in_strips(monkeypatch, penalty, dtype) -> None:
+    monkeypatch.setattr("gramian.kernels.gpu.tiled._ROOM", 300 * 130)  # three strips, and one group at a time
+    phi = draw((40, 2, 300), dtype)
+    with gramian.kernels.use("tiled"):
+        value, loss = gramian.value_and_grad(phi, penalty=penalty), gramian.loss(phi, penalty=penalty)
+    with gramian.kernels.use("reference"):
+        expected = gramian.value_and_grad(phi, penalty=penalty)
+    rough = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(value[0], expected[0], rtol=rough, atol=0)
+    torch.testing.assert_close(loss, expected[0], rtol=rough, atol=0)
+    torch.testing.assert_close(value[1], expected[1], rtol=max(rough, 2 * torch.finfo(dtype).eps), atol=rough)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton 3.3")
+@pytest.mark.parametrize(("kernel", "n"), [("registers", 3), ("fused", 3), ("fused", 20), ("products", 70)])
+def test_a_finite_group_whose_gram_matrix_overflows_is_halved_on_a_gpu(kernel, n) -> None:
+    phi = draw((80, 3, n), torch.float32)
+    before = phi.clone()
+    phi[:, 1] *= 1e25
+    before[:, 1] *= 1e25
+    with gramian.kernels.use(kernel), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # by NumPy, in Triton's interpreter
+        gramian.step_(phi, lr=0.1)
+    torch.testing.assert_close(phi[:, 1], before[:, 1] / 2)
+    assert phi.isfinite().all()
+    assert not torch.equal(phi[:, 0], before[:, 0])
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton 3.3")
+def test_a_float32_step_of_three_launches() -> None:
+    phi = draw((50, 2, 40), torch.float32)
+    expected = phi.double()
+    with gramian.kernels.use("reference"):
+        gramian.step_(expected, lr=0.05, penalty="huber")
+    with gramian.kernels.use("fused"):
+        gramian.step_(phi, lr=0.05, penalty="huber")
+    torch.testing.assert_close(phi.double(), expected, rtol=0, atol=2e-6)

@@ -75,6 +75,9 @@ class Kernel(ABC):
     streams_residual: ClassVar[bool] = False
     """Whether the kernel has `stream` and `residual_columns`, which never hold X."""
 
+    widens: ClassVar[bool] = False
+    """Whether `value_and_grad_into` writes a gradient in the compute dtype for a Φ of 16 bits, rounding nothing."""
+
     def unsupported_reason(self, problem: KernelSpec) -> str | None:  # noqa: ARG002
         """Say why the kernel cannot compute this, or return None if it can. All but the reference get plain memory."""
         return None

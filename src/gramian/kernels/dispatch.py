@@ -16,6 +16,8 @@ from gramian.kernels.cpu.panel import Panel
 from gramian.kernels.cpu.simd import Simd
 from gramian.kernels.gpu.epilogues import epilogue
 from gramian.kernels.gpu.fused import Fused
+from gramian.kernels.gpu.products import Products
+from gramian.kernels.gpu.registers import Registers
 from gramian.kernels.gpu.tiled import Tiled
 from gramian.kernels.reference import REFERENCE
 from gramian.penalties import Penalty, as_penalty
@@ -23,7 +25,18 @@ from gramian.typing import Phi
 
 __all__ = ["LADDER", "Explanation", "choose", "explain", "is_forced", "override", "use", "watch"]
 
-LADDER: tuple[Kernel, ...] = (Tiled(), Fused(), Panel(), Lanes(), Simd(), BlockDiagonal(), Batched(), REFERENCE)
+LADDER: tuple[Kernel, ...] = (
+    Tiled(),
+    Products(),
+    Registers(),
+    Fused(),
+    Panel(),
+    Lanes(),
+    Simd(),
+    BlockDiagonal(),
+    Batched(),
+    REFERENCE,
+)
 """All kernels; the first one that is supported and not slower than a later one is used."""
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
@@ -68,7 +81,8 @@ def use(name: str) -> Generator[None]:
     """Force a kernel within a `with` block; traced and vmapped tensors still use the reference kernel.
 
     Args:
-        name: 'tiled', 'fused', 'panel', 'lanes', 'simd', 'block_diagonal', 'batched' or 'reference'.
+        name: 'tiled', 'products', 'registers', 'fused', 'panel', 'lanes', 'simd', 'block_diagonal', 'batched' or
+            'reference'.
 
     Raises:
         OptionError: If there is no such kernel; and from a call within the block, if the kernel does not support it.

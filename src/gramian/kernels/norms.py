@@ -61,14 +61,15 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
 def gram_norm(P: Tensor) -> Tensor:
     """Estimate ‖PᵀP‖₂ of one group from below, as `spectral_norm` does, without the matrix: O(l·n)."""
     squares = P.square().sum(dim=0)
-    heaviest = squares.argmax()
-    unit = squares[heaviest].clamp_min(torch.finfo(P.dtype).tiny)
+    # No indexing by a tensor: it would wait for a device.
+    largest, heaviest = squares.max(dim=0)
+    unit = largest.clamp_min(torch.finfo(P.dtype).tiny)
     with full_precision(P):
         # Vectors are rows here and below: three to six times as fast as products of two columns.
-        v = torch.stack([P[:, heaviest] @ P / unit, _chirp(P, P.shape[1])])
+        v = torch.stack([P.index_select(1, heaviest[None])[:, 0] @ P / unit, _chirp(P, P.shape[1])])
         for _ in range(_POWER_STEPS):
             v = _unit(v) @ P.mT @ P / unit
-    return torch.maximum(torch.linalg.vector_norm(v, dim=1).amax() * unit, squares[heaviest])
+    return torch.maximum(torch.linalg.vector_norm(v, dim=1).amax() * unit, largest)
 
 
 def sample(P: Tensor) -> Tensor:

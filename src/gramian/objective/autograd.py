@@ -32,8 +32,12 @@ class _GramLoss(torch.autograd.Function):
     @staticmethod
     def forward(phi: Tensor, beta: float, penalty: Penalty) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # The gradient stays in the compute dtype, so that a 16-bit gradient is rounded after it is scaled.
-        wide = phi.to(reference.compute_dtype(phi.dtype))
-        values, grad = choose(wide, penalty).value_and_grad(wide, penalty, beta)
+        dtype = reference.compute_dtype(phi.dtype)
+        kernel = choose(phi, penalty)
+        if kernel.widens and dtype != phi.dtype:
+            grad = torch.empty_like(phi, dtype=dtype)
+            return kernel.value_and_grad_into(grad, phi, penalty, beta).sum(), grad
+        values, grad = kernel.value_and_grad(phi.to(dtype), penalty, beta)
         return values.sum(), grad
 
     @staticmethod

@@ -284,9 +284,9 @@ def _is_arithmetic(penalty: Penalty) -> bool:
 
 
 def _is_in_place(operand: Operand) -> bool:
-    """Tell whether Φ can be stepped in the memory of its tensor; 16 bits only on a CPU, without frozen vectors."""
+    """Tell whether Φ can be stepped in the memory of its tensor; 16 bits only without frozen vectors."""
     tensor, _, phi, plain, frozen = operand
     exact = phi.dtype == reference.compute_dtype(phi.dtype)
-    if not plain or not (exact or (phi.device.type == "cpu" and frozen is None)):
+    if not plain or not (exact or frozen is None):
         return False
     return phi.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()

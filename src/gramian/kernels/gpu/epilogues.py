@@ -1,14 +1,14 @@
-"""Shared parts of the Triton kernels: whether Triton can run, its precision, and the penalties it implements."""
+"""Shared parts of the Triton kernels: whether Triton can run, and the penalties that device code implements."""
 
 import os
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from gramian.penalties import L1, Huber, Penalty, SquaredFrobenius
 
-__all__ = ["Epilogue", "epilogue", "launch", "precision", "slower_reason", "triton_version", "unsupported_reason"]
+__all__ = ["Epilogue", "epilogue", "interpreted", "slower_reason", "triton_version", "unsupported_reason"]
 
 _OLDEST = (3, 3)
 """Triton 3.2, which comes with torch 2.6, multiplies no blocks in float64; nothing older than this was tested."""
@@ -68,23 +68,3 @@ def triton_version() -> tuple[int, ...] | None:
 def interpreted() -> bool:
     """Tell whether TRITON_INTERPRET=1 selects Triton's interpreter, which runs device code on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def precision(dtype: torch.dtype) -> dict[str, Any]:
-    """Return the dtypes of factors and sums for products of `dtype`, and how float32 is multiplied."""
-    import triton.language as tl
-
-    if dtype == torch.float64:
-        return {"WIDE": tl.float64, "NARROW": tl.float64, "PRECISION": "ieee"}
-    narrow = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}.get(dtype, tl.float32)
-    if interpreted() or torch.version.cuda is None:
-        # The interpreter cannot multiply bfloat16, and only CUDA devices have tf32.
-        return {"WIDE": tl.float32, "NARROW": tl.float32 if interpreted() else narrow, "PRECISION": "ieee"}
-    return {"WIDE": tl.float32, "NARROW": narrow, "PRECISION": "tf32x3"}
-
-
-def launch(name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch a function of the device code."""
-    from gramian.kernels.gpu import triton_code
-
-    getattr(triton_code, name)[grid](*arguments, **options)

@@ -1,34 +1,57 @@
-r"""The fused kernel, for small and medium groups on a GPU: one launch computes the loss and its gradient.
+r"""The fused kernel, for groups of up to 64 vectors on a GPU: one launch computes the loss and its gradient, or a step.
 
 A program processes as many adjacent groups as fill sixteen columns, or one group of up to 64 vectors. It forms X in
-registers, computes G from it there, and reads the vectors a second time for P·G. X is never written to memory.
+registers, computes its factor of P there, and reads the vectors a second time to multiply them. X is never written to
+memory. If there are too few groups to keep the device busy, three launches share the rows among programs: partial Gram
+matrices, one program a group for the factors, and the products.
 
 The products of 16-bit numbers are exact in float32, in which they are summed. float32 is multiplied as three tf32
 products, which keeps its precision: with one tf32 product the sign of every X_jk below 1e-3 would be random.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gramian.kernels import reference
-from gramian.kernels.base import KernelSpec
-from gramian.kernels.gpu import epilogues
+from gramian.kernels.base import FusedStep, KernelSpec
+from gramian.kernels.gpu import epilogues, launching
+from gramian.kernels.gpu.launching import or_reference
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
-__all__ = ["Fused"]
+__all__ = ["Fused", "Update"]
 
 _MOST = 64
-_ROWS = 64
+_SHORTEST_SPLIT = 256
+"""Rows below which a program is not worth its start."""
+
+_MOST_SPLITS = 64
+"""Gram matrices that one program sums."""
+
+
+class Update(NamedTuple):
+    """What a launch computes: scale·PG, or for a step −PS or P − PS, and the penalty."""
+
+    epilogue: epilogues.Epilogue
+    scale: float
+    step: bool = False
+    add: bool = False
+
+    @property
+    def numbers(self) -> tuple[float, float]:
+        """The arguments of the device code."""
+        return self.scale, self.epilogue.parameter
 
 
 class Fused(Reference):
-    """Gram product, penalty and product with G in one launch."""
+    """Gram product, penalty and product with its factor in one launch."""
 
     name = "fused"
+
+    widens = True
 
     def unsupported_reason(self, problem: KernelSpec) -> str | None:
         reason = epilogues.unsupported_reason(problem.device)
@@ -41,45 +64,128 @@ class Fused(Reference):
     def slower_reason(self, problem: KernelSpec) -> str | None:
         return epilogues.slower_reason(problem.device, problem.dtype)
 
+    @or_reference
     def residual(self, phi: Phi) -> GroupMatrices:
         _, m, n = phi.shape
-        X = phi.new_empty(m, n, n, dtype=reference.compute_dtype(phi.dtype))
-        _launch("fused_gram", phi, phi, X)
-        return X
+        splits = _splits(phi)
+        X = phi.new_empty(*((splits,) if splits > 1 else ()), m, n, n, dtype=reference.compute_dtype(phi.dtype))
+        _gram(phi, X, splits, partial=splits > 1)
+        if splits == 1:
+            return X
+        gram = X.sum(dim=0)
+        gram = 0.5 * gram + 0.5 * gram.mT
+        gram.diagonal(dim1=1, dim2=2).sub_(1)
+        return gram
 
+    @or_reference
     def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
-        out = torch.empty(phi.shape, dtype=M.dtype, device=phi.device)
-        _launch("fused_apply", phi, phi, M.contiguous(), out, out=out, ADD=False)
+        out = torch.empty_like(phi, dtype=M.dtype)
+        _apply(phi, M.contiguous(), out, add=False)
         return out
 
+    @or_reference
     def add_apply_(self, phi: Phi, M: GroupMatrices) -> None:
-        _launch("fused_apply", phi, phi, M.contiguous(), phi, out=phi, ADD=True)
+        _apply(phi, M.contiguous(), phi, add=True)
         torch.autograd.graph.increment_version(phi)
 
+    @or_reference
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
         epilogue = epilogues.epilogue(penalty)
         if epilogue is None:
             return super().value_and_grad(phi, penalty, beta)
+        grad = torch.empty_like(phi)
+        values = self._update(phi, grad, Update(epilogue, 2 * beta))
+        return values if beta == 1 else beta * values, grad
+
+    @or_reference
+    def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
+        epilogue = epilogues.epilogue(penalty)
+        if epilogue is None:
+            return super().value_and_grad_into(out, phi, penalty, beta)
+        values = self._update(phi, out, Update(epilogue, 2 * beta))
+        return values if beta == 1 else beta * values
+
+    @or_reference
+    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:
+        epilogue = epilogues.epilogue(penalty)
+        if epilogue is None:
+            return None
+        out = phi if in_place else torch.empty_like(phi)
+        values = self._update(phi, out, Update(epilogue, tau, step=True, add=in_place))
+        if in_place:
+            torch.autograd.graph.increment_version(phi)
+        return FusedStep(values, out, [])
+
+    def _update(self, phi: Phi, out: Phi, update: Update) -> GroupScalars:
+        """Write an update to `out` and return μ(X)."""
         _, m, n = phi.shape
-        grad = torch.empty(phi.shape, dtype=phi.dtype, device=phi.device)
         values = phi.new_empty(m, n, dtype=reference.compute_dtype(phi.dtype))
-        _launch(
-            "fused_gradient", phi, phi, grad, values, out=grad, numbers=(2 * beta, epilogue.parameter),
-            PENALTY=epilogue.kind, EXACT=epilogue.exact or phi.dtype == values.dtype,
-        )  # fmt: skip
-        return beta * values.sum(dim=1), grad
+        options = {"PENALTY": update.epilogue.kind, "STEP": update.step}
+        splits = _splits(phi)
+        # The norms of a step and tf32 products in one program would spill registers from n = 33 on.
+        together = not (update.step and phi.dtype == torch.float32 and n > _MOST // 2)
+        if splits == 1 and together:
+            exact = not update.step and (update.epilogue.exact or phi.dtype == values.dtype)
+            _launch(
+                "fused_update", (1,), phi, phi, out, values, strides=out.stride(), numbers=update.numbers,
+                EXACT=exact and update.epilogue.exact, ADD=update.add, **options, **launching.precision(phi.dtype),
+            )  # fmt: skip
+        else:
+            grams = values.new_empty(splits, m, n, n)
+            M = values.new_empty(m, n, n)
+            _gram(phi, grams, splits, partial=True)
+            _launch(
+                "fused_factor", (1,), phi, phi, grams, M, values, numbers=(splits, *update.numbers),
+                **options, **launching.sums(phi.dtype),
+            )  # fmt: skip
+            _apply(phi, M, out, add=update.add)
+        return values.sum(dim=1)
+
+
+def _splits(phi: Phi) -> int:
+    """Return among how many programs the rows of a group are shared."""
+    length, m, n = phi.shape
+    programs = max(1, -(-m // max(1, 16 // n)))
+    most = min(_MOST_SPLITS, length // _SHORTEST_SPLIT, 2 * launching.processors(phi.device) // programs)
+    return max(1, most) if most > 3 else 1  # two more launches must be worth it
+
+
+def _gram(phi: Phi, X: Tensor, splits: int, *, partial: bool) -> None:
+    span = -(-phi.shape[0] // splits)
+    options = launching.precision(phi.dtype)
+    _launch("fused_gram", (splits,), phi, phi, X, numbers=(span,), SPLIT=partial, **options)
+
+
+def _apply(phi: Phi, M: GroupMatrices, out: Phi, *, add: bool) -> None:
+    splits = _splits(phi)
+    options = launching.precision(M.dtype)
+    del options["NARROW"]
+    numbers = (-(-phi.shape[0] // splits),)
+    _launch("fused_apply", (splits,), phi, phi, M, out, strides=out.stride(), numbers=numbers, ADD=add, **options)
 
 
 def _launch(
-    name: str, phi: Phi, *tensors: Tensor, out: Tensor | None = None, numbers: tuple[float, ...] = (), **options: Any
+    name: str,
+    programs: tuple[int, ...],
+    phi: Phi,
+    *tensors: Tensor,
+    strides: tuple[int, ...] = (),
+    numbers: tuple[float, ...] = (),
+    **options: Any,
 ) -> None:
     length, m, n = phi.shape
     if m == 0:
         return
     fold = max(1, 16 // n)
-    strides = phi.stride() + (() if out is None else out.stride())
-    epilogues.launch(
-        name, (-(-m // fold),), *tensors, length, m, *strides, *numbers,
-        N=n, FOLD=fold, COLUMNS=max(16, 1 << (fold * n - 1).bit_length()), ROWS=_ROWS,
-        **epilogues.precision(phi.dtype if name != "fused_apply" else reference.compute_dtype(phi.dtype)), **options,
+    columns = max(16, 1 << (fold * n - 1).bit_length())
+    launching.launch(
+        name, (-(-m // fold), *programs), *tensors, length, m, *phi.stride(), *strides, *numbers,
+        N=n, FOLD=fold, COLUMNS=columns, **_rows_and_warps(name, columns, phi.dtype), **options,
     )  # fmt: skip
+
+
+def _rows_and_warps(name: str, columns: int, dtype: torch.dtype) -> dict[str, int]:
+    """Choose the rows at a time and the warps of a program, with which the compiler spills fewest registers."""
+    if name in ("fused_update", "fused_gram") and dtype == torch.float32 and columns == _MOST:
+        return {"ROWS": 32, "num_warps": 8}
+    return {"ROWS": 64, "num_warps": columns // 8 if name == "fused_factor" else columns // 16}

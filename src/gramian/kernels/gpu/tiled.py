@@ -1,84 +1,129 @@
-r"""The tiled kernel, for large groups on a GPU: the panel kernel with the penalty inside the Gram product.
+r"""The tiled kernel, for large groups on a GPU: the penalty inside a symmetric Gram product.
 
-It computes a strip G[I, i:] tile by tile: a tile of X is summed in registers, and only its G is written to memory. The
-strip is then multiplied from both sides, as a panel is. In 16 bits the signs of l1 are exact, so P·G runs at the rate
-of 16-bit products.
+It computes G tile by tile on and above the diagonal: a tile of X is summed in registers, and only its G is written to
+memory, with its mirror image. X is never held. In 16 bits the signs of l1 are exact, so P·G runs at the rate of 16-bit
+products. If G is too large to be held, it is computed in strips, each multiplied from both sides, as a panel is.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from gramian.kernels import reference
-from gramian.kernels.base import KernelSpec
-from gramian.kernels.cpu.panel import Panel, blocks, width
-from gramian.kernels.gpu import epilogues
+from gramian.kernels.base import FusedStep, KernelSpec
+from gramian.kernels.cpu.panel import Panel
+from gramian.kernels.gpu import epilogues, launching
+from gramian.kernels.gpu.epilogues import Epilogue
+from gramian.kernels.gpu.launching import or_reference
+from gramian.kernels.gpu.products import Products, invalidate_, scaled_product
 from gramian.penalties import Penalty
 from gramian.typing import GroupScalars, Phi
 
 __all__ = ["Tiled"]
 
-_LEAST_MEMBERS = 512
-_TILE = 64
-_DEEP = 32
+_LEAST_MEMBERS = 1024
+_ROOM = 1 << 26
+"""Entries of G that are held at a time: 128 MiB in 16 bits."""
 
 
-class Tiled(Panel):
-    """The upper half of G, strip by strip; X is never written to memory."""
+class Tiled(Products, Panel):
+    """The upper half of G in one launch for all groups; X is never written to memory."""
 
     name = "tiled"
 
     def unsupported_reason(self, problem: KernelSpec) -> str | None:
         if not problem.epilogue:
             return "its device code does not implement the penalty"
-        return epilogues.unsupported_reason(problem.device) or super().unsupported_reason(problem)
+        return super().unsupported_reason(problem)
 
     def slower_reason(self, problem: KernelSpec) -> str | None:
         if problem.shape[2] < _LEAST_MEMBERS:
-            return f"below n = {_LEAST_MEMBERS} X is small enough to be held as a whole"
+            return f"below n = {_LEAST_MEMBERS} the library's whole product is as fast as half of it in device code"
         return epilogues.slower_reason(problem.device, problem.dtype)
 
-    def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
+    @or_reference
+    def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
         epilogue = epilogues.epilogue(penalty)
         if epilogue is None:
-            return super().value_and_grad(phi, penalty, beta)
+            return Panel.value(self, phi, penalty)
+        values = phi.new_empty(phi.shape[1], dtype=reference.compute_dtype(phi.dtype))
+        for which in _parts(phi):
+            for first, last in _strips(phi):
+                _strip(phi[:, which], epilogue, first, last, values[which])
+        return values
+
+    @or_reference
+    def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
+        epilogue = epilogues.epilogue(penalty)
+        if epilogue is None:
+            return super().value_and_grad_into(out, phi, penalty, beta)
         wide = reference.compute_dtype(phi.dtype)
-        grad = torch.empty(phi.shape, dtype=wide, device=phi.device)
-        values = grad.new_zeros(phi.shape[1])
-        for i in range(phi.shape[1]):
-            values[i] = _value_and_product(phi[:, i], grad[:, i], epilogue, 2 * beta)
-        zero_or_nan = torch.where(torch.isfinite(values), 0, torch.nan)[:, None]
-        return beta * values, grad.add_(zero_or_nan).to(phi.dtype)
+        values = phi.new_empty(phi.shape[1], dtype=wide)
+        strips = list(_strips(phi))
+        for which in _parts(phi):
+            P = phi[:, which]
+            if len(strips) == 1:
+                scaled_product(P, _strip(P, epilogue, *strips[0], values[which]), 2 * beta, out[:, which])
+                continue
+            D = P.new_empty(P.shape, dtype=wide)
+            for first, last in strips:
+                G = _strip(P, epilogue, first, last, values[which])
+                _add_product(D[:, :, first:], P[:, :, first:last], G, 2 * beta, add=first > 0)
+                if last < phi.shape[2]:
+                    _add_product(D[:, :, first:last], P[:, :, last:], G[:, :, last - first :].mT, 2 * beta, add=True)
+            out[:, which].copy_(D.add_(0 * values[which, None]))
+        return values if beta == 1 else beta * values
+
+    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:
+        if phi.shape[2] > phi.shape[0]:
+            return None  # X is larger than Φ, and streamed
+        return super().proximal_step(phi, penalty, tau, in_place=in_place)
 
 
-def _value_and_product(P: Tensor, D: Tensor, epilogue: epilogues.Epilogue, scale: float) -> Tensor:
-    """Write scale·PG to D and return μ(X)."""
-    length, n = P.shape
-    options = epilogues.precision(P.dtype)
-    total = D.new_zeros(())
-    store = P.dtype if epilogue.exact else D.dtype
-    workspace = torch.empty(width(n) * n, dtype=store, device=P.device)
-    for first, last in blocks(n):
-        G = workspace[: (last - first) * (n - first)].view(last - first, n - first)
-        grid = (-(-(last - first) // _TILE), -(-(n - first) // _TILE))
-        sums = D.new_zeros(grid)
-        epilogues.launch(
-            "strip", grid, P, G, sums, length, n, first, last, *P.stride(), epilogue.parameter,
-            DOWN=_TILE, ACROSS=_TILE, ROWS=_DEEP, PENALTY=epilogue.kind, **options,
-        )  # fmt: skip
-        total = total + sums.sum()
-        _add_product(D[:, first:], P[:, first:last], G, scale, add=first > 0)
-        if last < n:
-            _add_product(D[:, first:last], P[:, last:], G[:, last - first :].mT, scale, add=True)
-    return total
+def _strips(phi: Phi) -> Iterator[tuple[int, int]]:
+    """Iterate over the blocks of columns whose G is held at a time: all of them if G is small enough."""
+    n = phi.shape[2]
+    # Multiples of the largest tile, so that rows of a strip are as aligned as those of Φ.
+    width = n if n * n <= _ROOM else max(1, _ROOM // (n * 128)) * 128
+    for first in range(0, n, width):
+        yield first, min(first + width, n)
+
+
+def _parts(phi: Phi) -> Iterator[slice]:
+    """Iterate over the groups whose G is held at a time."""
+    _, m, n = phi.shape
+    step = max(1, _ROOM // (n * n))
+    for first in range(0, m, step):
+        yield slice(first, first + step)
+
+
+def _strip(phi: Phi, epilogue: Epilogue, first: int, last: int, values: GroupScalars) -> Tensor:
+    """Compute G[I, i:] of every group for the block I from `first` to `last`, and add its part of μ(X)."""
+    length, m, n = phi.shape
+    wide = reference.compute_dtype(phi.dtype)
+    G = phi.new_empty(m, last - first, n - first, dtype=phi.dtype if epilogue.exact else wide)
+    # Other orders than rows side by side take more pointers, which must not spill.
+    tile, rows, warps, stages = _CONFIGURATIONS[
+        phi.element_size() if phi.stride(2) == 1 else max(4, phi.element_size())
+    ]
+    grid = (-(-(last - first) // tile), -(-(n - first) // tile), m)
+    sums = values.new_empty(m, *grid[:2], 2)
+    launching.launch(
+        "symmetric_tiles", grid, phi, G, sums, length, n, first, last, *phi.stride(), epilogue.parameter,
+        TILE=tile, ROWS=rows, PENALTY=epilogue.kind, num_warps=warps, num_stages=stages,
+        **launching.precision(phi.dtype),
+    )  # fmt: skip
+    invalidate_(G, sums, values, add=first > 0)
+    return G
+
+
+_CONFIGURATIONS = {2: (128, 64, 8, 3), 4: (64, 32, 4, 2), 8: (64, 16, 4, 1)}
+"""Edge of a tile, rows at a time, warps and stages, for each size of an entry in bytes."""
 
 
 def _add_product(D: Tensor, A: Tensor, B: Tensor, scale: float, *, add: bool) -> None:
-    rows, inner = A.shape
-    columns = B.shape[1]
-    if D.numel() == 0:
-        return
-    epilogues.launch(
-        "product", (-(-rows // _TILE), -(-columns // _TILE)), A, B, D, rows, columns, inner,
-        *A.stride(), *B.stride(), *D.stride(), scale,
-        DOWN=_TILE, ACROSS=_TILE, DEEP=_DEEP, ADD=add, **epilogues.precision(B.dtype),
-    )  # fmt: skip
+    """Write scale·AB to D[l, m, n], or add it, in the dtype of D."""
+    left, right, target = (each.to(D.dtype) for each in (A.permute(1, 0, 2), B, D.permute(1, 0, 2)))
+    with reference.full_precision(D):
+        torch.baddbmm(target, left, right, beta=int(add), alpha=scale, out=target)

@@ -1,0 +1,85 @@
+r"""The registers kernel, for groups of up to eight vectors on a GPU: every thread holds whole groups in its registers.
+
+One launch reads Φ once if the vectors are short, otherwise twice, the second time mostly from the cache of the device.
+It forms the Gram matrices as sums of products, without matrix units, and writes the gradient or the proximal step.
+"""
+
+from typing import NamedTuple
+
+from gramian.kernels import reference
+from gramian.kernels.base import KernelSpec
+from gramian.kernels.gpu import launching
+from gramian.kernels.gpu.fused import Fused, Update
+from gramian.typing import GroupScalars, Phi
+
+__all__ = ["Registers"]
+
+_MOST = 8
+_LONGEST = 256
+"""Vectors up to this length are kept in registers between the two products."""
+
+_TILE = 8192
+"""Entries of Φ that a program holds at a time: 32 in each of 256 threads."""
+
+_FEWEST_PROGRAMS = 64
+_LONG = 2048
+
+
+class Registers(Fused):
+    """Gram matrices, factors and products of whole groups in the registers of a thread."""
+
+    name = "registers"
+
+    def unsupported_reason(self, problem: KernelSpec) -> str | None:
+        if problem.shape[2] > _MOST:
+            return f"it is for n from 1 to {_MOST}; n is {problem.shape[2]}"
+        return super().unsupported_reason(problem)
+
+    def _update(self, phi: Phi, out: Phi, update: Update) -> GroupScalars:
+        length, m, n = phi.shape
+        tile = _tile(phi)
+        if -(-m // tile.groups) < _FEWEST_PROGRAMS and length >= _LONG:
+            return super()._update(phi, out, update)  # which shares the rows of a group among programs
+        values = phi.new_empty(m, dtype=reference.compute_dtype(phi.dtype))
+        if m == 0:
+            return values
+        p_adjacent, p_dense = _order(phi)
+        d_adjacent, d_dense = _order(out)
+        launching.launch(
+            "whole_groups", (-(-m // tile.groups),), phi, out, values, length, m, *phi.stride(), *out.stride(),
+            *update.numbers, N=n, MEMBERS=_members(n), GROUPS=tile.groups, ROWS=tile.rows, ONE_TILE=length <= tile.rows,
+            P_ADJACENT=p_adjacent, P_DENSE=p_dense, D_ADJACENT=d_adjacent, D_DENSE=d_dense,
+            PENALTY=update.epilogue.kind, STEP=update.step, ADD=update.add, num_warps=tile.warps,
+            **launching.sums(phi.dtype),
+        )  # fmt: skip
+        return values
+
+
+class _Tile(NamedTuple):
+    rows: int
+    groups: int
+    warps: int
+
+
+def _tile(phi: Phi) -> _Tile:
+    """Choose the part of Φ that a program processes at a time."""
+    length, _, n = phi.shape
+    entries = _TILE if phi.element_size() <= 4 else _TILE // 2
+    rows = 1 << max(0, length - 1).bit_length()
+    if rows > _LONGEST:
+        rows = 64 if phi.stride(2) == 1 else 256
+    columns = max(32, min(128, entries // rows)) if phi.stride(2) == 1 else max(8, min(64, entries // rows))
+    groups = max(1, columns // _members(n))
+    return _Tile(rows, groups, max(1, min(8, rows * groups * _members(n) // 1024)))
+
+
+def _members(n: int) -> int:
+    """Return the columns of a group in a tile, a power of two."""
+    return 1 << (n - 1).bit_length()
+
+
+def _order(phi: Phi) -> tuple[bool, bool]:
+    """Tell whether the members of a row of a group are adjacent in memory, and whether the groups are, too."""
+    n = phi.shape[2]
+    adjacent = phi.stride(2) == 1 or n == 1
+    return adjacent, adjacent and phi.stride(1) == n == _members(n)
