@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.pop("TRITON_INTERPRET", None)
-os.environ["JAXTYPING_DISABLE"] = "1"
+if __name__ == "__main__":  # before Triton is imported; pytest imports this module too, to look for examples
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["JAXTYPING_DISABLE"] = "1"
 
 import torch
 import triton
