@@ -232,7 +232,7 @@ def picture(outcomes: Outcomes, variants: Sequence[Variant]) -> Figure:
     for axis, condition in zip(axes, CONDITIONS, strict=True):
         for variant in variants:
             lines = [[100 * each.recovered for each in outcomes[condition, variant, lam]] for lam in variant.sparsities]
-            x = variant.sparsities if variant.prior else SPARSITIES  # factor analysers have no λ: a level line
+            x = variant.sparsities if variant.prior else variants[0].sparsities  # without λ: a level line
             lines *= len(x) // len(lines)
             axis.plot(x, [mean(line) for line in lines], marker="o", ms=3, color=variant.colour, label=variant.name)
             axis.fill_between(x, *zip(*((min(line), max(line)) for line in lines), strict=True),
