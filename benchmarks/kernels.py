@@ -1,10 +1,10 @@
 """Compare the loss and its gradient with other libraries: time, memory and the fraction of the machine's limit.
 
-    python benchmarks/kernels.py [--quick]
+    python benchmarks/kernels.py [--quick | --steps]
 
 checks every gradient first, then times the methods in turn, so that a disturbance affects all of them; writes
-kernels.json and kernels.md to benchmarks/results, and the curves to docs/figures. It takes about ten minutes on an
-otherwise idle machine.
+kernels.json and kernels.md to benchmarks/results, and the curves to docs/figures. Steps of many small groups are
+written to small_steps.md. It takes about ten minutes on an otherwise idle machine, with `--steps` one.
 """
 
 import argparse
@@ -325,9 +325,21 @@ def growth(quick: bool, patience: float) -> tuple[dict, Figure]:
     return curves, figure
 
 
+def write_steps() -> None:
+    """Time steps and gradients of many small groups in every memory order, and write the table."""
+    times = {(shape, name): small_steps(shape, axes, 1.0) for shape in STEPS for name, axes in LAYOUTS.items()}
+    write(
+        "small_steps.md",
+        "Many small groups near the manifold, float32: times divided by that of a warm copy of Φ, medians of "
+        f"interleaved rounds.\n\n{step_rows(times)}\n"
+        f"Measured by `python benchmarks/kernels.py --steps` on {machine()}.\n",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer shapes, no memory: under two minutes")
+    parser.add_argument("--steps", action="store_true", help="steps of many small groups only")
     parser.add_argument("--peak", nargs=4, metavar=("METHOD", "L", "M", "N"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -335,6 +347,10 @@ def main() -> None:
         print_peak(options.peak[0], (length, m, n))
         return
     patience = 1.5 if options.quick else 5
+    if not options.quick:
+        write_steps()
+    if options.steps:
+        return
     flops, bandwidth = rates()
     results = []
     shapes = QUICK if options.quick else SHAPES
@@ -361,18 +377,12 @@ def main() -> None:
         for shape in SMALL_SHAPES
         for name, axes in LAYOUTS.items()
     }
-    steps = {
-        (shape, name): small_steps(shape, axes, patience / 2)
-        for shape in (STEPS[:6] if options.quick else STEPS)
-        for name, axes in LAYOUTS.items()
-    }
     halves = {str(shape): sixteen(shape, patience / 2) for shape in SIXTEEN}
     versions = {each.name: version(each) for each in METHODS if each.package}
     record = {
         "machine": machine(), "commit": commit(), "peers": versions, "flops_per_second": flops,
         "bytes_per_second": bandwidth, "results": results, "peak_mib": memory, "growth": curves,
         "layers": layers, "layouts": by_order, "bfloat16": halves,
-        "steps": {f"{', '.join(map(str, shape))}, as {name}": times for (shape, name), times in steps.items()},
     }  # fmt: skip
     text = (
         "Loss and gradient; the right columns are times divided by that of gramian, so above 1 gramian is faster.\n\n"
@@ -390,7 +400,6 @@ def main() -> None:
         text += "\nPeak memory of one call beyond Φ, with the gradient, MiB.\n\n" + table(["l, m, n", *names], body)
     text += "\n100 layers with sides drawn from a range, ms.\n\n" + milliseconds("sides", layers)
     text += "\nSmall groups by memory order, ms.\n\n" + milliseconds("l, m, n", by_order)
-    text += "\nSmall groups near the manifold: times over a warm copy of Φ.\n\n" + step_rows(steps)
     text += (
         "\nbfloat16 parameters, ms; the right column computes X in bfloat16, which makes many of its signs wrong.\n\n"
     )
