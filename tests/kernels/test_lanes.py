@@ -23,7 +23,8 @@ pytestmark = [overcomplete_is_meant, pytest.mark.skipif(not HAS_LLVM, reason="ne
 
 PENALTIES = (
     L1(), L1(diagonal=False), Huber(0.3), Huber(diagonal=False), SquaredFrobenius(), SquaredFrobenius(diagonal=False),
-    3 * L1(), 0 * Huber(), L1() + 0.5 * SquaredFrobenius(), L1(diagonal=False) + 2 * Huber(0.2) + SquaredFrobenius(),
+    3 * L1(), 2 * (L1(diagonal=False) + 0.5 * Huber(0.2)),
+    0 * Huber(), L1() + 0.5 * SquaredFrobenius(), L1(diagonal=False) + 2 * Huber(0.2) + SquaredFrobenius(),
 )  # fmt: skip
 
 

@@ -90,12 +90,10 @@ class Fused(Reference):
 
     @or_reference
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
-        epilogue = epilogues.epilogue(penalty)
-        if epilogue is None:
+        if epilogues.epilogue(penalty) is None:
             return super().value_and_grad(phi, penalty, beta)
         grad = torch.empty_like(phi)
-        values = self._update(phi, grad, Update(epilogue, 2 * beta))
-        return values if beta == 1 else beta * values, grad
+        return self.value_and_grad_into(grad, phi, penalty, beta), grad
 
     @or_reference
     def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
@@ -125,10 +123,10 @@ class Fused(Reference):
         # The norms of a step and tf32 products in one program would spill registers from n = 33 on.
         together = not (update.step and phi.dtype == torch.float32 and n > _MOST // 2)
         if splits == 1 and together:
-            exact = not update.step and (update.epilogue.exact or phi.dtype == values.dtype)
             _launch(
                 "fused_update", (1,), phi, phi, out, values, strides=out.stride(), numbers=update.numbers,
-                EXACT=exact and update.epilogue.exact, ADD=update.add, **options, **launching.precision(phi.dtype),
+                EXACT=not update.step and update.epilogue.exact, ADD=update.add, **options,
+                **launching.precision(phi.dtype),
             )  # fmt: skip
         else:
             grams = values.new_empty(splits, m, n, n)

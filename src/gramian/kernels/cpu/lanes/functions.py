@@ -37,16 +37,29 @@ class EntryFunction(ABC):
     count = 0
     """How many numbers the function reads."""
 
+    @abstractmethod
     def value(self, code: Code, x: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
         """Emit h(x)."""
+
+    @abstractmethod
+    def subgradient(self, code: Code, x: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
+        """Emit h'(x)."""
+
+    @abstractmethod
+    def prox_residual(self, code: Code, x: Vector, tau: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
+        """Emit x − prox_τh(x)."""
+
+
+class _Plain(EntryFunction):
+    """A function that is the same on and off the diagonal, or zero on it."""
+
+    def value(self, code: Code, x: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
         return self._value(code, x, numbers) if self._acts(on_diagonal) else code.splat(0)
 
     def subgradient(self, code: Code, x: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
-        """Emit h'(x)."""
         return self._subgradient(code, x, numbers) if self._acts(on_diagonal) else code.splat(0)
 
     def prox_residual(self, code: Code, x: Vector, tau: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
-        """Emit x − prox_τh(x)."""
         return self._prox_residual(code, x, tau, numbers) if self._acts(on_diagonal) else code.splat(0)
 
     def _acts(self, on_diagonal: bool) -> bool:  # noqa: FBT001
@@ -78,7 +91,7 @@ def _clip(code: Code, x: Vector, bound: Vector) -> Vector:
 
 
 @dataclass(frozen=True)
-class _L1(EntryFunction):
+class _L1(_Plain):
     def _value(self, code: Code, x: Vector, numbers: list[Vector]) -> Vector:  # noqa: ARG002
         return code.absolute(x)
 
@@ -92,7 +105,7 @@ class _L1(EntryFunction):
 
 
 @dataclass(frozen=True)
-class _Huber(EntryFunction):
+class _Huber(_Plain):
     count = 1
 
     def _value(self, code: Code, x: Vector, numbers: list[Vector]) -> Vector:
@@ -112,7 +125,7 @@ class _Huber(EntryFunction):
 
 
 @dataclass(frozen=True)
-class _Square(EntryFunction):
+class _Square(_Plain):
     def _value(self, code: Code, x: Vector, numbers: list[Vector]) -> Vector:  # noqa: ARG002
         return code.multiply(x, x)
 
@@ -131,17 +144,17 @@ class _Scaled(EntryFunction):
     def count(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return 1 + self.inner.count
 
-    def _value(self, code: Code, x: Vector, numbers: list[Vector]) -> Vector:
-        return code.multiply(numbers[0], self.inner._value(code, x, numbers[1:]))
+    def value(self, code: Code, x: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
+        return code.multiply(numbers[0], self.inner.value(code, x, numbers[1:], on_diagonal=on_diagonal))
 
-    def _subgradient(self, code: Code, x: Vector, numbers: list[Vector]) -> Vector:
-        return code.multiply(numbers[0], self.inner._subgradient(code, x, numbers[1:]))
+    def subgradient(self, code: Code, x: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
+        return code.multiply(numbers[0], self.inner.subgradient(code, x, numbers[1:], on_diagonal=on_diagonal))
 
-    def _prox_residual(self, code: Code, x: Vector, tau: Vector, numbers: list[Vector]) -> Vector:
+    def prox_residual(self, code: Code, x: Vector, tau: Vector, numbers: list[Vector], *, on_diagonal: bool) -> Vector:
         # 0·∞ is NaN: a penalty with the factor 0 removes nothing, even at τ = ∞.
         zero = code.splat(0)
         scaled = code.select(code.compare("ogt", numbers[0], zero), code.multiply(numbers[0], tau), zero)
-        return self.inner._prox_residual(code, x, scaled, numbers[1:])
+        return self.inner.prox_residual(code, x, scaled, numbers[1:], on_diagonal=on_diagonal)
 
 
 @dataclass(frozen=True)
@@ -189,11 +202,6 @@ class _Sum(EntryFunction):
             pairs.append((part, numbers[start : start + part.count]))
             start += part.count
         return pairs
-
-    def _value(self, code: Code, x: Vector, numbers: list[Vector]) -> Vector:
-        raise NotImplementedError
-
-    _subgradient = _prox_residual = _value  # pyright: ignore
 
 
 def _of_scaled(penalty: Scaled) -> LaneFunction | None:
