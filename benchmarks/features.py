@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -266,7 +266,7 @@ def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, 
     codes = in_parts(lambda part: block_omp(part, learned.frames, active=ACTIVE).codes, test)
     decoded = block_recovery(learned.frames, codes / size, true_phi, held_out.codes, held_out.active).r2
     share = unexplained(test, learned.frames, codes)
-    return Outcome(**{**asdict(result), "decoded_r2": float(decoded.mean()), "decoded_unexplained": share})
+    return replace(result, decoded_r2=float(decoded.mean()), decoded_unexplained=share)
 
 
 def unexplained(x: Tensor, phi: Tensor, codes: Tensor) -> float:
@@ -306,7 +306,7 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
 
 
 def training_time(outcomes: list[Outcome], *, gpu: bool) -> str:
-    times = [outcome.seconds for outcome in outcomes if ("NVIDIA" in outcome.machine) == gpu]
+    times = [o.seconds for o in outcomes if ("NVIDIA" in o.machine) == gpu and not math.isnan(o.seconds)]
     return f"{mean(times):.0f} s" if times else ""
 
 
@@ -356,6 +356,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few samples, short training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--untimed", action="store_true", help="the machine is not idle: keep no training times")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -374,6 +375,8 @@ def main() -> None:
         held_out = moved(data.draw(scale.held_out, seed=500_000 + seed), options.device)
         for method in wanted:
             outcome = measure(method, data, x, held_out, seed, scale=scale)
+            if options.untimed:
+                outcome = replace(outcome, seconds=math.nan)
             outcomes.append(outcome)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(outcome)) + "\n")
