@@ -181,6 +181,13 @@ class TestFace:
         assert re.search(r'^dynamic = \["version"\]$', project, re.MULTILINE)
         assert re.search(r'^\[tool\.hatch\.version\]\npath = "src/gramian/__init__\.py"$', project, re.MULTILINE)
 
+    def test_the_changelog_and_the_citation_name_the_version(self) -> None:
+        released = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+        citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+        assert released is not None
+        assert released[1] == gramian.__version__
+        assert f"\nversion: {released[1]}\ndate-released: {released[2]}\n" in citation
+
     def test_typed(self) -> None:
         assert (SOURCE / "py.typed").exists()
 

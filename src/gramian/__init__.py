@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gramian.rules import step_
     from gramian.training import attach, orthogonalize_
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "GramianError",
