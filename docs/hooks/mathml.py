@@ -24,6 +24,8 @@ _UNARY = re.compile(
     r"(<mo[^>]*>(?:[(\[{,;=<>·:]|&#x0?00(?:28|5B|7B|2C|3D|3C|3E);|&#x0(?:2264|2265|2208|2190|22C5);)</mo>(?:<mspace[^>]*/>)*)<mo>(&#x02212;|\+|&#x0002B;|&#x000B1;)</mo>"
 )
 _UNKNOWN = re.compile(r"<mi>(\\\w*|&)</mi>")
+_LIMITED = re.compile(r"<msub>(?=<mo>(?:max|min|sup|inf|lim)</mo>)")
+_SUBSCRIPT = re.compile(r"<(/?)msub>")
 
 
 class FormulaError(ValueError):
@@ -46,9 +48,21 @@ def mathml(source: str, display: str) -> str:
         raise FormulaError(rf"a bar must be written \lvert or \rvert; got {source.strip()!r}")
     if unknown := _UNKNOWN.search(formula):
         raise FormulaError(f"a command must be known to latex2mathml; got {unknown[1]} in {source.strip()!r}")
-    if display == "inline":
-        formula = _TALL_BAR.sub('<mo stretchy="false" ', formula)
+    formula = _TALL_BAR.sub('<mo stretchy="false" ', formula) if display == "inline" else _limits_below(formula)
     return _spaced(formula)
+
+
+def _limits_below(formula: str) -> str:
+    """Set the index of a maximum or minimum below it, as LaTeX does in a formula of its own."""
+    while opening := _LIMITED.search(formula):
+        depth = 1
+        for tag in _SUBSCRIPT.finditer(formula, opening.end()):
+            depth += -1 if tag[1] else 1
+            if depth == 0:
+                inside = formula[opening.end() : tag.start()]
+                formula = f"{formula[: opening.start()]}<munder>{inside}</munder>{formula[tag.end() :]}"
+                break
+    return formula
 
 
 def _spaced(formula: str) -> str:

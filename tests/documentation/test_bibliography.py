@@ -11,6 +11,8 @@ from tests.documentation.conftest import DOCS, load
 citations = load("citations")
 SOURCE = DOCS.parent / "src" / "gramian"
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if path.name != "bibliography.md"]
+PAGES += [DOCS.parent / name for name in ("README.md", "CONTRIBUTING.md")]
+"""The pages of the site, with those of its folders, and those that a reader of the repository sees."""
 LINES = [line for line in citations.BIBLIOGRAPHY.read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
 
 ELSEWHERE = ("papers.nips.cc", "cs.toronto.edu", "openreview.net", "kellerjordan.github.io")
@@ -64,6 +66,10 @@ def test_every_entry_is_named_by_a_page_or_a_docstring() -> None:
     titles = citations.entries()
     named = {citations.key_of(title, titles) for title in quoted()} | linked().keys()
     assert titles.keys() - named == set()
+
+
+def test_pages_in_folders_are_among_them() -> None:
+    assert {"cookbook", "measured"} <= {path.parent.name for path in PAGES}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

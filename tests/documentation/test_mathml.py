@@ -78,6 +78,15 @@ def test_names_of_functions_and_infinity_have_the_room_of_latex() -> None:
     assert "<mi>&#x0221E;</mi>" in mathml.mathml(r"\eta = \infty", "inline")
 
 
+def test_limits_are_below_the_operator_in_a_formula_of_its_own() -> None:
+    formula = mathml.mathml(r"\min_{Y_j} x_i + \max_k y", "block")
+    assert re.findall(r"<munder>.*?</munder>", formula) == [
+        '<munder><mo lspace="0.17em" rspace="0.17em">min</mo><mrow><msub><mi>Y</mi><mi>j</mi></msub></mrow></munder>',
+        '<munder><mo lspace="0.17em" rspace="0.17em">max</mo><mi>k</mi></munder>',
+    ]
+    assert "<munder>" not in mathml.mathml(r"\min_Y x", "inline")
+
+
 def test_bars_within_a_line_keep_the_height_of_the_line() -> None:
     assert 'stretchy="true"' not in mathml.mathml(r"\lVert X^\top\rVert_2", "inline")
     assert 'stretchy="true"' in mathml.mathml(r"\lVert X^\top\rVert_2", "block")
