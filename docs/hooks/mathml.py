@@ -12,7 +12,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from pymdownx.superfences import SuperFencesException
 
-_INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
+_INLINE = re.compile(r'([(\[]?)<span class="arithmatex">\\\((.*?)\\\)</span>([.,;:?)\]]*)', re.DOTALL)
 _PAIRED_BARS = {r"\lvert": r"\left|", r"\rvert": r"\right|", r"\lVert": r"\left\|", r"\rVert": r"\right\|"}
 _BARE_BAR = re.compile(r"<mo(?![^>]*\bform=)[^>]*>(?:&#x0007C;|\|)</mo>")
 _INFINITY = re.compile(r"<mo>(&#x0221E;|∞)</mo>")
@@ -94,10 +94,18 @@ def fence(source: str, *_: object, **__: object) -> str:
 def inline(content: str) -> str:
     """Replace the formulas within lines, which pymdownx.arithmatex marked in the HTML of a page.
 
+    A formula stays on one line with the parenthesis before it and the punctuation after it.
+
     Raises:
         FormulaError: If a formula cannot be drawn.
     """
-    return _INLINE.sub(lambda match: mathml(html.unescape(match[1]), "inline"), content)
+    return _INLINE.sub(_drawn, content)
+
+
+def _drawn(found: re.Match[str]) -> str:
+    before, source, after = found.groups()
+    formula = mathml(html.unescape(source), "inline")
+    return f'<span class="together">{before}{formula}{after}</span>' if before or after else formula
 
 
 def on_config(config: Any) -> Any:

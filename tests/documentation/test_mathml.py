@@ -78,6 +78,13 @@ def test_names_of_functions_and_infinity_have_the_room_of_latex() -> None:
     assert "<mi>&#x0221E;</mi>" in mathml.mathml(r"\eta = \infty", "inline")
 
 
+def test_a_formula_stays_together_with_its_punctuation() -> None:
+    assert re.search(
+        r'<span class="together">\(<math.*</math>\),</span>', mathml.inline(html(r"see ($\beta = 1$), or"))
+    )
+    assert "together" not in mathml.inline(html(r"see $\beta = 1$ or"))
+
+
 def test_limits_are_below_the_operator_in_a_formula_of_its_own() -> None:
     formula = mathml.mathml(r"\min_{Y_j} x_i + \max_k y", "block")
     assert re.findall(r"<munder>.*?</munder>", formula) == [
