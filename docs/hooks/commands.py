@@ -11,6 +11,7 @@ from typing import Any
 
 PLACE = "<!-- commands -->"
 _DEFAULT = re.compile(r"\s*\[default: (.*)\]$")
+_CALL = re.compile(r"(?<![\w`'-])(torchrun (?:--[\w=-]+ )+gramian \w+|--[a-z][a-z-]*(?:=\w+)?)")
 _KINDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
@@ -73,11 +74,12 @@ def section(name: str, command: Callable[..., None]) -> str:
         elif not each.is_option:
             words.append(f"[{shown}]")
     usage = " ".join([*words, "[OPTIONS]"])
-    lines = [f"## gramian {name}", "", inspect.cleandoc(command.__doc__ or ""), "", "```text", usage, "```", ""]
+    summary = _as_code(inspect.cleandoc(command.__doc__ or ""))
+    lines = [f"## gramian {name}", "", summary, "", "```text", usage, "```", ""]
     for each in sorted(every, key=lambda each: each.is_option):
         term = ", ".join(f"`{name}`" for name in each.names) + (f" `{each.value}`" if each.value else "")
         end = f" *Default: {each.default}.*" if each.default else " *Required.*" if each.required else ""
-        lines += [term, f":   {each.text}{end}", ""]
+        lines += [term, f":   {_as_code(each.text)}{end}", ""]
     return "\n".join(lines)
 
 
@@ -86,6 +88,11 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     if PLACE not in markdown:
         return markdown
     return markdown.replace(PLACE, "\n".join(section(name, command) for name, command in commands().items()))
+
+
+def _as_code(text: str) -> str:
+    """Set the options and calls within a text as code, so that no line ends within their dashes."""
+    return _CALL.sub(r"`\1`", text)
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:

@@ -24,7 +24,7 @@ _UNARY = re.compile(
     r"(<mo[^>]*>(?:[(\[{,;=<>·:]|&#x0?00(?:28|5B|7B|2C|3D|3C|3E);|&#x0(?:2264|2265|2208|2190|22C5);)</mo>(?:<mspace[^>]*/>)*)<mo>(&#x02212;|\+|&#x0002B;|&#x000B1;)</mo>"
 )
 _UNKNOWN = re.compile(r"<mi>(\\\w*|&)</mi>")
-_LIMITED = re.compile(r"<msub>(?=<mo>(?:max|min|sup|inf|lim)</mo>)")
+_LIMITED = re.compile(r"<msub>(?=<mo>(?:max|min|sup|inf|lim|&#x02211;|&#x0220F;)</mo>)")
 _SUBSCRIPT = re.compile(r"<(/?)msub>")
 
 
@@ -53,7 +53,7 @@ def mathml(source: str, display: str) -> str:
 
 
 def _limits_below(formula: str) -> str:
-    """Set the index of a maximum or minimum below it, as LaTeX does in a formula of its own."""
+    """Set the index of a maximum, minimum, sum or product below it, as LaTeX does in a formula of its own."""
     while opening := _LIMITED.search(formula):
         depth = 1
         for tag in _SUBSCRIPT.finditer(formula, opening.end()):

@@ -43,7 +43,9 @@ def test_a_section_has_the_options_of_the_help(name) -> None:
 def test_a_term_has_its_names_its_value_and_its_default() -> None:
     text = commands.section("learn", commands.commands()["learn"])
     assert "`--out`, `-o` `PATH`\n:   Folder for the result. *Default: the next free of runs/001, runs/002 ….*" in text
-    assert "`--resume`\n:   Continue the run" in text
+    assert "`--resume`\n:   Continue the run in `--out`" in text
+    assert "`--resume` continues from there. torchrun starts" in " ".join(text.split())
+    assert "`torchrun --nproc-per-node=2 --no-python gramian learn`" in text
     text = commands.section("capture", commands.commands()["capture"])
     assert "gramian capture MODEL INPUTS --layer TEXT... --out PATH [OPTIONS]" in text
     assert "`--batch` `INTEGER`\n:   Texts or pictures in a batch. *Default: 32.*" in text

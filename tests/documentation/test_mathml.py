@@ -91,6 +91,7 @@ def test_limits_are_below_the_operator_in_a_formula_of_its_own() -> None:
         '<munder><mo lspace="0.17em" rspace="0.17em">min</mo><mrow><msub><mi>Y</mi><mi>j</mi></msub></mrow></munder>',
         '<munder><mo lspace="0.17em" rspace="0.17em">max</mo><mi>k</mi></munder>',
     ]
+    assert "<munder><mo>&#x02211;</mo>" in mathml.mathml(r"\left( \sum_i x \right)", "block")
     assert "<munder>" not in mathml.mathml(r"\min_Y x", "inline")
 
 
