@@ -26,6 +26,8 @@ _UNARY = re.compile(
 _UNKNOWN = re.compile(r"<mi>(\\\w*|&)</mi>")
 _LIMITED = re.compile(r"<msub>(?=<mo>(?:max|min|sup|inf|lim|&#x02211;|&#x0220F;)</mo>)")
 _SUBSCRIPT = re.compile(r"<(/?)msub>")
+_STRUT = '<mspace height="0.72em" />'
+"""Under a root, the height of a tall letter: else the bar touches a small one, and a root of n looks like π."""
 
 
 class FormulaError(ValueError):
@@ -69,6 +71,7 @@ def _spaced(formula: str) -> str:
     """Set the room around operators that the converter leaves to the browser, as LaTeX sets it."""
     formula = _INFINITY.sub(r"<mi>\1</mi>", formula)
     formula = _SLASH.sub(r'<mo lspace="0" rspace="0">\1</mo>', formula)
+    formula = formula.replace("</msqrt>", _STRUT + "</msqrt>")
     formula = _UNARY.sub(r'\1<mo form="prefix">\2</mo>', formula)
     return _FUNCTION.sub(_function, formula)
 

@@ -78,6 +78,10 @@ def test_names_of_functions_and_infinity_have_the_room_of_latex() -> None:
     assert "<mi>&#x0221E;</mi>" in mathml.mathml(r"\eta = \infty", "inline")
 
 
+def test_the_bar_of_a_root_does_not_touch_a_small_letter() -> None:
+    assert mathml.mathml(r"\sqrt{n}", "inline").count('<mspace height="0.72em" /></msqrt>') == 1
+
+
 def test_a_formula_stays_together_with_its_punctuation() -> None:
     assert re.search(
         r'<span class="together">\(<math.*</math>\),</span>', mathml.inline(html(r"see ($\beta = 1$), or"))
