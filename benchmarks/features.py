@@ -261,11 +261,12 @@ def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, 
         version=commit(),
     )
     del codes, used
-    if learned.frames is None:
+    frames = learned.frames
+    if frames is None:
         return result
-    codes = in_parts(lambda part: block_omp(part, learned.frames, active=ACTIVE).codes, test)
-    decoded = block_recovery(learned.frames, codes / size, true_phi, held_out.codes, held_out.active).r2
-    share = unexplained(test, learned.frames, codes)
+    codes = in_parts(lambda part: block_omp(part, frames, active=ACTIVE).codes, test)
+    decoded = block_recovery(frames, codes / size, true_phi, held_out.codes, held_out.active).r2
+    share = unexplained(test, frames, codes)
     return replace(result, decoded_r2=float(decoded.mean()), decoded_unexplained=share)
 
 
@@ -313,7 +314,7 @@ def training_time(outcomes: list[Outcome], *, gpu: bool) -> str:
 def tables(outcomes: list[Outcome]) -> str:
     """Format all results."""
     rows: list[list[str]] = []
-    for name in dict.fromkeys(outcome.method for outcome in outcomes):
+    for name in [name for name in METHODS if any(outcome.method == name for outcome in outcomes)]:
         same = [outcome for outcome in outcomes if outcome.method == name]
 
         def column(key: str, digits: int = 3, same: list[Outcome] = same) -> str:
@@ -346,6 +347,12 @@ def tables(outcomes: list[Outcome]) -> str:
         "active in training", "active in use", "dimensions used",
     )  # fmt: skip
     return table(header, rows)
+
+
+def page(outcomes: list[Outcome], scale: Scale) -> str:
+    machines = "; ".join(dict.fromkeys(outcome.machine for outcome in outcomes))
+    samples = f"{scale.samples:,} samples to learn from, {scale.held_out:,} held out"
+    return f"Measured on {machines}; {samples}; means and standard deviations over seeds.\n\n{tables(outcomes)}"
 
 
 def main() -> None:
@@ -385,13 +392,8 @@ def main() -> None:
                 f"{outcome.seconds:.0f} s, {outcome.active:.2f} active, {outcome.dead} dead",
                 flush=True,
             )
-            write(
-                f"{name}.md",
-                f"Measured on {'; '.join(dict.fromkeys(outcome.machine for outcome in outcomes))}; "
-                f"{scale.samples:,} samples to learn from, {scale.held_out:,} held out; means "
-                f"and standard deviations over seeds.\n\n{tables(outcomes)}",
-                options.results,
-            )
+            write(f"{name}.md", page(outcomes, scale), options.results)
+    write(f"{name}.md", page(outcomes, scale), options.results)
 
 
 if __name__ == "__main__":
