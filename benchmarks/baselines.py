@@ -6,6 +6,7 @@
   Vanilla has a free encoder and keeps the k groups of largest norm; Grassmannian has a tied encoder with one gain, and
   its frames become orthonormal by a QR factorisation every 20 steps; Group Lasso has a free encoder and a block soft
   threshold with one θ for each group, and λ Σ‖a_i‖ in the loss while too many groups are active.
+* `WithAuxiliaryLoss`: the auxiliary loss of Gao et al., for groups, in the module of `gramian.coding.BlockFeatures`.
 * `MixtureOfFactorAnalyzers`: Ghahramani and Hinton, "The EM algorithm for mixtures of factor analyzers", 1996.
 
 Samples are scaled so that E‖x‖ = √l.
@@ -14,11 +15,13 @@ Samples are scaled so that E‖x‖ = √l.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from statistics import mean
 
 import torch
 from torch import Tensor, nn
 
-from gramian.coding import ManifoldSamples, ManifoldSum
+from gramian.coding import BlockSparseAutoencoder, ManifoldSamples, ManifoldSum
+from gramian.coding.features import FeatureOutput
 
 __all__ = [
     "Autoencoder",
@@ -27,8 +30,10 @@ __all__ = [
     "MixtureOfFactorAnalyzers",
     "TopKAutoencoder",
     "Vanilla",
+    "WithAuxiliaryLoss",
     "directional_recovery",
     "train",
+    "utilisation",
 ]
 
 
@@ -182,6 +187,21 @@ def train(
         model.after_step(19)
 
 
+class WithAuxiliaryLoss(BlockSparseAutoencoder):
+    """A linear encoder and orthonormal frames; the next k groups by norm must explain the error, with weight 1/k."""
+
+    def forward(self, x: Tensor) -> FeatureOutput:
+        output = super().forward(x)
+        if not self.training:
+            return output
+        inputs, rows, bias = self.encoder(x, self.frames)
+        codes = (inputs @ rows.flatten(0, 1).mT).unflatten(1, rows.shape[:2]) + bias
+        following = kept(codes * ~output.codes.dense().any(dim=2, keepdim=True), self.active)
+        error = (x - output.reconstruction).detach()
+        left = error - following.flatten(1) @ self.frames.flatten(0, 1)
+        return output._replace(loss=output.loss + left.square().mean() / self.active)
+
+
 class MixtureOfFactorAnalyzers:
     """A mixture of m Gaussians of covariance W Wᵀ + σ²I with W of n columns, fitted by EM from random samples."""
 
@@ -266,3 +286,17 @@ def directional_recovery(codes: Tensor, rows: Tensor, data: ManifoldSum, samples
         spread = (truth - truth.mean(dim=0)).square().sum()
         r2[factor] = 1 - (truth - contribution).square().sum() / spread
     return r2
+
+
+def utilisation(codes: Tensor, phi: Tensor) -> float:
+    """Compute the mean over used groups of the participation ratio of their contributions, divided by their size."""
+    ratios: list[float] = []
+    for group in range(codes.shape[1]):
+        on = codes[codes[:, group].any(dim=1), group].double()
+        if len(on) < 2 * codes.shape[2]:
+            continue
+        # Of the contributions Φ_i a_i, because atoms of free frames differ in length.
+        root = on @ torch.linalg.qr(phi[:, group].double()).R.mT
+        values = torch.linalg.eigvalsh(root.mT @ root / len(root)).clamp_min(0)
+        ratios.append(float(values.sum().square() / values.square().sum().clamp_min(1e-300)) / codes.shape[2])
+    return mean(ratios) if ratios else float("nan")

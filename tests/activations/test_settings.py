@@ -32,7 +32,6 @@ def without_shape_checks(unchecked) -> None:
         ({"encoder": "iterative", "select": "batch_topk"}, "must come with a one-pass encoder"),
         ({"encoder": "iterative", "infer": "fista"}, "infer must be one of 'block_omp', 'block_iht'"),
         ({"infer": 3}, "infer must be a name, or None; got 3"),
-        ({"aux": 1}, "aux must be True or False; got 1"),
         ({"warm_up": -1}, "warm_up must be at least 0"),
         ({"patience": 0}, "patience must be at least 1"),
         ({"device": "meta"}, "device must be available to torch"),

@@ -18,20 +18,20 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("encoder", "select", "aux", "chunked"),
+    ("encoder", "select", "chunked"),
     [
-        ("linear", "topk", True, False),
-        pytest.param("linear", "batch_topk", False, True, marks=slow),
-        pytest.param("tied", "threshold", False, False, marks=slow),
-        pytest.param("linear", "soft", False, False, marks=slow),
-        pytest.param("tied", "fdr", True, False, marks=slow),
+        ("linear", "topk", False),
+        pytest.param("linear", "batch_topk", True, marks=slow),
+        pytest.param("tied", "threshold", False, marks=slow),
+        pytest.param("linear", "soft", False, marks=slow),
+        pytest.param("tied", "fdr", False, marks=slow),
     ],
 )
-def test_training_and_use(monkeypatch, encoder, select, aux, chunked) -> None:
+def test_training_and_use(monkeypatch, encoder, select, chunked) -> None:
     if chunked:
         monkeypatch.setattr(products, "LARGEST", 64 * 3 * 4)  # both the products and the gathered rows in parts
     torch._dynamo.reset()
-    plain = BlockSparseAutoencoder(16, n_groups=10, group_size=3, active=2, encoder=encoder, select=select, aux=aux)
+    plain = BlockSparseAutoencoder(16, n_groups=10, group_size=3, active=2, encoder=encoder, select=select)
     model = copy.deepcopy(plain)
     fast = torch.compile(model, backend="aot_eager", fullgraph=True)
     results = []

@@ -24,7 +24,7 @@ STEPS = 20
 
 
 def make(select: str = "topk", encoder: str = "linear") -> BlockSparseAutoencoder:
-    model = BlockSparseAutoencoder(12, n_groups=10, group_size=2, active=3, encoder=encoder, select=select, aux=True)
+    model = BlockSparseAutoencoder(12, n_groups=10, group_size=2, active=3, encoder=encoder, select=select)
     return model.double()
 
 

@@ -95,7 +95,7 @@ OPTIONS = {
     },
     "features": {
         "--out": PLACES, "--resume": None, "--groups": [*NUMBERS, "2x2", "0x0", "2x", "x2"], "--active": NUMBERS,
-        "--encoder": NAMES + TEXTS, "--select": NAMES + TEXTS, "--rate": NUMBERS, "--aux": None, "--beta": NUMBERS,
+        "--encoder": NAMES + TEXTS, "--select": NAMES + TEXTS, "--rate": NUMBERS, "--beta": NUMBERS,
         "--patience": NUMBERS, "--lr": NUMBERS, "--warm-up": NUMBERS, "--seconds": ["nan", "-1", "0", "inf", "1"],
         "--steps": ["0", "-1", "nan", "1", "2"], "--batch": NUMBERS, "--layer": TEXTS,
         "--device": ["cpu", "meta", "cuda:99", "x", ""], "--seed": NUMBERS, "": PLACES,

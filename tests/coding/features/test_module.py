@@ -95,29 +95,13 @@ def test_without_help_a_step_of_ours_after_the_optimiser_does_the_same() -> None
 
 
 def test_bounded_memory_gives_the_same_step(monkeypatch) -> None:
-    model = BlockSparseAutoencoder(**SIZES, select="batch_topk", aux=True)
+    model = BlockSparseAutoencoder(**SIZES, select="batch_topk")
     twin = copy.deepcopy(model)
     model(samples()).loss.backward()
     monkeypatch.setattr(products, "LARGEST", 512 * 3 * 2)
     twin(samples()).loss.backward()
     for one, two in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_the_auxiliary_loss_trains_groups_that_are_not_active() -> None:
-    plain, helped = (BlockSparseAutoencoder(**SIZES, aux=aux) for aux in (False, True))
-    for model in (plain, helped):
-        model(samples()[:4]).loss.backward()
-    assert helped.frames.grad.any(dim=2).any(dim=1).sum() > plain.frames.grad.any(dim=2).any(dim=1).sum()
-    x = samples()[:4]
-    candidates, codes = helped.candidates(x), helped.encode(x)
-    # By the definition: the next two groups, with their own codes, on what the first two leave.
-    error = x - helped.decode(codes)
-    rows = helped.frames[candidates.groups[:, 2:4]]
-    explained = torch.einsum("bkn,bknl->bl", candidates.values[:, 2:4], rows)
-    expected = error.square().mean() + (error - explained).square().mean() / 2
-    torch.testing.assert_close(helped(x).loss, expected)
-    torch.testing.assert_close(helped.eval()(x).loss, error.square().mean())
 
 
 def test_idle_groups_are_counted() -> None:
@@ -159,8 +143,6 @@ def test_errors(unchecked) -> None:
         ({"encoder": "magic"}, "encoder must be one of 'linear', 'tied', 'iterative'; got 'magic'"),
         ({"select": "magic"}, "select must be one of 'topk', .*; got 'magic'"),
         ({"encoder": "iterative", "select": "batch_topk"}, "select='batch_topk' must come with a one-pass encoder"),
-        ({"encoder": "iterative", "aux": True}, "aux must be False for an iterative encoder"),
-        ({"aux": 1}, "aux must be True or False; got 1"),
         ({"group_size": 25}, "group_size must be at most the length of a sample; got 25 and 24; try group_size=24"),
         ({"active": 13}, "active must be at most the number of groups; got 13 of 12; try active=12"),
         ({"n_groups": 0}, "n_groups must be at least 1; got 0"),

@@ -17,7 +17,9 @@ from tests.kernels.cases import HAS_NUMBA
 MODULE = "gramian.coding.inference.coordinate_descent"
 
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
-over_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
+"""Compiling the loops for one dtype takes many seconds."""
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def copies() -> torch.Tensor:
@@ -59,9 +61,10 @@ PRIORS = {
 
 
 @needs_numba
+@over_dtypes
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("kind", DICTIONARIES)
-def test_the_energy_is_that_of_fista(kind, prior) -> None:
+def test_the_energy_is_that_of_fista(kind, prior, dtype) -> None:
     phi = DICTIONARIES[kind]().float().double()
     x = 3 * torch.randn(6, phi.shape[0]).double()
     chosen, lam = PRIORS[prior](6, phi.shape[1]), 0.4
@@ -69,21 +72,21 @@ def test_the_energy_is_that_of_fista(kind, prior) -> None:
     best = energy(x, phi, expected.codes, lam, chosen).total
     start = torch.randn(6, *phi.shape[1:], dtype=torch.float64) * (torch.rand(6, phi.shape[1], 1) < 0.3)
     start = start.abs() if prior == "nonnegative" else start
-    for dtype, tol in ((torch.float64, 1e-8), (torch.float32, 1e-4)):
-        given, atoms = x.to(dtype), phi.to(dtype)
-        assert fallback_reason(given, atoms) is None
-        floor = duality_gap(given, atoms, expected.codes.to(dtype), lam, chosen)[0]  # mostly of rounding
-        allowed = 1.01 * tol * best + 3 * floor
-        for initial in (None, start.to(dtype)):
-            result = coordinate_descent(given, atoms, lam=lam, prior=chosen, tol=tol, start=initial)
-            assert result.converged
-            assert result.codes.dtype == result.gap.dtype == dtype
-            total = energy(x, phi, result.codes.double(), lam, chosen).total
-            assert (total <= best * (1 + tol) + result.gap).all()
-            assert (total - result.gap <= best).all()
-            assert (result.gap <= allowed).all()
-            independent, _ = duality_gap(given, atoms, result.codes, lam, chosen)
-            assert (independent <= allowed).all()
+    tol = 1e-8 if dtype == torch.float64 else 1e-4
+    given, atoms = x.to(dtype), phi.to(dtype)
+    assert fallback_reason(given, atoms) is None
+    floor = duality_gap(given, atoms, expected.codes.to(dtype), lam, chosen)[0]  # mostly of rounding
+    allowed = 1.01 * tol * best + 3 * floor
+    for initial in (None, start.to(dtype)):
+        result = coordinate_descent(given, atoms, lam=lam, prior=chosen, tol=tol, start=initial)
+        assert result.converged
+        assert result.codes.dtype == result.gap.dtype == dtype
+        total = energy(x, phi, result.codes.double(), lam, chosen).total
+        assert (total <= best * (1 + tol) + result.gap).all()
+        assert (total - result.gap <= best).all()
+        assert (result.gap <= allowed).all()
+        independent, _ = duality_gap(given, atoms, result.codes, lam, chosen)
+        assert (independent <= allowed).all()
 
 
 @needs_numba

@@ -107,9 +107,6 @@ def features(
         str | None, option(f"Selection of active groups: {', '.join(SELECTIONS)}.", FEATURE_DEFAULTS.select)
     ] = None,
     rate: Annotated[float | None, option("False discovery rate of --select fdr.", FEATURE_DEFAULTS.rate)] = None,
-    aux: Annotated[
-        bool, typer.Option("--aux", help="Auxiliary loss: the next groups must explain the error of the active ones.")
-    ] = False,
     beta: Annotated[
         float | None,
         option("Strength β of the orthogonality penalty; inf keeps frames exactly orthonormal.", FEATURE_DEFAULTS.beta),
@@ -134,7 +131,7 @@ def features(
     n_groups, size = parse_groups(groups)
     options = given(
         store=_absolute(store), layer=layer, groups=n_groups, size=size, active=active, encoder=encoder, select=select,
-        rate=rate, aux=aux or None, beta=beta, patience=patience, lr=lr, warm_up=warm_up, steps=steps, batch=batch,
+        rate=rate, beta=beta, patience=patience, lr=lr, warm_up=warm_up, steps=steps, batch=batch,
         device=device, seed=seed,
     )  # fmt: skip
     _check_options(options, seconds=seconds, resume=resume)

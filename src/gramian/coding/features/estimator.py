@@ -64,7 +64,6 @@ class BlockFeatures(GroupTransformer):
             for a whole batch in training, and a threshold in use; 'threshold', a running threshold in training, too;
             'fdr', the groups that noise does not explain; 'soft', a block soft threshold.
         beta: Strength β of the orthogonality penalty; infinite for exactly orthonormal frames, 0 for free ones.
-        aux: If true, the `active` next groups must explain the error of the active ones, with weight 1/active.
         rate: False discovery rate α of 'fdr'.
         infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; default `block_omp`, and
             `fista` for 'soft'.
@@ -117,7 +116,6 @@ class BlockFeatures(GroupTransformer):
         encoder: str = "linear",
         select: str = "topk",
         beta: float = math.inf,
-        aux: bool = False,
         rate: float = 0.1,
         infer: str | InferenceMethod | None = None,
         steps: int = 4000,
@@ -136,7 +134,6 @@ class BlockFeatures(GroupTransformer):
         self.encoder = encoder
         self.select = select
         self.beta = beta
-        self.aux = aux
         self.rate = rate
         self.infer = infer
         self.steps = steps

@@ -49,7 +49,7 @@ class FeatureOutput(NamedTuple):
     """The result of a forward pass.
 
     Attributes:
-        loss: The mean over samples and entries of (x − Σ_i Φ_i a_i)², with the auxiliary loss in training.
+        loss: The mean over samples and entries of (x − Σ_i Φ_i a_i)².
         reconstruction: Σ_i Φ_i a_i, [batch, l].
         codes: The codes a.
     """
@@ -79,7 +79,6 @@ class BlockSparseAutoencoder(nn.Module):
         active: Number of active groups to aim at; with 'fdr' that of training.
         encoder: 'linear' (free weights), 'tied' (the frames and one gain) or 'iterative' (inference).
         select: 'topk', 'batch_topk', 'threshold', 'fdr' or 'soft'.
-        aux: If true, the `active` next groups by norm must explain the error of the active ones, with weight 1/active.
         rate: False discovery rate α of 'fdr'.
         infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; default `block_omp`, and
             `fista` for 'soft'.
@@ -126,7 +125,6 @@ class BlockSparseAutoencoder(nn.Module):
         active: int,
         encoder: str = "linear",
         select: str = "topk",
-        aux: bool = False,
         rate: float = 0.1,
         infer: str | InferenceMethod | None = None,
         seed: int = 0,
@@ -138,7 +136,7 @@ class BlockSparseAutoencoder(nn.Module):
                 ("n_features", n_features), ("n_groups", n_groups), ("group_size", group_size), ("active", active),
             )
         )  # fmt: skip
-        check_architecture(encoder, select, aux=aux)
+        check_architecture(encoder, select)
         if n > length:
             raise OptionError(
                 f"group_size must be at most the length of a sample; got {n} and {length}; try group_size={length}"
@@ -148,7 +146,6 @@ class BlockSparseAutoencoder(nn.Module):
         if not real_number(rate, name="rate", attempt="0.1") < 1:
             raise OptionError(f"rate must be less than 1; got {rate!r}; try rate=0.1")
         self.active = k
-        self.aux = bool(aux)
         generator = torch.Generator().manual_seed(whole_number(seed, name="seed", least=None) % 2**63)
         frames = torch.randn(m, n, length, generator=generator, device="cpu") / length**0.5
         foreach.restore_([frames], layouts=[FRAMES_LAYOUT])
@@ -188,8 +185,6 @@ class BlockSparseAutoencoder(nn.Module):
             statistic = error.new_zeros(())
             if self.select is not None and candidates is not None:
                 statistic = self.select.observed(candidates, codes.values.detach(), error.detach())
-                if self.aux:
-                    loss = loss + self._auxiliary(candidates, codes, error.detach()) / self.active
             self._track(codes, statistic)
         return FeatureOutput(loss, reconstruction, codes)
 
@@ -219,7 +214,7 @@ class BlockSparseAutoencoder(nn.Module):
         if self.select is None:
             raise OptionError("candidates must come from a one-pass encoder; got encoder='iterative'")
         inputs, rows, bias = self.encoder(x, self.frames)
-        count = min(self.select.slots + (self.active if self.aux and self.training else 0), len(rows))
+        count = min(self.select.slots, len(rows))
         return Candidates(*largest_products(inputs, rows, bias, count, scale=self.select.scale))
 
     def extra_repr(self) -> str:
@@ -236,13 +231,6 @@ class BlockSparseAutoencoder(nn.Module):
         candidates = self.candidates(x)
         return SparseCodes(candidates.groups, self.select(candidates, x, self.frames), m), candidates
 
-    def _auxiliary(self, candidates: Candidates, codes: SparseCodes, error: Tensor) -> Float[Tensor, ""]:
-        """Compute the error of the next groups by norm in explaining the error of the active ones."""
-        rest = ~codes.active
-        following = rest & (rest.cumsum(dim=1) <= self.active)
-        explained = weighted_sum(candidates.values * following[..., None], self.frames, candidates.groups)
-        return (error - explained).square().mean()
-
     @torch.no_grad()
     def _track(self, codes: SparseCodes, statistic: Float[Tensor, ""]) -> None:
         used = statistic.new_zeros(len(self.idle))
@@ -253,7 +241,7 @@ class BlockSparseAutoencoder(nn.Module):
         self.idle.copy_(torch.where(averaged[1:] > 0, 0, self.idle + 1))
 
 
-def check_architecture(encoder: Any, select: Any, *, aux: Any) -> None:
+def check_architecture(encoder: Any, select: Any) -> None:
     """Check the names of encoder and selection.
 
     Raises:
@@ -268,10 +256,6 @@ def check_architecture(encoder: Any, select: Any, *, aux: Any) -> None:
             "select='batch_topk' must come with a one-pass encoder, because inference selects for each sample; got "
             "encoder='iterative'; try select='topk' or 'threshold'"
         )
-    if type(aux).__name__ not in ("bool", "bool_"):
-        raise OptionError(f"aux must be True or False; got {aux!r}")
-    if aux and encoder == "iterative":
-        raise OptionError("aux must be False for an iterative encoder, which has no next groups; got aux=True")
 
 
 def _selection(name: str, m: int, active: int, rate: float) -> Selection:

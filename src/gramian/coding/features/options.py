@@ -27,7 +27,6 @@ class FeatureOptions:
         encoder: 'linear', 'tied' or 'iterative'.
         select: 'topk', 'batch_topk', 'threshold', 'fdr' or 'soft'.
         beta: Strength β of the orthogonality penalty; infinite for exactly orthonormal frames, 0 for free ones.
-        aux: If true, the `active` next groups must explain the error of the active ones.
         rate: False discovery rate α of 'fdr'.
         infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; None for that of the
             selection.
@@ -45,14 +44,13 @@ class FeatureOptions:
     encoder: str = "linear"
     select: str = "topk"
     beta: float = math.inf
-    aux: bool = False
     rate: float = 0.1
     infer: str | InferenceMethod | None = None
     patience: int | None = 200
 
     def __post_init__(self) -> None:
         whole_number(self.active, name="active")
-        check_architecture(self.encoder, self.select, aux=self.aux)
+        check_architecture(self.encoder, self.select)
         check_beta(self.beta, infinite=True)
         if not real_number(self.rate, name="rate", attempt="0.1") < 1:
             raise OptionError(f"rate must be less than 1; got {self.rate!r}; try rate=0.1")
@@ -77,5 +75,5 @@ class FeatureOptions:
         """
         return BlockSparseAutoencoder(
             length, n_groups=groups, group_size=size, active=self.active, encoder=self.encoder, select=self.select,
-            aux=self.aux, rate=self.rate, infer=self.infer, seed=seed,
+            rate=self.rate, infer=self.infer, seed=seed,
         )  # fmt: skip
