@@ -90,6 +90,17 @@ def test_soft_thresholds_shorten_codes_and_learn() -> None:
     assert (candidates.norms.diff(dim=1) <= 0).all()
 
 
+def test_only_a_soft_threshold_has_a_price() -> None:
+    for name in KINDS:
+        selection = trained(name)
+        candidates, x = draw(selection, 20)
+        codes = selection(candidates, x, frames())
+        price = selection.price(candidates, codes)
+        assert (price is None) == (name != "soft")
+        if price is not None:
+            torch.testing.assert_close(price, 0.6 * selection.threshold * codes.norm(dim=2).sum(dim=1))
+
+
 def test_benjamini_hochberg_beside_the_definition() -> None:
     p = torch.rand(200, 6, dtype=torch.float64) ** 3
     kept = benjamini_hochberg(p, m=M, rate=0.3)

@@ -32,6 +32,13 @@ def fitted() -> BlockFeatures:
         return BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
 
 
+@pytest.mark.slow
+def test_a_soft_threshold_keeps_the_scale_of_the_samples(unchecked) -> None:
+    model = BlockFeatures(**{**SMALL, "steps": 300}, select="soft").fit(samples())
+    assert float(model.module_.select.threshold) < 48**0.5  # without a price: 11, and growing
+    assert not model.dead_.any()
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(
     [BlockFeatures(n_groups=4, group_size=2, active=2, select="threshold", steps=10, batch_size=16)]

@@ -49,7 +49,7 @@ class FeatureOutput(NamedTuple):
     """The result of a forward pass.
 
     Attributes:
-        loss: The mean over samples and entries of (x − Σ_i Φ_i a_i)².
+        loss: The mean over samples and entries of (x − Σ_i Φ_i a_i)²; in training with the price of a soft threshold.
         reconstruction: Σ_i Φ_i a_i, [batch, l].
         codes: The codes a.
     """
@@ -184,6 +184,8 @@ class BlockSparseAutoencoder(nn.Module):
         if self.training:
             statistic = error.new_zeros(())
             if self.select is not None and candidates is not None:
+                price = self.select.price(candidates, codes.values)
+                loss = loss if price is None else loss + price.mean() / x.shape[1]
                 statistic = self.select.observed(candidates, codes.values.detach(), error.detach())
             self._track(codes, statistic)
         return FeatureOutput(loss, reconstruction, codes)
