@@ -128,7 +128,7 @@ def _array(stream: Callable[[], IO[bytes]], size: int) -> ndarray:
 def as_pixels(array: ndarray, name: str) -> ndarray:
     """Convert pixels to float64 in [0, 1]: divide bytes by 255; other numbers must be in [0, 1].
 
-    A file of other numbers does not define which one is white.
+    A file of other numbers does not say which value is white.
 
     Args:
         array: Pixels of any dtype.

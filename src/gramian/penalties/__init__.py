@@ -41,7 +41,7 @@ PENALTIES: dict[str, Penalty] = {
 
 
 def as_penalty(penalty: str | Penalty) -> Penalty:
-    """Return the penalty of a name; a `Penalty` is returned unchanged.
+    """Return the penalty with this name; a `Penalty` is returned unchanged.
 
     Raises:
         OptionError: If there is no penalty of that name.

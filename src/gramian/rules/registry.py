@@ -33,7 +33,8 @@ def check_compatible(rule: Rule, penalty: Penalty, shape: Sequence[int] | None =
     """Check that a rule accepts a penalty, a learning rate and Φ of a shape (l, m, n).
 
     Raises:
-        OptionError: If the rule is proximal and the penalty has no prox, or subgradient and `lr` is infinite.
+        OptionError: If the rule is proximal and the penalty has no prox, or the rule is subgradient and `lr` is
+            infinite.
         ShapeError: If the rule is polyak and n > l, or the penalty has parameters for groups of other sizes.
     """
     if rule is proximal and not penalty.has_prox:

@@ -1,4 +1,4 @@
-"""The optimiser whose step changes the weights, within what Accelerate, Lightning and others wrap around it."""
+"""Find the optimiser whose step changes the weights inside the wrappers of Accelerate, Lightning and others."""
 
 from typing import Any
 
