@@ -118,7 +118,9 @@ def features(
         int | None, option("Steps without activity after which a group is replaced.", FEATURE_DEFAULTS.patience)
     ] = None,
     lr: Annotated[float | None, option("Largest learning rate of Adam; it falls to 0.", FEATURE_DEFAULTS.lr)] = None,
-    warm_up: Annotated[int | None, option("Steps in which the learning rate rises.", FEATURE_DEFAULTS.warm_up)] = None,
+    warm_up: Annotated[
+        int | None, option("Steps over which the learning rate rises.", FEATURE_DEFAULTS.warm_up)
+    ] = None,
     steps: Annotated[int | None, option("Learning steps.", FEATURE_DEFAULTS.steps)] = None,
     seconds: Seconds = None,
     batch: Annotated[int | None, option("Samples in one step.", FEATURE_DEFAULTS.batch)] = None,
@@ -150,7 +152,7 @@ def features(
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
 ) -> None:
-    """Write the report of a run again."""
+    """Write the report of a run, or write it again."""
     from gramian.cli.runs.report import write_report
 
     write_report(folder)
