@@ -9,7 +9,7 @@ from gramian.typing import Phi
 __all__ = ["Amplitudes", "Codes", "dictionary_matrix", "group_norms", "reconstruct"]
 
 Codes = Float[Tensor, "batch m n *places"]
-"""Coefficients: n numbers for each of m groups of each sample; a convolutional code has them at every place."""
+"""Coefficients: n numbers for each of m groups of each sample; a convolutional code has them at every position."""
 
 Amplitudes = Float[Tensor, "batch m *places"]
 

@@ -1,4 +1,4 @@
-"""Dictionary files for pictures: the generic dictionary file plus the preparation of pictures."""
+"""Dictionary files for pictures: the general dictionary file with the preparation of pictures."""
 
 from pathlib import Path
 

@@ -39,7 +39,7 @@ _DTYPES: Mapping[str, tuple[torch.dtype, str]] = {
     "F16": (torch.float16, "<f2"),
     "U8": (torch.uint8, "|u1"),
 }
-"""The dtypes that are read and written: of torch, and of the NumPy array that holds the same bits. Widest first."""
+"""The dtypes that are read and written, widest first: of torch, and of the NumPy array that holds the same bits."""
 
 _LONGEST_HEADER = 100_000_000
 """Largest number of bytes of a header, as the safetensors format says."""
@@ -75,7 +75,7 @@ class Header:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Write tensors and metadata atomically, with a checksum; equal content gives equal bytes.
 
-    The safetensors library orders the metadata at random, so that two files of the same content may differ.
+    The safetensors library orders metadata at random, so two files of the same content may differ.
 
     Args:
         path: The file; an existing one is replaced.
@@ -166,7 +166,7 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a file, and check that the file has all bytes that it promises.
+    """Read the header of a file, and check that the file has all bytes that the header declares.
 
     Tensors of dtypes that are not real numbers of 8 to 64 bits are left out.
 

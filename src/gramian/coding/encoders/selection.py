@@ -1,9 +1,8 @@
-r"""Selections: which of the groups of largest pre-codes are active. In use, a code depends on its sample alone.
+r"""Select the active groups among those of largest pre-codes. Outside training, a code depends only on its sample.
 
 A selection gets the candidates of each sample, the groups of largest norm in descending order, and returns their codes,
-0 for those that it does not keep. What it needs to know of other samples, such as a threshold, it tracks in training
-as a running mean; outside of training the code of a sample does not depend on its batch. In training, a batch is that
-of all processes of torch.distributed, which must have equally many samples.
+0 for those that it does not keep. Statistics of other samples, such as a threshold, are tracked in training as a
+running mean. A training batch is that of all processes of torch.distributed, which must have equally many samples.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +23,7 @@ _MEMORY = 0.1
 Norms change while the encoder learns: with 0.02 the threshold lags behind, and 3 to 4 % too many groups were active.
 """
 _SPARE = 4
-"""Slots for each active group where their number varies between samples."""
+"""Slots for each active group if the number of active groups varies between samples."""
 
 
 class Candidates(NamedTuple):
@@ -32,7 +31,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         norms: The norms by which they are ordered, [batch, k], without a gradient.
-        groups: Their numbers.
+        groups: Their indices.
         values: Their pre-codes u_i, [batch, k, n].
     """
 
@@ -99,10 +98,10 @@ class TopK(Selection):
 
 
 class Threshold(Selection):
-    """Keep the groups whose norm exceeds one threshold, for which `active` groups are active on average.
+    """Keep the groups whose norm exceeds a threshold, chosen so that `active` groups are active on average.
 
-    The threshold is the running mean over batches of the one that would keep exactly `active` groups on average. In
-    training, too, a sample is selected by the threshold of the batches before.
+    It is the running mean of the thresholds that keep exactly `active` groups on average in each batch. In training,
+    too, the threshold of the earlier batches selects.
 
     Attributes:
         threshold: The running threshold.
@@ -118,7 +117,7 @@ class Threshold(Selection):
         return candidates.values * self.kept(candidates.norms)[..., None]
 
     def kept(self, norms: Float[Tensor, "batch k"]) -> Bool[Tensor, "batch k"]:
-        """Return which candidates exceed the threshold; before the first batch was tracked, that of this batch."""
+        """Return which candidates exceed the running threshold, or that of this batch if none has been tracked."""
         threshold = torch.where(self.seen > 0, self.threshold.to(norms), self.batch_threshold(norms))
         return norms > threshold
 
@@ -143,7 +142,7 @@ class Threshold(Selection):
 
 
 class BatchTopK(Threshold):
-    """Keep the batch·`active` groups of largest norm of the batch in training, and those above the threshold in use.
+    """Keep the batch·`active` groups of largest norm in a training batch, and those above the threshold otherwise.
 
     References:
         Bussmann, Leask and Nanda, "BatchTopK sparse autoencoders", arXiv 2412.06410, 2024.
@@ -154,10 +153,10 @@ class BatchTopK(Threshold):
 
 
 class SoftThreshold(Threshold):
-    r"""Shorten every group by its threshold: a_i = u_i (1 − θ_i/‖u_i‖)₊.
+    r"""Shorten the pre-code of every group by its threshold: a_i = u_i (1 − θ_i/‖u_i‖)₊.
 
-    θ_i = θ·t_i, with learned t_i of geometric mean 1, one for each group. θ is the level for which `active` groups are
-    active on average: the multiplier of a constraint on their number. A fixed λ would be a guess of it.
+    θ_i = θ·t_i, with learned t_i of geometric mean 1, one for each group. θ is chosen so that `active` groups are
+    active on average: it is the multiplier of a constraint on their number.
 
     References:
         Yuan and Lin, "Model selection and estimation in regression with grouped variables", 2006.

@@ -1,4 +1,4 @@
-"""Priors over codes: how likely each group is to be active, and with what amplitude."""
+"""Priors over codes, which define how likely each group is to be active, and with what amplitude."""
 
 from gramian.coding.priors.prior import GroupLaplace, Prior, group_soft_threshold
 from gramian.coding.priors.scale_mixture import LaplacianScaleMixture
