@@ -188,6 +188,12 @@ def encode_activations(
 def open_codes(path: Path) -> ActivationCodes:
     """Open a file of codes without reading them.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The codes, which are read on request.
+
     Raises:
         DataError: If there is no such file, or it is not a complete file of safetensors.
         RunError: If it does not hold codes of activations.

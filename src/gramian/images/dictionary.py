@@ -23,6 +23,12 @@ _ZCA = ("mean", "matrix", "inverse")
 def load_dictionary(path: Path) -> Dictionary:
     """Read a dictionary and check it.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The dictionary, with the preparation of pictures.
+
     Raises:
         RunError: If there is no such file, or it is not a complete dictionary of this format.
 

@@ -118,6 +118,13 @@ def check_coding(
 def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Tensor, "height width *channels"]:
     """Reconstruct a picture from its codes, in [0, 1].
 
+    Args:
+        encoded: The codes of a picture.
+        dictionary: The dictionary that encoded it.
+
+    Returns:
+        The picture, [height, width] or [height, width, channels].
+
     Raises:
         RunError: If the codes belong to another dictionary, or have wrong shapes.
     """
@@ -138,6 +145,10 @@ def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Ten
 def save_codes(path: Path, encoded: EncodedPicture) -> None:
     """Write codes to a file, atomically.
 
+    Args:
+        path: The file; an existing one is replaced.
+        encoded: The codes.
+
     Raises:
         RunError: If the file cannot be written.
     """
@@ -155,6 +166,12 @@ def save_codes(path: Path, encoded: EncodedPicture) -> None:
 
 def load_codes(path: Path) -> EncodedPicture:
     """Read codes and check them.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The codes, with means, shape and stride for decoding, but without pixels.
 
     Raises:
         RunError: If there is no such file, or it does not hold complete codes.

@@ -19,8 +19,19 @@ RULES: dict[str, Rule] = {"proximal": proximal, "polyak": polyak, "subgradient":
 def as_rule(rule: str | Rule) -> Rule:
     """Turn a name or a `Rule` into a `Rule`.
 
+    Args:
+        rule: Name or `Rule`.
+
+    Returns:
+        The rule.
+
     Raises:
         OptionError: If there is no rule of that name, or the value is neither a name nor a function.
+
+    Examples:
+        >>> from gramian.rules import as_rule, polyak
+        >>> as_rule("polyak") is polyak
+        True
     """
     if callable(rule):
         return rule

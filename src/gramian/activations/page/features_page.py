@@ -145,7 +145,7 @@ def _values(
         (f"{100 * record.dead:.3g} %", "of the features dead"),
         (
             f"{bits.total:.0f} bits",
-            f"describe a sample: {bits.support:.0f} which features, {bits.codes:.0f} their codes{saved}",
+            f"describe a sample: {bits.support:.0f} for which features, {bits.codes:.0f} for their codes{saved}",
         ),
         (f"{dimension:.2f} of {n}" if known else "–", "dimensions used by a feature"),
         (f"{100 * dimension / n:.0f} %" if known else "–", "utilisation of the dimensions"),
@@ -153,7 +153,7 @@ def _values(
     return {
         "title": _escaped(title),
         "summary": f"{m} features, each a subspace of {n} dimensions in a space of {length}, measured on "
-        f"{record.samples} {'held-out samples' if held_out else 'samples, among them those of training'}.",
+        f"{record.samples} {'held-out samples' if held_out else 'samples, including those of training'}.",
         "numbers": "".join(
             f'<div class="number"><b>{html.escape(value)}</b><span>{html.escape(words)}</span></div>'
             for value, words in numbers

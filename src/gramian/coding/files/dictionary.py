@@ -177,6 +177,10 @@ class StoredParts:
 def save_dictionary(path: Path, dictionary: Dictionary[Preparation]) -> None:
     """Write a dictionary atomically, with a checksum.
 
+    Args:
+        path: The file; an existing one is replaced.
+        dictionary: The dictionary.
+
     Raises:
         RunError: If the file cannot be written.
     """

@@ -29,8 +29,19 @@ PRIORS: dict[str, Prior] = {
 def as_prior(prior: str | Prior) -> Prior:
     """Look up a prior by name; return a `Prior` unchanged.
 
+    Args:
+        prior: Name or `Prior`.
+
+    Returns:
+        The prior.
+
     Raises:
         OptionError: If no prior has that name.
+
+    Examples:
+        >>> from gramian.coding import as_prior
+        >>> as_prior("nonnegative").nonnegative
+        True
     """
     if isinstance(prior, Prior):
         return prior
