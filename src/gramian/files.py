@@ -236,7 +236,7 @@ def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Genera
     try:
         if not _locked(descriptor):
             raise error(
-                f"{folder} must be used by one process at a time; got another that uses it; try again when it has ended"
+                f"{folder} must be used by one process at a time; got one that uses it now; try again when it has ended"
             )
         yield
     finally:

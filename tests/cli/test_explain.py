@@ -214,7 +214,7 @@ def test_the_page_of_the_documentation_is_what_the_command_prints(monkeypatch, c
     ("arguments", "message"),
     [
         (("--latex", "--markdown"), "the output must be LaTeX or Markdown; got both"),
-        (("--fragment",), "--fragment is a form of LaTeX; got no --latex; try --latex --fragment"),
+        (("--fragment",), "--fragment must come with --latex; got no --latex; try --latex --fragment"),
         (("--beta", "0"), "beta must be positive"),
         (("--vector", "2", "0"), "one of 2 groups of 3, from 0; got group 2, vector 0"),
         (("--n", "0"), "l, m and n must be at least 1; got 5, 2, 0"),

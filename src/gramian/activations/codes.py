@@ -237,7 +237,7 @@ def decode_activations(
     """
     if codes.dictionary != digest(features.phi_):
         raise RunError(
-            f"the codes in {printable(codes.path)} must be decoded with the dictionary that made them, "
+            f"the codes in {printable(codes.path)} must be decoded with the dictionary that encoded them, "
             f"{codes.dictionary:.80}; got {digest(features.phi_)}"
         )
     length, preparation = len(features.phi_), _preparation(features)

@@ -110,7 +110,11 @@ def compare(
         ),
     ] = None,
     images: Annotated[
-        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None,
+        option(
+            "Folder of pictures, array (.npy, .npz) or film to learn from.",
+            "12 pictures of scikit-image and scikit-learn",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = _TABLE,
     groups: Annotated[
@@ -163,7 +167,9 @@ def _check_dictionaries(dictionaries: list[Path], options: dict[str, Any]) -> No
             "them out"
         )
     if len(dictionaries) < 2:
-        raise OptionError(f"two or more dictionaries are compared; got {dictionaries[0]} only; try another beside it")
+        raise OptionError(
+            f"there must be two or more dictionaries to compare; got {dictionaries[0]} only; try gramian compare A B"
+        )
 
 
 @application.command()

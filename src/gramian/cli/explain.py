@@ -49,7 +49,7 @@ def explain_derivation(
     if latex and markdown:
         raise OptionError("the output must be LaTeX or Markdown; got both; try one of --latex and --markdown")
     if fragment and not latex:
-        raise OptionError("--fragment is a form of LaTeX; got no --latex; try --latex --fragment")
+        raise OptionError("--fragment must come with --latex; got no --latex; try --latex --fragment")
     a, b = vector or (0, 0)
     setting = Setting(length, m, n, penalty, a, b, seed, beta)
     checked = list(derive(setting))

@@ -130,7 +130,7 @@ def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Ten
     """
     if encoded.dictionary != digest(dictionary.phi):
         raise RunError(
-            f"the codes of {encoded.name} must be decoded with the dictionary that made them, {encoded.dictionary}; "
+            f"the codes of {encoded.name} must be decoded with the dictionary that encoded them, {encoded.dictionary}; "
             f"got {digest(dictionary.phi)}"
         )
     codes, samples, channels = encoded.codes, encoded.samples, dictionary.preparation.channels

@@ -194,7 +194,7 @@ def _with_layout(candidate: Candidate, layout: Layout | str | None) -> SelectedC
         raise OptionError(
             f"{name} must have a shape; got {proposal.reason}; try one batch through the model first, then this"
         )
-    reason = proposal.reason if layout is None else "laid out as asked"
+    reason = proposal.reason if layout is None else "laid out as requested"
     resolved = as_layout(layout, len(shape)) if layout is not None else proposal.layout
     if resolved is None:
         raise LayoutError(

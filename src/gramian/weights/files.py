@@ -76,7 +76,7 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
     try:
         path = _in_folder(path, unfinished=unfinished) if path.is_dir() else path
         if not path.is_file():
-            what = "which is no file" if path.exists() else "which does not exist"
+            what = "which is not a file" if path.exists() else "which does not exist"
             raise WeightsError(f"weights must be an existing file; got {path}, {what}")
         kind = next((kind for kind, suffixes in SUFFIXES.items() if path.name.lower().endswith(suffixes)), None)
         if kind is None:

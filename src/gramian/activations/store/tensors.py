@@ -181,10 +181,10 @@ def read_header(path: Path) -> Header:
                 raise ValueError("a file that ends in its header")
             header: object = json.loads(file.read(length).decode())
         if not isinstance(header, dict):
-            raise TypeError("a header that is no JSON object")
+            raise TypeError("a header that is not a JSON object")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise TypeError("metadata that is no text")
+            raise TypeError("metadata that is not text")
         tensors = {name: _stored(path, name, entry, 8 + length, size) for name, entry in header.items()}
     except FileNotFoundError as error:
         raise DataError(f"there must be a file at {printable(path)}; got none") from error
@@ -197,9 +197,9 @@ def read_header(path: Path) -> Header:
 def _stored(path: Path, name: str, entry: Any, begin: int, size: int) -> StoredTensor | None:
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-        raise ValueError(f"sizes of {name!r} that are no whole numbers")
+        raise ValueError(f"sizes of {name!r} that are not whole numbers")
     if begin + end > size:
-        raise ValueError(f"{size} bytes, and {begin + end} or more that its header promises")
+        raise ValueError(f"{size} bytes, and {begin + end} or more that its header declares")
     if entry["dtype"] not in _DTYPES:
         return None
     dtype = _DTYPES[entry["dtype"]][0]

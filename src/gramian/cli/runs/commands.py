@@ -34,7 +34,11 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write the
 
 def learn(
     images: Annotated[
-        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None,
+        option(
+            "Folder of pictures, array (.npy, .npz) or film to learn from.",
+            "12 pictures of scikit-image and scikit-learn",
+        ),
     ] = None,
     out: Out = None,
     resume: Resume = False,
@@ -165,7 +169,9 @@ def _absolute(path: Path | None) -> str | None:
 def _check_options(options: dict[str, Any], *, seconds: float | None, resume: bool) -> None:
     """Check that the duration is given once, and that a run that is resumed gets no settings."""
     if seconds is not None and "steps" in options:
-        raise OptionError(f"give --steps or --seconds; got {options['steps']} and {seconds:g}")
+        raise OptionError(
+            f"the duration must be given once, by --steps or --seconds; got {options['steps']} and {seconds:g}"
+        )
     names = [name.replace("_", "-") for name in options] + ([] if seconds is None else ["seconds"])
     if resume and names:
         listed = ", ".join("STORE" if name == "store" else f"--{name}" for name in names)

@@ -112,7 +112,7 @@ def new_run(folder: Path | None, read_settings: ReadSettings, *, runs: Path) -> 
     try:
         created = _next_free(runs) if folder is None else _create(folder)
     except OSError as error:
-        raise RunError(f"the folder {folder or runs} could not be made: {error.strerror or error}") from error
+        raise RunError(f"the folder {folder or runs} could not be created: {error.strerror or error}") from error
     folder = created[-1] if folder is None else folder
     with lock_folder(folder):
         check_free(folder, read_settings)  # another process may have used it before this process locked it

@@ -184,7 +184,7 @@ class Run(ABC, Generic[Settings]):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"the folder {folder} could not be made: {error.strerror or error}") from error
+            raise RunError(f"the folder {folder} could not be created: {error.strerror or error}") from error
         with remove_on_failure(folder, created):
             replace_file(folder / SETTINGS, self.settings_text().encode())
             replace_file(folder / METRICS, metrics_text(self.metrics).encode())

@@ -132,7 +132,7 @@ def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
     if folder:
         return _folder(path, entries, colour=colour)
     if not file:
-        there = "which is no file" if os.path.lexists(path) else "which does not exist"
+        there = "which is not a file" if os.path.lexists(path) else "which does not exist"
         raise DataError(f"images must be an existing folder or file; got {printable(path)}, {there}")
     if path.suffix.lower() in (".npy", ".npz"):
         return _array_file(path, colour=colour)

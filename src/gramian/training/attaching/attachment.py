@@ -102,7 +102,7 @@ class Attachment:
             OptionError: If it is not such a state.
         """
         if set(state) != {"steps"}:
-            raise OptionError(f"a state must be one of state_dict(); got {sorted(map(str, state))}")
+            raise OptionError(f"a state must be one that state_dict() returned; got {sorted(map(str, state))}")
         self.steps = whole_number(state["steps"], name="steps", least=0)
 
     def check(self, target: SelectedParameter, settings: Settings | None = None) -> None:
@@ -314,7 +314,7 @@ def attach(
     replaced = _take_over(stepper, attachment)
     if replaced:
         warnings.warn(
-            f"an earlier attachment on this optimizer acts no longer on {', '.join(replaced[:_SHOWN])}"
+            f"an earlier attachment on this optimizer no longer acts on {', '.join(replaced[:_SHOWN])}"
             f"{', …' if len(replaced) > _SHOWN else ''}: this one does, with {settings.strength(0)}, so that no "
             "parameter is stepped twice; try remove() of the earlier one first",
             AttachmentWarning,
