@@ -1,7 +1,7 @@
 r"""Keep groups of neural-network weights orthogonal.
 
 The loss L = β Σ_i Σ_jk |Φ_iᵀΦ_i − I|_jk over groups of weights Φ[l, m, n], its exact derivatives, and update rules
-that end exactly orthogonal.
+whose result is orthonormal to rounding.
 """
 
 import importlib

@@ -54,7 +54,7 @@ class WeightsError(GramianError):
 
 
 class AttachmentWarning(UserWarning):
-    """An attachment takes parameters over from an earlier attachment, or no longer updates some of its parameters."""
+    """An attachment takes over parameters from an earlier one, or no longer updates some of its parameters."""
 
 
 class MissingExtraError(GramianError, ModuleNotFoundError):

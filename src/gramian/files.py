@@ -244,7 +244,7 @@ def lock_folder(folder: Path, *, error: type[GramianError] = RunError) -> Genera
 
 
 def sweep_temporaries(folder: Path) -> list[Path]:
-    """Remove temporary files of `atomic_path` in a folder whose process has died.
+    """Remove the temporary files that `atomic_path` left in a folder when its process died.
 
     Temporary files of running processes, files that cannot be opened or removed, and all other files are kept.
 

@@ -96,10 +96,10 @@ def step_(
     r"""Make one update of each tensor towards orthonormal groups, in place.
 
     All or nothing: all checks of all tensors, layouts, options and sizes pass before the first tensor is written. With
-    a rule or a penalty that is not of this package, and with penalties that need eigenvalues, all changes of the call
-    are computed before the first is written. With the built-in rules and the other penalties only memory or the device
-    can fail after the checks; then large tensors are stepped one after another, by the proximal rule in place, so that
-    no copy of all tensors is held.
+    a rule or a penalty from outside this package, and with penalties that need eigenvalues, all changes of the call are
+    computed before the first is written. With the built-in rules and the other penalties only memory or the device can
+    fail after the checks; then large tensors are stepped one after another, by the proximal rule in place, so that no
+    copy of all tensors is held.
 
     Small tensors of the same shape are concatenated if the rule is declared `gramian.rules.groupwise`, as the built-in
     rules are. No two tensors may share memory.
@@ -155,11 +155,11 @@ def restore_(
 ) -> Restoration:
     r"""Make the groups of many tensors orthonormal, in place: the hard constraint β = ∞.
 
-    Makes steps of the proximal rule at η = ∞ (Newton–Schulz, with a bound on the step far from the manifold) until
-    every entry of X that the penalty includes is within rounding, or until the steps stop improving, as for groups of
-    deficient rank. So the penalty determines the constraint: `L1(diagonal=False)` leaves lengths free, a `TargetGram`
-    prescribes its Gram matrix. If lengths are free, vectors are normalised between steps, because the steps then
-    converge quadratically, and their lengths are restored at the end.
+    Repeat the proximal rule at η = ∞ (Newton–Schulz, with a bound on the step far from the manifold) until every entry
+    of X that the penalty includes is within rounding, or until the steps stop improving, as for groups of deficient
+    rank. So the penalty determines the constraint: `L1(diagonal=False)` leaves lengths free, a `TargetGram` prescribes
+    its Gram matrix. If lengths are free, vectors are normalised between steps, because the steps then converge
+    quadratically, and their lengths are restored at the end.
 
     Args:
         tensors: As for `step_`, with n ≤ l; written to.

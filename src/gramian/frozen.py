@@ -5,14 +5,14 @@ columns of an orthonormal basis Q of the span of the frozen vectors. Being ortho
 orthogonal to all frozen vectors b_j. The basis makes three things simple:
 
 - β is the largest gradient of a task along one q_j, |q_jᵀ∂task/∂φ_k|, for which q_jᵀφ_k stays zero. With the b_j
-  themselves this bound would be β|b_j|, more for old vectors that are long, and it would add up where two of them are
-  nearly parallel. It depends on no length, on no angle between frozen vectors, and on neither their number nor n.
+  themselves this bound would be β|b_j|: it would be larger for long vectors, and add up for nearly parallel ones. With
+  the basis it does not depend on the lengths, the angles or the number of the frozen vectors, nor on n.
 - The prox is a formula, because QᵀQ = I: φ ← φ − Q(y − soft(y, ηβ)) with y = Qᵀφ; see `gramian.rules.against`.
 - A step costs one product with Q and one with Qᵀ.
 
 The basis is that of Gram and Schmidt: q_j is the direction that b_j adds to the span of those before it. If the frozen
-vectors are orthogonal, as those of a task trained with the penalty are, q_j is b_j of length 1. Vectors that are
-appended do not change the basis of those before them.
+vectors are orthogonal, as those of a task trained with the penalty are, q_j is b_j of length 1. Appending vectors does
+not change the basis of those before them.
 """
 
 from collections.abc import Sequence
@@ -35,13 +35,14 @@ Basis = Float[Tensor, "l groups rank"]
 class FrozenBasis:
     r"""An orthonormal basis Q of the span of frozen vectors, computed once.
 
-    Q is a copy: frozen vectors that change later do not change it. A vector of which no more than ε, the spacing of its
-    number format, lies outside of the span of those before it is linearly dependent, up to rounding, and adds nothing.
+    Q is a copy: frozen vectors that change later do not change it. A vector counts as linearly dependent, and adds
+    nothing, if its part outside the span of those before it is at most ε of its length, where ε is the spacing of its
+    number format.
 
     Args:
-        vectors: [l, k], the columns being k vectors for all groups, or [l, m, k] with k vectors for each group; or any
+        vectors: [l, k], whose columns are k vectors for all groups, or [l, m, k] with k vectors for each group; or any
             tensor with a layout; or several of these, such as one for each earlier task.
-        layout: Which axes are vector, group and member; that of the parameter that is kept orthogonal to them.
+        layout: Which axes are vector, group and member, as in the parameter that is kept orthogonal to the vectors.
 
     Attributes:
         Q: [l, m, k] or, if all groups have the same, [l, 1, k]; float32, or float64 if some vectors are. A group whose
@@ -183,7 +184,7 @@ def _together(phis: Sequence[Tensor]) -> Float[Tensor, "l groups k"]:
 
 
 def _spacings(phis: Sequence[Tensor]) -> Float[Tensor, " k"]:
-    """Return for each vector the part outside of a span that rounding explains, relative to its length.
+    """Return, for each vector, how large a part outside a span rounding alone can cause, relative to its length.
 
     Rounding a vector to a format of spacing ε moves it by at most ε/2 of its length. Float64, in which the basis is
     computed, has nothing wider, so there the error of the computation counts.
@@ -208,10 +209,10 @@ def _orthonormal(vectors: Float[Tensor, "l groups k"], spacings: Float[Tensor, "
 
 
 def _gram_schmidt(U: Float[Tensor, "groups l k"], spacings: Float[Tensor, " k"]) -> Float[Tensor, "groups l rank"]:
-    """Add one vector after the other, without those that are dependent.
+    """Orthonormalise one vector after the other, and leave out dependent ones.
 
-    Reflections cannot leave a vector out: the arbitrary direction that they give to a dependent one is then missing in
-    those after it.
+    Householder reflections would give a dependent vector an arbitrary direction, and remove that direction from those
+    after it.
     """
     groups, length, k = U.shape
     Q = U.new_zeros(groups, length, min(length, k))

@@ -1,4 +1,4 @@
-"""Layouts: an einops pattern says how any parameter is Φ[l, m, n]."""
+"""Layouts: einops patterns that map the axes of a parameter to vector, group and member of Φ[l, m, n]."""
 
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Checks of options: counts, measures, learning rates and strengths, each by one function that returns the number."""
+"""Checks of options (counts, positive numbers, learning rates, strengths); each function returns the checked number."""
 
 import math
 import numbers
@@ -56,7 +56,7 @@ def real_number(value: Any, *, name: str, zero: bool = False, infinite: bool = F
 
     Raises:
         OptionError: If the value is not a number, is a bool or NaN, is not positive, or is infinite where that is not
-            allowed; or if it is a tensor that a derivative is taken by.
+            allowed; or if it is a tensor with respect to which a derivative is taken.
 
     Examples:
         >>> real_number(2, name="lam")
@@ -103,7 +103,7 @@ def check_beta(beta: Any, *, infinite: bool = False) -> float:
 
 
 def check_against_beta(beta: Any) -> float | None:
-    """Check a strength β ≥ 0 against frozen vectors; infinity is allowed, and None stands for that within groups.
+    """Check a strength β ≥ 0 against frozen vectors; infinity is allowed, and None means the strength within groups.
 
     Raises:
         OptionError: If it is negative, NaN or not a number.
@@ -127,7 +127,7 @@ def _as_float(value: Any, name: str, attempt: str) -> float:
 
 
 def _constant(value: Any, name: str, attempt: str) -> float:
-    """Read the number in a tensor; a tensor that a derivative is taken by, or that is transformed, is refused."""
+    """Read the number in a tensor, which must be neither differentiated nor transformed."""
     from torch.autograd import forward_ad
 
     if value.numel() != 1 or value.is_complex() or str(value.dtype) == "torch.bool":
@@ -145,6 +145,6 @@ def _constant(value: Any, name: str, attempt: str) -> float:
 
 
 def _describe(value: Any) -> str:
-    """Show a plain value as it is written, and of any other value the type alone."""
+    """Return the repr of a plain value, and only the type of any other value."""
     plain = isinstance(value, bool | int | float | str | None)
     return repr(value)[:60] if plain else f"a value of type {type(value).__name__}"

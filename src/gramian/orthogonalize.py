@@ -89,8 +89,8 @@ def orthogonalize(
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
         lr: Learning rate η of the rule at β = 1; 0.25 makes τ = 1.
-        tol: Largest |X_jk| at which the steps stop; by default 4ε of the dtype, and in float64 (2 + √l/2)·ε if that
-            is more.
+        tol: Largest |X_jk| at which the steps stop; by default 4ε of the dtype, and in float64 the larger of this and
+            (2 + √l/2)·ε.
         max_steps: Largest number of steps.
 
     Returns:
@@ -195,7 +195,7 @@ class _Descent(NamedTuple):
 
 
 class _Measure(NamedTuple):
-    """Of each group the largest |X_jk| that the penalty includes and ‖X‖_F; and the largest |X_jk| of all."""
+    """For each group, the largest |X_jk| that the penalty includes and ‖X‖_F; and the largest |X_jk| of all."""
 
     entries: GroupScalars
     sizes: GroupScalars

@@ -120,7 +120,7 @@ def _array(stream: Callable[[], IO[bytes]], size: int) -> ndarray:
         header = np.lib.format
         shape, _, dtype = (header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0)(file)
     if math.prod(shape) * dtype.itemsize > size or any(isinstance(side, bool) or side < 0 for side in shape):
-        raise ValueError(f"a header that promises the shape {list(shape)} in {size} bytes")
+        raise ValueError(f"a header that declares the shape {list(shape)} in {size} bytes")
     with stream() as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -128,7 +128,7 @@ def _array(stream: Callable[[], IO[bytes]], size: int) -> ndarray:
 def as_pixels(array: ndarray, name: str) -> ndarray:
     """Convert pixels to float64 in [0, 1]: divide bytes by 255; other numbers must be in [0, 1].
 
-    A file of other numbers does not define which one is white.
+    A file of other numbers does not say which value is white.
 
     Args:
         array: Pixels of any dtype.
@@ -179,6 +179,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if type(error).__name__ == "UnidentifiedImageError":
-        return "a format that is not known"
+        return "an unknown format"
     words = " ".join(printable(error).split())[:200]
     return words or type(error).__name__

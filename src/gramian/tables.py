@@ -6,7 +6,7 @@ __all__ = ["aligned"]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Pad the cells of rows, all of the same number, to columns; return the lines.
+    """Pad cells so that columns align, and return the lines; every row has the same number of cells.
 
     Examples:
         >>> aligned([("name", "l"), ("w", "12")])

@@ -1,7 +1,7 @@
-"""Every use of torch that its documentation does not promise; no other module may have one.
+"""Every use of torch that its documentation does not cover; other modules contain none.
 
 All of them work with torch 2.13, with which the package is tested, and have the same names in torch 2.6, the oldest
-version that it supports. Check this module first when a new version of torch breaks something.
+supported version. Check this module first when a new version of torch breaks something.
 """
 
 import os
@@ -39,7 +39,7 @@ They are part of every parameter name, and torch has no public way to remove the
 """
 
 FLAT_PARAMETER_ATTRIBUTE = "_fsdp_wrapped_module"
-"""The attribute of them that FSDP1 uses: a parameter below it may be flattened."""
+"""The one of these attributes that FSDP1 uses: a parameter below it may be flattened."""
 
 REBUILDING_MODULES = frozenset({"torch", "torch._utils", "torch._tensor", "torch.nn.parameter", "torch.storage"})
 """Modules whose functions the pickles of `torch.save` name to rebuild tensors and parameters.
@@ -98,7 +98,7 @@ def restart_count() -> int:
 
 
 def store_of_this_start(store: Any) -> Any:
-    """Return torchrun's store with keys of its own for every start of the processes.
+    """Return torchrun's store with separate keys for every start of the processes.
 
     The store outlives a restart; with the same keys, a process may get the address of one that no longer exists.
     `PrefixStore` is documented, but missing from the public names of torch.distributed.

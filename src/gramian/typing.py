@@ -1,4 +1,4 @@
-"""Shape aliases, the notation of the mathematics as types; and the dtypes of parameters.
+"""Shape aliases: the mathematical notation as types; and the dtypes of parameters.
 
 `l` is the length of a vector, `m` the number of groups, `n` the number of vectors in a group.
 """

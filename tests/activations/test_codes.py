@@ -78,7 +78,7 @@ def test_what_does_not_fit(tmp_path) -> None:
     with pytest.raises(RunError, match="could not be written: No such file or directory"):
         encode_activations(features, open_activations(x), tmp_path / "none" / "c.safetensors")
     codes = encode_activations(features, open_activations(x), path)
-    with pytest.raises(RunError, match="must be decoded with the dictionary that made them"):
+    with pytest.raises(RunError, match="must be decoded with the dictionary that encoded them"):
         decode_activations(learned(x, random_state=1), codes, tmp_path / "back.npy")
     with pytest.raises(IndexError, match="rows must be numbers from 0 to 39"):
         codes[[40]]

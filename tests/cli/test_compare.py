@@ -134,7 +134,7 @@ class TestDictionaries:
     def test_mistakes(self, command, tmp_path, phi) -> None:
         np.save(tmp_path / "short.npy", np.ones((10, 3, 20)))
         for arguments, message in (
-            (("a.safetensors",), "two or more dictionaries are compared; got a.safetensors only"),
+            (("a.safetensors",), "there must be two or more dictionaries to compare; got a.safetensors only"),
             (("a.safetensors", "b.npy", "--steps", "3"), "matched as they are, without learning; got --steps"),
             (("a.safetensors", "none.npy"), "none.npy must be an array of numbers; it cannot be read"),
             (("a.safetensors", "short.npy"), "a.safetensors and short.npy: the vectors of both dictionaries"),

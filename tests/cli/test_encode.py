@@ -198,7 +198,7 @@ class TestBadInput:
         other = saved_dictionary(tmp_path / "other")
         done = command("decode", other, codes, "-o", "back")
         assert (done.code, done.out) == (2, "")
-        assert "must be decoded with the dictionary that made them" in done.err
+        assert "must be decoded with the dictionary that encoded them" in done.err
         assert not (tmp_path / "back").exists()
         done = command("decode", other, "pictures", "-o", "back")
         assert (done.code, "there must be codes to decode" in done.err) == (2, True)

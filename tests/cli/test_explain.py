@@ -148,7 +148,7 @@ def test_pdflatex_takes_the_document_and_the_fragment(tmp_path, penalty, sizes) 
 def test_a_document_has_the_vector_that_was_asked_for(monkeypatch, capsys, form) -> None:
     code, out, _ = explain(monkeypatch, capsys, form, "--vector", "0", "1")
     assert code == 0
-    part = out.split("The derivative by vector 1 of group 0")[1].split("Step by step")[0]
+    part = out.split("The derivative with respect to vector 1 of group 0")[1].split("Step by step")[0]
     setting = Setting(5, 2, 3, "l1", 0, 1)
     assert ByVector(setting).formula in part
     assert r"\mathrm{sign}(" in part
@@ -156,7 +156,7 @@ def test_a_document_has_the_vector_that_was_asked_for(monkeypatch, capsys, form)
     expected = gramian.grad_vector(setting.phi, 0, 1)
     found = torch.tensor([float(x) for x in re.findall(r"-?\d+\.\d{4}", values)]).double()
     assert all((found - x).abs().min() <= 5e-5 for x in expected)
-    assert "derivative by vector" not in explain(monkeypatch, capsys, form)[1].replace("the derivative by a vector", "")
+    assert "derivative with respect to vector" not in explain(monkeypatch, capsys, form)[1]
 
 
 def every_formula() -> list[str]:
@@ -214,7 +214,7 @@ def test_the_page_of_the_documentation_is_what_the_command_prints(monkeypatch, c
     ("arguments", "message"),
     [
         (("--latex", "--markdown"), "the output must be LaTeX or Markdown; got both"),
-        (("--fragment",), "--fragment is a form of LaTeX; got no --latex; try --latex --fragment"),
+        (("--fragment",), "--fragment must come with --latex; got no --latex; try --latex --fragment"),
         (("--beta", "0"), "beta must be positive"),
         (("--vector", "2", "0"), "one of 2 groups of 3, from 0; got group 2, vector 0"),
         (("--n", "0"), "l, m and n must be at least 1; got 5, 2, 0"),

@@ -48,7 +48,7 @@ def test_a_run(command, store, tmp_path) -> None:
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<title>Features of x.safetensors</title>" in page
     assert "6 features, each a subspace of 2 dimensions in a space of 10" in page
-    assert "measured on 400 samples, among them those of training." in page
+    assert "measured on 400 samples, including those of training." in page
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

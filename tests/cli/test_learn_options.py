@@ -157,7 +157,7 @@ class TestTensorBoard:
         (("--groups", "6by2"), "--groups must be a number, or two as in 64x4; got '6by2'"),
         (("--groups", "6x2x2"), "--groups must be a number, or two as in 64x4"),
         (("--groups", "6x2", "--size", "2"), "the size of groups must be given once"),
-        (("--seconds", "5", "--steps", "5"), "give --steps or --seconds; got 5 and 5"),
+        (("--seconds", "5", "--steps", "5"), "the duration must be given once, by --steps or --seconds; got 5 and 5"),
         (("--seconds", "-1"), "seconds must be a positive finite number; got -1"),
         (("--seconds", "inf"), "seconds must be a positive finite number; got inf"),
         (("--seconds", "nan"), "seconds must be a positive finite number; got nan"),

@@ -183,7 +183,7 @@ class TestTheCommands:
         assert page.count("<h3 id=") == 4
         several = command("inspect", "after.safetensors", "out.safetensors", "--before", "weights.safetensors")
         assert several.code == 2
-        assert "--before is compared with one file; got 2" in several.err
+        assert "--before must be compared with one file; got 2" in several.err
 
     def test_a_page(self, tmp_path, monkeypatch, capsys) -> None:
         write(tmp_path, "npz")

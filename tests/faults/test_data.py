@@ -208,7 +208,7 @@ class TestPlaces:
 
     def test_a_pipe_is_refused(self, tmp_path) -> None:
         os.mkfifo(tmp_path / "pipe.npy")
-        with pytest.raises(DataError, match=r"pipe\.npy, which is no file"):
+        with pytest.raises(DataError, match=r"pipe\.npy, which is not a file"):
             load_images(tmp_path / "pipe.npy")
         os.mkfifo(tmp_path / "pipe.png")
         Image.fromarray(GRADIENT).save(tmp_path / "a.png")

@@ -255,7 +255,7 @@ class TestEnding:
             ("sys.exit(1)", 1, ""),
             ("from gramian.errors import RunError\nraise RunError('a\\nb [red]')", 2, r"gramian: a b \[red\]"),
             ("sys.exit('words')", 2, "gramian: words"),
-            ("raise MemoryError", 2, "gramian: the memory must suffice; .*"),
+            ("raise MemoryError", 2, "gramian: there must be enough memory; .*"),
             ("open('no/such')", 2, "gramian: the system refuses no/such: No such file or directory"),
             ("open('x' * 300)", 2, "gramian: the system refuses x{300}: File name too long"),
             ("raise KeyboardInterrupt", 130, "gramian: interrupted"),

@@ -103,7 +103,7 @@ def test_the_scale_is_told() -> None:
             ["0·0", "0·1", "1·0", "1·1", "2·0", "2·1"],
             "along kind·h",
         ),
-        ("(h d) i -> i h d; h=2", (600, 700), ["0", "1"], "a pixel shows the largest of some 4"),
+        ("(h d) i -> i h d; h=2", (600, 700), ["0", "1"], "a pixel shows the largest of about 4"),
     ],
 )
 def test_heads_have_their_numbers(layout, shape, numbers, axes) -> None:

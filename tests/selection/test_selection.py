@@ -182,9 +182,9 @@ class TestSelecting:
         layouts = {"0.weight": gramian.Layout("(m n) i -> i m n", n=2), re.compile(".*weight"): "o i -> i () o"}
         targets, _ = select_parameters(model, ["0.weight", "2.weight"], layouts)
         assert [each.shape for each in targets] == [(8, 2, 2), (4, 1, 2)]
-        assert {each.reason for each in targets} == {"laid out as asked"}
+        assert {each.reason for each in targets} == {"laid out as requested"}
         targets, _ = select_parameters(model, "?.weight", "o i -> i () o")
-        assert targets[1].reason == "laid out as asked; n > l: it cannot be orthonormal"
+        assert targets[1].reason == "laid out as requested; n > l: it cannot be orthonormal"
 
 
 class TestErrors:

@@ -1,4 +1,4 @@
-"""Activations of networks: capture them, keep them in stores larger than memory, and learn subspaces from them."""
+"""Activations of networks: capture them, store them in files larger than memory, and learn subspaces from them."""
 
 from gramian.errors import needs_extra
 

@@ -1,4 +1,4 @@
-"""Codes of activations in files: encode any number of samples, read some of their codes, and decode them."""
+"""Files of codes of activations: encode any number of samples, read the codes of some of them, and decode them."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True, repr=False)
 class ActivationCodes:
-    """The codes of activations in a file, of which only the requested samples are read.
+    """The codes of activations in a file; only the requested samples are read.
 
     Attributes:
         path: The file.
@@ -48,7 +48,7 @@ class ActivationCodes:
         n_groups: Number of groups m.
         size: Dimension n of a group.
         dictionary: Digest of the dictionary.
-        unexplained: Share of Σ‖x‖² of the prepared samples that the codes leave unexplained.
+        unexplained: Fraction of Σ‖x‖² of the prepared samples that the codes leave unexplained.
         header: The header of the file.
     """
 
@@ -123,7 +123,7 @@ def encode_activations(
     """Encode activations, and write their codes to a file, part by part.
 
     Args:
-        features: The learned features, such as `BlockFeatures.load` reads them from the folder of a run.
+        features: The learned features, for example from `BlockFeatures.load` with the file in the folder of a run.
         activations: The samples.
         path: The file; an existing one is replaced when all samples are encoded.
         infer: If true, infer codes by block orthogonal matching pursuit, which ends at `active` groups or, with 'fdr',
@@ -134,7 +134,8 @@ def encode_activations(
         The codes in the file.
 
     Raises:
-        DataError: If the samples have another length than those of the features, or cannot be read.
+        DataError: If the samples do not have the length of those that the features were learned from, or cannot be
+            read.
         RunError: If the file cannot be written.
 
     Cost:
@@ -187,6 +188,12 @@ def encode_activations(
 def open_codes(path: Path) -> ActivationCodes:
     """Open a file of codes without reading them.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The codes, which are read on request.
+
     Raises:
         DataError: If there is no such file, or it is not a complete file of safetensors.
         RunError: If it does not hold codes of activations.
@@ -219,7 +226,7 @@ def decode_activations(
     """Reconstruct activations from their codes, and write them as an array `.npy` [samples, l], part by part.
 
     Args:
-        features: The features that made the codes.
+        features: The features that encoded the samples.
         codes: The codes.
         path: The file; an existing one is replaced.
         progress: Called after each part.
@@ -230,7 +237,7 @@ def decode_activations(
     """
     if codes.dictionary != digest(features.phi_):
         raise RunError(
-            f"the codes in {printable(codes.path)} must be decoded with the dictionary that made them, "
+            f"the codes in {printable(codes.path)} must be decoded with the dictionary that encoded them, "
             f"{codes.dictionary:.80}; got {digest(features.phi_)}"
         )
     length, preparation = len(features.phi_), _preparation(features)

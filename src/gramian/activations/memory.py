@@ -1,4 +1,4 @@
-"""The memory that a run on activations needs at least."""
+"""The least memory that a run on activations needs."""
 
 from gramian.activations.settings import FeatureSettings
 from gramian.coding.encoders.products import LARGEST
@@ -7,7 +7,7 @@ __all__ = ["least_memory"]
 
 
 def least_memory(settings: FeatureSettings, length: int, *, sharing: int = 1) -> tuple[int, int]:
-    """Return lower bounds of the bytes that a process needs on the CPU, which draws samples and writes, and the device.
+    """Return lower bounds on the bytes that a process needs on the CPU, which draws and writes, and on the device.
 
     The CPU holds in float32 the samples of a step and, at a checkpoint, a copy of the parameters with their moments.
     The device holds the parameters, their gradient and two moments; the samples, and the pre-codes with their gradient.

@@ -1,4 +1,4 @@
-"""A learning run on activations: settings, samples, the module that learns, and its folder."""
+"""A learning run on activations: its settings, samples, model and folder."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -35,7 +35,7 @@ __all__ = ["FeatureRun", "FeatureSettings"]
 _HELD_OUT_SAMPLES, _INFERRED_SAMPLES = 4096, 512
 """Held-out samples of a row of metrics, encoded in one pass or by inference.
 
-The number of active groups varies between samples about as much as its mean, so that its mean over 1024 is 3 % off.
+The number of active groups varies between samples by about its mean, so that the mean over 1024 samples is 3 % off.
 """
 _CALIBRATION = 16_384
 _IDLE = 200
@@ -43,10 +43,10 @@ _IDLE = 200
 
 
 class FeatureRun(Run[FeatureSettings]):
-    """Learn features that are subspaces from activations: data, module, and metrics of one run.
+    """One run that learns features, which are subspaces, from activations: data, module and metrics.
 
-    As for any run, every batch is a function of the seed and the step; the state is that of the module and its
-    optimiser. Under torchrun the processes share the batch of a step, and each holds the whole module.
+    As in every run, a batch is a function of the seed and the step. The state is that of the module and its optimiser.
+    Under torchrun the processes share the batch of a step, and each holds the whole module.
 
     Args:
         settings: Settings of the run.
@@ -210,7 +210,7 @@ class FeatureRun(Run[FeatureSettings]):
 
     @classmethod
     def restored(cls, folder: Path, settings: FeatureSettings) -> tuple["FeatureRun", Mapping[str, Tensor]]:
-        """Make a run from its settings and the dictionary in its folder, and return it with the stored state.
+        """Create a run from its settings and the dictionary in its folder, and return it with the stored state.
 
         Raises:
             RunError: If they do not fit, or the activations have changed.

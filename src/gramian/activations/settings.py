@@ -27,10 +27,10 @@ class FeatureSettings(RunOptions, FeatureOptions):
         store: Folder of a store, or a file `.npy` or `.safetensors`.
         layer: The layer of the store; None if it has only one.
         centre: Whether to subtract the mean of the activations.
-        warm_up: Number of steps in which the learning rate rises from 0 to its cosine.
+        warm_up: Number of steps over which the learning rate rises from 0 to its cosine schedule.
 
     Raises:
-        OptionError: If a value has another type, or is out of range.
+        OptionError: If a value has the wrong type, or is out of range.
     """
 
     store: str

@@ -1,4 +1,4 @@
-"""The matrix calculus of the gradient, in code to read and to check, with the terms of Magnus and Neudecker."""
+"""The matrix calculus of the gradient as code that can be read and checked, in the notation of Magnus and Neudecker."""
 
 from gramian.calculus.by_vector import ByVector, VectorTerm
 from gramian.calculus.derivation import derive, steps

@@ -1,4 +1,4 @@
-r"""The derivative by one vector with the numbers of a setting: formula, numbers substituted, result, and words."""
+r"""The derivative with respect to one vector: formula, numbers substituted, result, and words."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,14 @@ _TERMS = 8
 
 @dataclass(frozen=True)
 class VectorTerm:
-    """What one vector of the group contributes to the derivative by vector b.
+    """The contribution of one vector of the group to the derivative with respect to vector b.
 
     Attributes:
         j: Index of the vector.
         inner: Its inner product with vector b.
         delta: δ_jb.
         X: The residual X_jb = inner − δ_jb.
-        G: G_jb, the derivative of the penalty by X_jb.
+        G: G_jb, the derivative of the penalty with respect to X_jb.
         words: What a small step against the derivative does with this term.
     """
 
@@ -39,7 +39,7 @@ class VectorTerm:
 
 @dataclass(frozen=True)
 class ByVector:
-    r"""∂L/∂Φ_ab with the strength, the group, the vector and the signs of a setting in it.
+    r"""∂L/∂Φ_ab with the strength, the group, the vector and the signs of a setting substituted.
 
     Args:
         setting: Sizes, penalty, strength, a and b.

@@ -1,4 +1,4 @@
-r"""The formulas of each penalty, in LaTeX: its loss, its derivative, and the derivative of L by one vector.
+r"""The formulas of each penalty, in LaTeX: loss, derivative, and derivative of L with respect to one vector.
 
 Letters: i and a are groups, j, k and b vectors of a group, p a coordinate of a vector; l, m and n are sizes only.
 """
@@ -20,15 +20,15 @@ _ENTRY = r"\Phi_{aj}^\top\Phi_{ab} - \delta_{jb}"
 
 @dataclass(frozen=True)
 class Formulas:
-    r"""A penalty as it is written in the derivation.
+    r"""The formulas of a penalty in the derivation.
 
     Attributes:
         loss: L as a function of Φ.
-        slope: G_jk, the derivative of μ by X_jk.
+        slope: G_jk, the derivative of μ with respect to X_jk.
         group: G_a as a function of Φ_a; empty if it has no closed form.
         vector: ∂L/∂Φ_ab.
         factor: The number before β in `vector`.
-        term: What Φ_aj is multiplied with in `vector`, beside the factor and β, with the numbers of a setting.
+        term: The factor of Φ_aj in `vector` besides `factor` and β, with the numbers of a setting.
         rule: Name of the rule that gives G.
         because: That rule in words.
         weight: How the weight G_jb of vector j follows from the numbers, in words.
@@ -53,8 +53,7 @@ def formulas(penalty: str | Penalty = "l1") -> Formulas:
     """Return the formulas of a penalty.
 
     Args:
-        penalty: Name or `Penalty`; those that are neither of the family by name nor with other parameters of it get
-            formulas in μ and G.
+        penalty: Name or `Penalty`; penalties outside the named family get formulas in μ and G.
 
     Examples:
         >>> from gramian.calculus import plain_formula
@@ -76,7 +75,7 @@ def number(x: float) -> str:
 
 
 def in_decimals(x: float) -> str:
-    """Format a number with up to four digits in LaTeX, with a power of ten in the place of the letter e."""
+    """Format a number with up to four digits in LaTeX, with a power of ten instead of an exponent."""
     mantissa, _, exponent = f"{x:.4g}".partition("e")
     return rf"{mantissa}\cdot 10^{{{int(exponent)}}}" if exponent else mantissa
 
@@ -88,7 +87,7 @@ def _residual(s: Setting, j: int) -> str:
 
 
 def _factor(text: str) -> str:
-    """Put a negative number or a difference between brackets, so that it can follow another factor."""
+    """Put a negative number or a difference in brackets, so that it can follow another factor."""
     return f"({text})" if "-" in text else text
 
 
@@ -237,8 +236,9 @@ _ANY = Formulas(
     factor=2,
     term=lambda s, j: _factor(number(s.G[j, s.b].item())),
     rule="Derivative of the penalty",
-    because=r"$G$ is the derivative of $\mu$ by the entries of $X$, those of a pair taken together and shared equally.",
-    weight=r"the derivative of $\mu$ by the entry $j$, $b$ of $X$",
+    because=r"$G$ is the derivative of $\mu$ with respect to the entries of $X$; the two entries of a pair share it "
+    "equally.",
+    weight=r"the derivative of $\mu$ with respect to the entry $j$, $b$ of $X$",
     where=r"$G$ is the derivative of $\mu$ at $X = \Phi_a^\top\Phi_a - I$.",
     kink=r"Where $\mu$ has no derivative, $G$ is one of its subgradients.",
 )

@@ -1,4 +1,4 @@
-"""The steps after the derivative: the same by vec, the second derivative, kinks, other readings of |·|, and updates."""
+"""The steps after the derivative: vec, the second derivative, kinks, other meanings of |·|, and updates."""
 
 import torch
 from torch import Tensor

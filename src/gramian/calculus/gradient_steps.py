@@ -1,4 +1,4 @@
-r"""The steps from the loss to its derivative: by a group, by a vector, as a tensor, and its slices.
+r"""The steps from the loss to its derivative with respect to a group, a vector, the tensor Φ and its slices.
 
 P is the group Φ_a, dP a change of it, X = PᵀP − I, and A : B = Σ_jk A_jk B_jk = tr(AᵀB).
 """
@@ -101,7 +101,7 @@ def gradient_steps(written: Formulas) -> tuple[Step, ...]:
             lambda s: (2 * (s.G * (s.P.mT @ s.dP)).sum(), 2 * ((s.P @ s.G) * s.dP).sum()),
         ),
         Step(
-            "Identification", "the derivative by a group",
+            "Identification", "the derivative with respect to a group",
             rf"{_FACTOR} = 2\beta\,\Phi_a\,G_a" + (rf", \quad G_a = {written.group}" if written.group else ""),
             r"$dL = (2\beta\,P\,G) : dP$ for every $dP$; the matrix beside $dP$ is the derivative. It has the shape of "
             r"$\Phi_a$.",
@@ -127,7 +127,7 @@ def gradient_steps(written: Formulas) -> tuple[Step, ...]:
             lambda s: (_gradient(s), s.beta * s.P @ s.G), relation="≠", applies=lambda s: _matters(s.beta * s.P @ s.G),
         ),
         Step(
-            "Reading off a column", "the derivative by a vector",
+            "Reading off a column", "the derivative with respect to a vector",
             rf"{_BY_VECTOR} = {written.vector}",
             r"Column $b$ of $2\beta\,\Phi_a\,G_a$ is a sum of the columns $\Phi_{aj}$ with the weights "
             r"$2\beta\,G_{jb}$. The term $j = b$ is part of the sum.",
@@ -180,7 +180,7 @@ def _change_of_loss(s: Setting) -> tuple[Tensor, Tensor]:
 
 
 def _slopes(s: Setting) -> tuple[Tensor, Tensor]:
-    """Differentiate μ by each entry numerically, that of a pair with both of its entries changed by half as much."""
+    """Differentiate μ numerically with respect to each entry; both entries of a pair change, by half as much."""
     units = torch.eye(s.n * s.n, dtype=torch.float64, device="cpu").reshape(-1, s.n, s.n)
     return quotient(s.mu.value, s.X, (units + units.mT) / 2).reshape(s.n, s.n), s.G
 
@@ -195,5 +195,5 @@ def _slice(s: Setting, p: int) -> Tensor:
 
 
 def _matters(difference: Tensor) -> bool:
-    """Whether a mistake changes the numbers at all."""
+    """Tell whether a mistake changes the numbers."""
     return bool(difference.abs().max() > _SMALL)

@@ -1,6 +1,6 @@
-"""The derivative of a Gram penalty by several routes, each written as in the mathematics; slow, for small sizes.
+"""The derivative of a Gram penalty, computed in several ways that follow the mathematics; slow, for small sizes.
 
-Use `gramian.value_and_grad` for speed. These functions are for reading, and for checks against one another.
+Use `gramian.value_and_grad` for speed. These functions are for reading, and check one another.
 """
 
 from typing import Any
@@ -159,7 +159,7 @@ def hessian_vector_product(P: Group, V: Group, penalty: str | Penalty = "l1") ->
         The product [l, n].
 
     Raises:
-        ShapeError: If they differ in shape.
+        ShapeError: If P and V differ in shape.
 
     Examples:
         >>> import torch

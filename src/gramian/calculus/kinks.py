@@ -1,4 +1,4 @@
-"""At the kinks of l1: one-sided directional derivatives, and the subgradient of least norm."""
+"""The kinks of l1: one-sided directional derivatives, and the subgradient of least norm."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ def directional_derivative(P: Group, V: Group, *, tol: float = 0.0) -> Float[Ten
         A number.
 
     Raises:
-        ShapeError: If they differ in shape.
+        ShapeError: If P and V differ in shape.
 
     Examples:
         >>> import torch

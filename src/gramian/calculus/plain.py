@@ -1,7 +1,7 @@
 r"""Formulas for a terminal: LaTeX becomes one line of Unicode.
 
-It knows the commands that the derivation uses, and no others: the derivation is written once, in LaTeX, and printed as
-plain text, Markdown and LaTeX.
+It knows only the commands that the derivation uses. The derivation is written once, in LaTeX, and printed as plain
+text, Markdown and LaTeX.
 """
 
 import re
@@ -23,7 +23,7 @@ _NAMES = ("max", "min", "log", "det")
 _SIZES = (r"\left", r"\bigl")
 _CLOSING = (r"\right", r"\bigr")
 _END = "\N{ZERO WIDTH SPACE}"
-"""Stands after a closing bar, which looks like an opening one, until the formula is complete."""
+"""Marks a closing bar, which looks like an opening one, until the formula is complete."""
 _SPACES = {r"\,": " ", r"\;": " ", r"\quad": "\N{EM SPACE}"}
 _SUPERSCRIPTS = str.maketrans("⊤−0123456789", "ᵀ⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\s+|.")
@@ -67,7 +67,7 @@ def plain_text(prose: str) -> str:
 
 
 class _Reader:
-    """The tokens of a formula that are still to be read; each method returns the text so far with one part more."""
+    """The remaining tokens of a formula; each method returns the text so far, extended by one part."""
 
     def __init__(self, latex: str) -> None:
         self.latex = latex

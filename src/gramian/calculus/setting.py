@@ -1,4 +1,4 @@
-"""The numbers on which the derivation of the gradient is checked: one group P, its X and G, and a direction dP."""
+"""The numbers that check the derivation of the gradient: one group P, its X and G, and a direction dP."""
 
 from dataclasses import dataclass, field
 

@@ -42,7 +42,7 @@ def unvec(v: Vector, rows: int) -> Float[Tensor, "rows columns"]:
         The matrix.
 
     Raises:
-        ShapeError: If the length of the vector is no multiple of that of a column.
+        ShapeError: If the length of the vector is not a multiple of that of a column.
 
     Examples:
         >>> import torch
@@ -63,7 +63,7 @@ def commutation_matrix(rows: int, columns: int, *, dtype: torch.dtype = torch.fl
     Args:
         rows: m.
         columns: n.
-        dtype: Of the matrix.
+        dtype: Dtype of the matrix.
 
     Returns:
         A matrix of shape [mn, mn].

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: the entry point of `gramian`."""
 
 import sys
 

@@ -89,7 +89,7 @@ def encode(
 
 @application.command()
 def decode(
-    dictionary: Annotated[Path, typer.Argument(help="The dictionary that made the codes, or the folder of its run.")],
+    dictionary: Annotated[Path, typer.Argument(help="The dictionary that encoded, or the folder of its run.")],
     codes: Annotated[list[Path], typer.Argument(help="Files that gramian encode has written, or a folder of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures; for activations NAME.npy.")],
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
@@ -110,7 +110,11 @@ def compare(
         ),
     ] = None,
     images: Annotated[
-        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None,
+        option(
+            "Folder of pictures, array (.npy, .npz) or film to learn from.",
+            "12 pictures of scikit-image and scikit-learn",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the table, in Markdown.")] = _TABLE,
     groups: Annotated[
@@ -127,10 +131,10 @@ def compare(
     layout: Annotated[str | None, option("Dictionaries: layout of arrays of other tools.", "m n l -> l m n")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing table.")] = False,
 ) -> None:
-    """Compare ways to learn on held-out patches; with DICTIONARIES, find which of their subspaces are the same.
+    """Compare ways of learning on held-out patches; with DICTIONARIES, find which subspaces they share.
 
     Without dictionaries: learn with the penalty, without it, without groups and with scikit-learn. With two or more:
-    match the subspaces of seeds, layers or tools by principal angles, beside random subspaces.
+    match the subspaces of seeds, layers or tools by principal angles, and compare with random subspaces.
     """
     n_groups, group_size = parse_groups(groups)
     options = given(
@@ -163,7 +167,9 @@ def _check_dictionaries(dictionaries: list[Path], options: dict[str, Any]) -> No
             "them out"
         )
     if len(dictionaries) < 2:
-        raise OptionError(f"two or more dictionaries are compared; got {dictionaries[0]} only; try another beside it")
+        raise OptionError(
+            f"there must be two or more dictionaries to compare; got {dictionaries[0]} only; try gramian compare A B"
+        )
 
 
 @application.command()
@@ -177,13 +183,13 @@ def capture(
     layer: Annotated[list[str], typer.Option(help="Glob of module names, like 'encoder.layer.3'; repeatable.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store.")],
     arch: Annotated[
-        str | None, typer.Option(help="Network of a file of weights: timm:NAME or torchvision:NAME.")
+        str | None, typer.Option(help="Architecture for a file of weights: timm:NAME or torchvision:NAME.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Numbers in the store: float32, bfloat16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Dtype of the store: float32 or bfloat16.")] = "float32",
     max_samples: Annotated[int | None, option("Largest number of samples.", "all")] = None,
     batch: Annotated[int, typer.Option(help="Texts or pictures in a batch.")] = 32,
     tokens: Annotated[int | None, option("Largest number of tokens of a text.", "the network's, at most 512")] = None,
-    field: Annotated[str, typer.Option(help="Name of the text in .jsonl and .parquet.")] = "text",
+    field: Annotated[str, typer.Option(help="Field of the text in .jsonl and .parquet.")] = "text",
     special: Annotated[
         bool, typer.Option("--special", help="Also keep tokens that represent no text or patch, like [CLS].")
     ] = False,
@@ -192,7 +198,7 @@ def capture(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted capture.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
 ) -> None:
-    """Run a network over texts or pictures, and keep the activations of a layer.
+    """Run a network over texts or pictures, and store the activations of a layer.
 
     Ctrl-C keeps complete shards; the same command with --resume continues after them.
     """
@@ -217,7 +223,7 @@ def inspect(
     layout: Annotated[
         list[str] | None, typer.Option(help="GLOB=PATTERN, then sizes: '*.q.weight=(h d) i -> i h d; h=8'.")
     ] = None,
-    before: Annotated[Path | None, typer.Option(help="An earlier state of the file, to be compared with it.")] = None,
+    before: Annotated[Path | None, typer.Option(help="An earlier state of the file, to compare with.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with histograms and Gram pictures, NAME.html.")

@@ -1,4 +1,4 @@
-"""`gramian capture`: run a network over texts or pictures, and keep what its modules return."""
+"""`gramian capture`: run a network over texts or pictures, and store the outputs of its modules."""
 
 import sys
 from collections.abc import Iterable
@@ -140,7 +140,7 @@ def _listed(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _print_rest(console: Console, out: Path) -> None:
-    """Say after an interruption what is on the disk."""
+    """Print what is on the disk after an interruption."""
     try:
         manifest = read_manifest(out)
     except DataError:

@@ -1,8 +1,8 @@
 """The choices and defaults of options, for `--help`.
 
 They repeat the registries of the package, because importing those loads torch, which takes seconds. A test compares
-both. A table of names that the registries import would not save the repetition: a registry maps each name to its class
-or function, so that the name stands there in any case.
+both. A shared table of names would not avoid the repetition, because a registry also maps each name to its class or
+function.
 """
 
 from math import inf

@@ -58,9 +58,9 @@ def compare_subspaces(
     else:
         print_lines(console, [_MATCHED, *rows])
     caption = (
-        "Groups: live groups of the two. Come back: share of the first's whose overlap with their match is above the "
-        "99th percentile of matched random subspaces (1 % by chance). Overlap: mean squared cosine of the principal "
-        "angles, mean over pairs, and for random subspaces."
+        "Groups: live groups of the two. Come back: share of the first's groups whose overlap with their match is "
+        "above the 99th percentile of matched random subspaces (1 % by chance). Overlap: mean squared cosine of the "
+        "principal angles, mean over pairs, and for random subspaces."
     )
     console.print(caption)
     lines = [f"| {' | '.join(cells)} |" for cells in (_MATCHED, ["---"] * len(_MATCHED), *map(_escaped, rows))]

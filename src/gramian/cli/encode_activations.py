@@ -57,7 +57,7 @@ def decode_store(dictionary: Path, codes: list[Path], out: Path, *, force: bool)
         DataError: If the codes are damaged.
     """
     if len(codes) != 1 or codes[0].is_dir():
-        raise RunError(f"one file of codes of activations is decoded; got {', '.join(map(str, codes))}")
+        raise RunError(f"there must be one file of codes of activations; got {', '.join(map(str, codes))}")
     features = BlockFeatures.load(dictionary)
     opened = open_codes(codes[0])
     check_output(out, force=force, suffixes=[".npy"], inputs=[dictionary, *codes])

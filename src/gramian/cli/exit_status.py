@@ -1,4 +1,4 @@
-"""Turn every outcome of a command into one line on stderr and an exit status."""
+"""Run a command and turn every outcome into at most one line on stderr and an exit status."""
 
 import contextlib
 import errno
@@ -100,7 +100,7 @@ def _refusal(error: Exception) -> str | None:
     """Return a message if the system refuses memory or a file operation, else None."""
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return "the memory must suffice; got an allocation that was refused; try smaller sizes"
+        return "there must be enough memory; got an allocation that was refused; try smaller sizes"
     if isinstance(error, OSError) and error.errno is not None:
         names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         return f"the system refuses {' and '.join(names) or 'a file or a stream'}: {error.strerror or error}"

@@ -49,7 +49,7 @@ def explain_derivation(
     if latex and markdown:
         raise OptionError("the output must be LaTeX or Markdown; got both; try one of --latex and --markdown")
     if fragment and not latex:
-        raise OptionError("--fragment is a form of LaTeX; got no --latex; try --latex --fragment")
+        raise OptionError("--fragment must come with --latex; got no --latex; try --latex --fragment")
     a, b = vector or (0, 0)
     setting = Setting(length, m, n, penalty, a, b, seed, beta)
     checked = list(derive(setting))
@@ -80,7 +80,7 @@ def sizes(setting: Setting) -> str:
 
 
 def answers(setting: Setting) -> list[tuple[str, str]]:
-    """Return the derivative by a vector and by a group, as a tensor and its slices: a name and a formula in LaTeX."""
+    """Return the derivative for a vector and a group, as a tensor and its slices: a name and a formula in LaTeX."""
     written = formulas(setting.penalty)
     group = rf", \quad G_a = {written.group}" if written.group else ""
     return [
@@ -114,7 +114,7 @@ def _print(setting: Setting, checked: list[CheckedStep], by_vector: ByVector | N
         console.print(Text(f"    {name:12} ") + Text(plain_formula(latex), style="cyan"), soft_wrap=True)
     console.print()
     if by_vector is not None:
-        _heading(console, f"The derivative by vector {setting.b} of group {setting.a}")
+        _heading(console, f"The derivative with respect to vector {setting.b} of group {setting.a}")
         _print_vector(console, by_vector)
     _heading(console, "Step by step")
     _paragraph(console, legend(setting))
@@ -136,7 +136,7 @@ def _print_vector(console: Console, by_vector: ByVector) -> None:
 
 
 def table(by_vector: ByVector) -> str:
-    """Format the terms of the derivative by a vector, a row each, at most eight."""
+    """Format the terms of the derivative with respect to a vector, one in a row, at most eight."""
     a, b = by_vector.setting.a, by_vector.setting.b
     columns = f"{f'Φ_{a},jᵀΦ_{a},{b}':>12}  {f'δ_j,{b}':>6}  {f'X_j,{b}':>9}  {f'G_j,{b}':>9}"
     head = f"  j  {columns}  a step against it: Φ_{a},{b}"
@@ -147,7 +147,7 @@ def table(by_vector: ByVector) -> str:
 
 
 def row(by_vector: ByVector) -> str:
-    """Format the entries of the derivative by a vector on a line, at most eight."""
+    """Format the entries of the derivative with respect to a vector in a line, at most eight."""
     small = are_small(by_vector.value)
     entries = [number(x, scientific=small) for x in by_vector.value[:8].tolist()]
     return f"({', '.join([*entries, *(['…'] if len(by_vector.value) > 8 else [])])})"

@@ -15,7 +15,7 @@ _LATEX_COLUMNS = 4
 _EXPONENT = re.compile(r"e([+-])0*(\d+)")
 _IN_UPRIGHT = r"\\mathrm{e}{\1\2}"
 _LINE = 110
-"""Longest substituted formula, in characters of LaTeX, that stands on one line."""
+"""Longest substituted formula on one line, in characters of LaTeX."""
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[margin=25mm]{geometry}
 \usepackage{amsmath, amssymb}
@@ -30,7 +30,7 @@ def as_markdown(setting: Setting, steps: list[CheckedStep], by_vector: ByVector 
     Args:
         setting: Sizes, penalty, strength and seed.
         steps: The checked steps.
-        by_vector: The derivative by one vector, with numbers; default none.
+        by_vector: The derivative with respect to one vector, with numbers; by default none.
     """
     written = formulas(setting.penalty)
     parts = [f"### The loss, penalty {setting.penalty}", _fence(rf"L(\Phi) = {written.loss}")]
@@ -40,7 +40,7 @@ def as_markdown(setting: Setting, steps: list[CheckedStep], by_vector: ByVector 
     for name, latex in answers(setting):
         parts += [f"{name.capitalize()}:", _fence(latex)]
     if by_vector is not None:
-        parts.append(f"### The derivative by vector {setting.b} of group {setting.a}")
+        parts.append(f"### The derivative with respect to vector {setting.b} of group {setting.a}")
         parts += map(_fence, (by_vector.formula, by_vector.substituted, by_vector.result))
         parts += [_fence(f"{by_vector.symbol} = {_row(by_vector)}"), _markdown_table(by_vector), by_vector.words]
     parts += ["### Step by step", legend(setting)]
@@ -61,7 +61,7 @@ def as_latex(
     Args:
         setting: Sizes, penalty, strength and seed.
         steps: The checked steps.
-        by_vector: The derivative by one vector, with numbers; default none.
+        by_vector: The derivative with respect to one vector, with numbers; by default none.
         fragment: Whether to leave out the preamble, for \input in a document that loads amsmath and amssymb.
     """
     written = formulas(setting.penalty)
@@ -75,7 +75,7 @@ def as_latex(
     for name, latex in answers(setting):
         parts += [f"{name.capitalize()}:", _display(latex)]
     if by_vector is not None:
-        parts.append(rf"\section*{{The derivative by vector {setting.b} of group {setting.a}}}")
+        parts.append(rf"\section*{{The derivative with respect to vector {setting.b} of group {setting.a}}}")
         parts += [
             _display(by_vector.formula),
             _display(_broken(by_vector.substituted)),

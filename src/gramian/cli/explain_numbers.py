@@ -32,13 +32,13 @@ def number(x: float, *, scientific: bool = False) -> str:
 
 
 def are_small(*tensors: Tensor) -> bool:
-    """Whether four decimals would leave too few digits of all numbers."""
+    """Tell whether four decimals would leave too few digits of all numbers."""
     largest = max(tensor.abs().max().item() for tensor in tensors)
     return 0 < largest < _SMALL
 
 
 def numbers(values: Tensor, columns: int = COLUMNS, *, scientific: bool = False) -> tuple[list[list[str]], bool, bool]:
-    """Return the numbers as text, at most so many rows and columns, and whether rows and columns were cut off.
+    """Return numbers as text, and whether rows and columns beyond the largest number were cut off.
 
     A tensor [l, m, n] is shown as a matrix with its groups next to each other.
     """
@@ -66,12 +66,12 @@ def _as_rows(values: Tensor, columns: int, *, scientific: bool) -> list[str]:
 
 
 def shows_numbers(checked: CheckedStep) -> bool:
-    """Whether the numbers of the step have more to show than its verdict does."""
+    """Tell whether the numbers of the step show more than its verdict."""
     return checked.step.relation != "≤"
 
 
 def verdict(checked: CheckedStep) -> str:
-    """Say in a line, with a mark, what the numbers say."""
+    """Return the verdict on a step as one line that begins with a mark."""
     if not checked.holds:
         return f"‼ This does not hold: the two sides differ by up to {checked.difference:.3g}."
     if checked.step.relation == "≤":

@@ -10,17 +10,17 @@ __all__ = ["given", "option", "parse_groups"]
 
 
 def option(text: str, default: object, *names: str) -> Any:
-    """Return an option whose help shows its default, which is None in the signature."""
+    """Return an option whose help shows the default that applies if its value is None."""
     return typer.Option(*names, help=f"{text} [default: {default}]", show_default=False)
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Return the options that are not None, those that the user gave."""
+    """Return the options that the user gave: those that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def parse_groups(text: str | None) -> tuple[int | None, int | None]:
-    """Parse 64 or 64x4."""
+    """Parse the number of groups, and their size if it is given: 64 or 64x4."""
     if text is None:
         return None, None
     parts = text.lower().replace("×", "x").split("x")

@@ -1,4 +1,4 @@
-"""Tables of results: fitted to the width of a terminal, and one line for each row in a pipe or a file."""
+"""Tables of results: fitted to the width of a terminal; one line for each row in a pipe or a file."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from gramian.tables import aligned
 __all__ = ["print_line", "print_lines", "print_table"]
 
 _NAME = 16
-"""Width that a name needs beside its numbers; with less, it is printed above them."""
+"""Width below which a name is printed above its numbers instead of beside them."""
 
 _TEXTUAL = ("layout", "l × m × n")
 """Columns of text; their titles are not broken into lines."""
@@ -43,7 +43,7 @@ def print_table(
         console: Where to print.
         header: Titles of the columns.
         rows: The cells of each row.
-        optional: Titles of columns that may be left out, in the order in which they are.
+        optional: Titles of columns that may be left out, the first one first.
     """
     rows = [(printable(name), *cells) for name, *cells in rows]
     if not console.is_terminal:

@@ -32,10 +32,12 @@ def inspect_files(
     files: list[Path], select: list[str], exclude: list[str], layouts: list[str], *, before: Path | None = None,
     as_json: bool = False, page: Path | None = None, force: bool = False,
 ) -> None:  # fmt: skip
-    """Show how orthogonal the tensors of files are, or of one file beside its state before."""
+    """Show how orthogonal the tensors of files are, or compare one file with its earlier state."""
     if before is not None:
         if len(files) != 1:
-            raise OptionError(f"--before is compared with one file; got {len(files)}; try one file after the other")
+            raise OptionError(
+                f"--before must be compared with one file; got {len(files)}; try one file after the other"
+            )
         files = [before, *files]
     if page is not None:
         check_output(page, force=force, suffixes=(".html",), inputs=_all_files(files))

@@ -1,4 +1,4 @@
-"""Subspace sparse coding: priors, inference, dictionary learning, and evaluation of the result."""
+"""Subspace sparse coding: priors, inference, dictionary learning, and evaluation."""
 
 from gramian.errors import needs_extra
 

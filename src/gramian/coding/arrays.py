@@ -1,4 +1,4 @@
-"""Arrays and tensors at the face of the estimators, and what all estimators of samples share."""
+"""Conversion of arrays and tensors for the estimators, and their base class."""
 
 from typing import Any
 
@@ -106,7 +106,7 @@ def like(tensor: Tensor, reference: Any) -> Any:
 
 
 def seed_of(random_state: int | np.random.RandomState | None) -> int:
-    """Return a seed for `random_state` as scikit-learn understands it."""
+    """Return a seed for a `random_state` in the sense of scikit-learn."""
     if isinstance(random_state, int):
         return random_state
     return int(check_random_state(random_state).randint(2**31 - 1))

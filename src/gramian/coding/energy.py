@@ -35,6 +35,16 @@ def energy(
 ) -> Energy:
     """Compute the energy −log p(x, a), up to constants, for noise of unit variance and a prior.
 
+    Args:
+        x: Samples [batch, l].
+        phi: Dictionary Φ[l, m, n].
+        codes: Codes [batch, m, n].
+        lam: Sparsity λ > 0.
+        prior: The prior.
+
+    Returns:
+        Both terms of the energy of each sample.
+
     Examples:
         >>> import torch
         >>> phi = torch.eye(2)[:, None, :]

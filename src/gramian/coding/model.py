@@ -9,13 +9,19 @@ from gramian.typing import Phi
 __all__ = ["Amplitudes", "Codes", "dictionary_matrix", "group_norms", "reconstruct"]
 
 Codes = Float[Tensor, "batch m n *places"]
-"""Coefficients: n numbers for each of m groups of each sample; a convolutional code has them at every place."""
+"""Coefficients: n numbers for each of m groups of each sample; a convolutional code has them at every position."""
 
 Amplitudes = Float[Tensor, "batch m *places"]
 
 
 def group_norms(codes: Codes) -> Amplitudes:
     """Compute the amplitudes ‖a_i‖₂ of the groups.
+
+    Args:
+        codes: Codes [batch, m, n].
+
+    Returns:
+        Amplitudes [batch, m].
 
     Examples:
         >>> import torch
@@ -31,5 +37,18 @@ def dictionary_matrix(phi: Phi) -> Float[Tensor, "l atoms"]:
 
 
 def reconstruct(phi: Phi, codes: Codes) -> Float[Tensor, "batch l"]:
-    """Compute Σ_i Φ_i a_i for every sample."""
+    """Compute Σ_i Φ_i a_i for every sample.
+
+    Args:
+        phi: Dictionary Φ[l, m, n].
+        codes: Codes [batch, m, n].
+
+    Returns:
+        Samples [batch, l].
+
+    Examples:
+        >>> import torch
+        >>> reconstruct(torch.eye(2)[:, None, :], torch.tensor([[[3.0, 4.0]]])).tolist()
+        [[3.0, 4.0]]
+    """
     return codes.flatten(1) @ dictionary_matrix(phi).mT

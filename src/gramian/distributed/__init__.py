@@ -1,4 +1,4 @@
-"""Sharded parameters, all-reduced Gram matrices and learning on several processes, by torch.distributed."""
+"""Updates of sharded parameters, and learning on several processes, with torch.distributed."""
 
 from gramian.distributed.process_grid import ProcessGrid
 

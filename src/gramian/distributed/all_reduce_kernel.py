@@ -1,4 +1,4 @@
-r"""The all-reduce kernel, for vectors that are sharded over processes: each process holds some of the l coordinates.
+r"""The all-reduce kernel, for vectors that are sharded over processes: each process has some of the l coordinates.
 
 PᵀP is the sum of the Gram matrices of the shards, and each process computes P·G for its shard alone. So one all-reduce
 of m·n² numbers is the only communication.

@@ -1,4 +1,4 @@
-"""The mean of a tensor over all processes, and the rows of all of them."""
+"""The mean of a tensor over all processes, and its rows from all processes."""
 
 import torch
 from torch import Tensor, distributed
@@ -19,7 +19,7 @@ def mean_over_processes(local: Tensor) -> Tensor:
 
 
 def rows_of_processes(local: Tensor) -> Tensor:
-    """Join the rows of a tensor of all processes of the default group; without one, return the tensor itself.
+    """Join the rows of a tensor from all processes of the default group; without one, return the tensor itself.
 
     All processes must call this function with tensors of the same shape.
     """

@@ -80,13 +80,13 @@ class ProcessGrid:
 
     @property
     def place_among_samples(self) -> tuple[int, int]:
-        """The number of this process among those that use different samples, from 0, and how many these are."""
+        """The index, from 0, of this process among those that use different samples, and their number."""
         if self.over_samples is None:
             return 0, 1
         return distributed.get_rank(self.over_samples), distributed.get_world_size(self.over_samples)
 
     def local_samples(self, x: Tensor) -> Tensor:
-        """Return the samples of this process; all processes have equally many, in the order of their ranks.
+        """Return the samples of this process: equal consecutive parts, in the order of the ranks.
 
         Raises:
             OptionError: If the batch cannot be divided evenly.

@@ -56,12 +56,12 @@ class Plan:
 
 
 def is_sharded(parameter: Tensor) -> bool:
-    """Say whether a parameter is a DTensor, without importing torch.distributed for other tensors."""
+    """Tell whether a parameter is a DTensor, without importing torch.distributed for other tensors."""
     return hasattr(parameter, "device_mesh") and hasattr(parameter, "placements")
 
 
 def whole_tensor(tensor: Any) -> Tensor:
-    """Return a tensor; of a DTensor a gathered copy, for which all processes of its mesh must call this."""
+    """Return a tensor, or a gathered copy of a DTensor; all processes of its mesh must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
@@ -71,7 +71,7 @@ def plan(parameter: Any, layout: Layout, rule: str | Rule = "proximal") -> Plan:
     Args:
         parameter: A DTensor.
         layout: Its layout.
-        rule: Name or `Rule`. Polyak's rule needs whole groups; your own rule gets the whole parameter, unless it
+        rule: Name or `Rule`. Polyak's rule needs whole groups; any other rule gets the whole parameter, unless it
             declares that it needs less.
     """
     update = as_rule(rule)
@@ -115,12 +115,12 @@ def sharded_step_(
 ) -> Scalar:
     """Make one update of a DTensor, in place. All processes of its mesh must call this.
 
-    Where groups are sharded, each process uses the parameters of the penalty, and the frozen vectors, that belong to
-    its groups. Where coordinates are, it uses those of the frozen vectors, and inner products with them are summed over
-    processes by a second all-reduce, of m·k·n numbers. Each process must have the whole basis.
+    If groups are sharded, each process uses the parameters of the penalty and the frozen vectors that belong to its
+    groups. If coordinates are sharded, it uses its coordinates of the frozen vectors, and a second all-reduce, of m·k·n
+    numbers, sums the inner products with them over processes. Each process must have the whole basis.
 
     Returns:
-        The loss before the step, as of `gramian.step_`; the same in all processes.
+        The loss before the step, as from `gramian.step_`; the same in all processes.
 
     Raises:
         OptionError, ShapeError: As for `gramian.step_`, in all processes and before any communication; and
@@ -222,7 +222,7 @@ def sharded_restore_(
 
 
 def _extent(parameter: Any, how: Plan, local: Tensor) -> tuple[int, int]:
-    """Return where the local part begins on the sharded axis, and how long it is; shards are those of torch.chunk."""
+    """Return where the local part begins on the sharded axis, and how long it is, as for torch.chunk."""
     if how.axis is None or how.mesh_axis is None:
         return 0, 0
     part = -(-parameter.shape[how.axis] // parameter.device_mesh.size(how.mesh_axis))
@@ -234,7 +234,7 @@ def _extent(parameter: Any, how: Plan, local: Tensor) -> tuple[int, int]:
 def _held_coordinates(
     layout: Layout, shape: tuple[int, ...], local_layout: Layout, axis: int | None, extent: tuple[int, int]
 ) -> Tensor:
-    """Return which of the l coordinates a process holds, in the order of its local Φ: their numbers are sharded."""
+    """Return which of the l coordinates a process holds, in the order of its local Φ, by sharding their indices."""
     length, m, n = layout.phi_shape(shape)
     numbers = torch.arange(length, dtype=torch.float64, device="cpu")[:, None, None].expand(length, m, n)
     part = layout.from_phi(numbers, shape)

@@ -41,7 +41,7 @@ class OrthonormalColumns(constraints.Constraint):
 
 
 class UniformFrames(Distribution):
-    r"""The uniform (Haar) distribution of frames Φ[l, n] with ΦᵀΦ = I: the Stiefel manifold V.
+    r"""The uniform (Haar) distribution on the Stiefel manifold V of frames Φ[l, n] with ΦᵀΦ = I.
 
     If Φ is uniform, so is QΦR for all orthogonal Q and R. A sample is the polar factor of a matrix of independent
     normal variates, which has exactly this invariance.
@@ -59,8 +59,8 @@ class UniformFrames(Distribution):
     Args:
         length: Length l of the vectors.
         size: Number n ≤ l of vectors of a frame; the event shape is [l, n].
-        dtype: Dtype of samples; default that of torch. They are computed in float64 and rounded.
-        device: Device of samples; default that of torch.
+        dtype: Dtype of samples, by default torch's default. They are computed in float64 and rounded.
+        device: Device of samples, by default torch's default.
         validate_args: Whether to check values, as for all distributions of torch.
 
     Raises:

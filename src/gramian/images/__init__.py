@@ -1,6 +1,6 @@
 """Learn dictionaries from pictures, and encode pictures with them.
 
-`gramian.images.samples` has pictures, whitening and patches, `gramian.images.evaluation` what is measured of atoms.
+`gramian.images.samples` has pictures, whitening and patches; `gramian.images.evaluation` has measurements of atoms.
 """
 
 from gramian.errors import needs_extra

@@ -1,4 +1,4 @@
-"""Dictionary files for pictures: the generic dictionary file plus the preparation of pictures."""
+"""Dictionary files for pictures: the general dictionary file with the preparation of pictures."""
 
 from pathlib import Path
 
@@ -22,6 +22,12 @@ _ZCA = ("mean", "matrix", "inverse")
 
 def load_dictionary(path: Path) -> Dictionary:
     """Read a dictionary and check it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The dictionary, with the preparation of pictures.
 
     Raises:
         RunError: If there is no such file, or it is not a complete dictionary of this format.

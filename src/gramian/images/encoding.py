@@ -63,7 +63,7 @@ def encode_picture(
     Args:
         picture: A picture with the channels of the dictionary.
         dictionary: A learned dictionary.
-        stride: Distance between patches, pixels; default half a patch.
+        stride: Distance between patches, pixels; by default half a patch.
         tol: Relative duality gap at which a patch has converged.
         max_iter: Largest number of iterations.
 
@@ -71,8 +71,8 @@ def encode_picture(
         The codes, with means, shape and stride for decoding.
 
     Raises:
-        DataError: If the picture is smaller than a patch, or has other channels.
-        OptionError: If the stride leaves gaps, or the tolerance is negative or no number.
+        DataError: If the picture is smaller than a patch, or has another number of channels.
+        OptionError: If the stride leaves gaps, or the tolerance is negative or not a number.
     """
     check_coding(dictionary, [picture], stride=stride, tol=tol, max_iter=max_iter)
     size = dictionary.preparation.size
@@ -100,7 +100,7 @@ def check_coding(
 
     Raises:
         DataError: If one of the pictures is smaller than a patch.
-        OptionError: If the stride leaves gaps or is no whole number, or the tolerance is negative or no number.
+        OptionError: If the stride leaves gaps or is not a whole number, or the tolerance is negative or not a number.
     """
     check_stop(max_iter, real_number(tol, name="tol", zero=True, attempt="1e-4"))
     size = dictionary.preparation.size
@@ -116,14 +116,21 @@ def check_coding(
 
 
 def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Tensor, "height width *channels"]:
-    """Reconstruct the picture of codes, in [0, 1].
+    """Reconstruct a picture from its codes, in [0, 1].
+
+    Args:
+        encoded: The codes of a picture.
+        dictionary: The dictionary that encoded it.
+
+    Returns:
+        The picture, [height, width] or [height, width, channels].
 
     Raises:
         RunError: If the codes belong to another dictionary, or have wrong shapes.
     """
     if encoded.dictionary != digest(dictionary.phi):
         raise RunError(
-            f"the codes of {encoded.name} must be decoded with the dictionary that made them, {encoded.dictionary}; "
+            f"the codes of {encoded.name} must be decoded with the dictionary that encoded them, {encoded.dictionary}; "
             f"got {digest(dictionary.phi)}"
         )
     codes, samples, channels = encoded.codes, encoded.samples, dictionary.preparation.channels
@@ -137,6 +144,10 @@ def decode_picture(encoded: EncodedPicture, dictionary: Dictionary) -> Float[Ten
 
 def save_codes(path: Path, encoded: EncodedPicture) -> None:
     """Write codes to a file, atomically.
+
+    Args:
+        path: The file; an existing one is replaced.
+        encoded: The codes.
 
     Raises:
         RunError: If the file cannot be written.
@@ -155,6 +166,12 @@ def save_codes(path: Path, encoded: EncodedPicture) -> None:
 
 def load_codes(path: Path) -> EncodedPicture:
     """Read codes and check them.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The codes, with means, shape and stride for decoding, but without pixels.
 
     Raises:
         RunError: If there is no such file, or it does not hold complete codes.

@@ -1,4 +1,4 @@
-"""The memory that a run on pictures needs at least."""
+"""The least memory that a run on pictures needs."""
 
 from gramian.images.settings import RunSettings
 
@@ -6,7 +6,7 @@ __all__ = ["least_memory"]
 
 
 def least_memory(settings: RunSettings, *, sharing: int = 1) -> tuple[int, int]:
-    """Return lower bounds of the bytes that a process needs on the CPU, which draws patches, and on the device.
+    """Return lower bounds on the bytes that a process needs on the CPU, which draws patches, and on the device.
 
     The CPU holds in float32 the initial dictionary, the copy to write and the samples of a step. The device holds the
     dictionary and the next one; codes, extrapolated codes and their gradient; the residual of the samples; and for the

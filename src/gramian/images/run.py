@@ -1,4 +1,4 @@
-"""A learning run on images: settings, data, state of the loop, and its folder."""
+"""A learning run on images: its settings, data, state and folder."""
 
 import math
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ _SEED_OF_HELD_OUT = 1
 
 
 class LearningRun(DictionaryRun[RunSettings]):
-    """Learn a dictionary from pictures: data, learner, and metrics of one run.
+    """One run that learns a dictionary from pictures: data, learner and metrics.
 
-    The state is that of the learner, and every batch is a function of the seed and the step. A stopped and resumed run
-    therefore ends with the same bits as an uninterrupted one. Under torchrun all processes work on one run: they share
-    the batch of a step, and the groups too if `settings.spread` is greater than 1.
+    The learner holds the whole state, and every batch is a function of the seed and the step: a stopped and resumed run
+    ends with the same bits as an uninterrupted one. Under torchrun all processes work on one run: they share the batch
+    of a step, and the groups too if `settings.spread` is greater than 1.
 
     Args:
         settings: Settings of the run.
@@ -116,7 +116,7 @@ class LearningRun(DictionaryRun[RunSettings]):
 
     @classmethod
     def restored(cls, folder: Path, settings: RunSettings) -> tuple["LearningRun", Mapping[str, Tensor]]:
-        """Make a run from its settings and the dictionary in its folder, and return it with the stored state.
+        """Create a run from its settings and the dictionary in its folder, and return it with the stored state.
 
         Raises:
             RunError: If they do not fit, or the pictures have changed.

@@ -1,4 +1,4 @@
-"""The settings that determine the result of a learning run, their checks, and their file."""
+"""The settings that determine the result of a learning run on pictures, their checks, and their file."""
 
 import json
 import math
@@ -51,7 +51,7 @@ class RunSettings(DictionaryOptions):
         patch: Side of a patch, pixels.
 
     Raises:
-        OptionError: If a value has another type, or is out of range.
+        OptionError: If a value has the wrong type, or is out of range.
     """
 
     images: str | None = None

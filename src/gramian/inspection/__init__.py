@@ -1,4 +1,4 @@
-"""How orthogonal the weights of a network, or tensors in a mapping or a file, are; also before and after training."""
+"""Measure how orthogonal the weights of a network or a file are, and compare them before and after training."""
 
 from gramian.inspection.inspecting import inspect
 from gramian.inspection.measures import Statistics, statistics

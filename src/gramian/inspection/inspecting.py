@@ -33,7 +33,7 @@ def inspect(
         weights: A module, whose layers determine the layouts of its weights; or tensors by name, laid out by
             their rank: matrices by rows or columns, convolutions by filters.
         select: Which parameters; see `gramian.attach`.
-        exclude: Which are left out, by the same patterns.
+        exclude: Which of these are left out, by the same patterns.
         layouts: Layouts by pattern, or one for all.
 
     Returns:

@@ -17,7 +17,7 @@ _NUMBERS = 1 << 22
 
 @dataclass(frozen=True)
 class Statistics:
-    """How far the groups of a tensor are from orthonormal; lengths and angles also apart from each other.
+    """How far the groups of a tensor are from orthonormal, with lengths and angles also measured separately.
 
     Attributes:
         mean: Mean |X_jk| of the Gram residual.
@@ -27,7 +27,8 @@ class Statistics:
         largest_norm: Length of the longest vector.
         mean_cosine: Mean |cosine| of two vectors of a group; 0 if groups have one vector.
         coherence: Largest |cosine| of two vectors of a group; 0 if groups have one vector.
-        condition: Largest ratio of the singular values of a group; infinite if its rank is deficient.
+        condition: Largest condition number of a group, the ratio of its extreme singular values; infinite if its rank
+            is deficient.
         effective_rank: Exponential of the entropy of the normalised singular values, at most n; the mean over groups.
     """
 

@@ -139,7 +139,7 @@ class Inspection:
 
 
 def _mismatch(old: Row, new: Row) -> str | None:
-    """Say why the statistics of two parameters of one name cannot be compared; None if they can."""
+    """Return why the statistics of two parameters of one name cannot be compared; None if they can."""
     if old.shape != new.shape:
         return f"of shape {list(old.shape)} before and {list(new.shape)} after"
     return None if old.layout == new.layout else f"laid out as {str(old.layout)!r} before, {str(new.layout)!r} after"

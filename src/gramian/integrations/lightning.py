@@ -1,4 +1,4 @@
-"""A callback for Lightning: weights are kept orthogonal during `fit`, whatever the strategy and the precision are."""
+"""A callback for Lightning: it keeps weights orthogonal during `fit`, with any strategy and precision."""
 
 from typing import Any
 
@@ -17,8 +17,9 @@ __all__ = ["OrthogonalityCallback"]
 class OrthogonalityCallback(Callback):
     """Attach to the optimisers when `fit` starts, and remove the attachments when it ends.
 
-    Each optimiser gets an attachment for the parameters that it has. Checkpoints hold the number of updates, on which a
-    strength that varies depends. Loss and residuals are written to the loggers of the trainer, as often as it logs.
+    Each optimiser gets an attachment for the parameters that it has. Checkpoints hold the number of updates, which
+    determines a strength that varies. Loss and residuals are written to the loggers of the trainer, as often as it
+    logs.
 
     Args:
         residuals: Whether to log the residuals.

@@ -1,4 +1,4 @@
-"""A model whose parameters are divided among several optimisers, as those of a GAN are."""
+"""Attach to a model whose parameters are divided among several optimisers, as in a GAN."""
 
 from collections.abc import Mapping, Sequence
 from inspect import signature

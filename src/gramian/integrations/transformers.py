@@ -1,4 +1,4 @@
-"""A callback for the Trainer of Hugging Face, and for the trainers derived from it, as those of TRL are."""
+"""A callback for the Trainer of Hugging Face, and for trainers derived from it, such as those of TRL."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ with needs_extra("gramian.integrations.transformers", "transformers"):
 __all__ = ["OrthogonalityCallback"]
 
 _KEY = "gramian"
-"""Where the state of the trainer, which it writes with each checkpoint, holds that of the attachment."""
+"""Key of the attachment's state in the state of the trainer, which is written with each checkpoint."""
 
 
 class OrthogonalityCallback(TrainerCallback):
     """Attach to the optimiser when the training starts, and remove the attachment when it ends.
 
-    Checkpoints hold the number of updates, on which a strength that varies depends; it is restored with any
+    Checkpoints hold the number of updates, which determines a strength that varies; it is restored with any
     `restore_callback_states_from_checkpoint`. Loss and residuals are added to what the trainer logs.
 
     Args:
-        logger: Where they are written instead: an object with `add_scalar`, `log_metrics` or `log`, such as the trainer
-            itself. Reporters such as TensorBoard and W&B receive what is added to a log only through the trainer,
-            because they are called before other callbacks: `trainer.add_callback(OrthogonalityCallback(...,
+        logger: Where loss and residuals are written instead: an object with `add_scalar`, `log_metrics` or `log`, such
+            as the trainer itself. Reporters such as TensorBoard and W&B receive what is added to a log only through the
+            trainer, because they are called before other callbacks: `trainer.add_callback(OrthogonalityCallback(...,
             logger=trainer))`.
         residuals: Whether to log the residuals.
         options: Options of `gramian.attach`, such as beta and select.
@@ -56,7 +56,7 @@ class OrthogonalityCallback(TrainerCallback):
             self.attachment.load_state_dict(saved["attributes"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Put the state where the next checkpoint finds it."""
+        """Store the state where the next checkpoint includes it."""
         # An ExportableState would be restored only on request, and from options that fit into JSON.
         if self.attachment is not None:
             state.stateful_callbacks[_KEY] = {"args": {}, "attributes": self.attachment.state_dict()}

@@ -1,11 +1,11 @@
 """Kernels: implementations of the loss and its gradient for tensors of different shapes, dtypes and devices.
 
-They form a ladder; the first supported kernel that is faster is used. From its end to its beginning:
-`reference` computes two batched products, of any tensor. `batched` does so in place, for some groups at a time.
-`block_diagonal` combines several small groups in a product. `simd` processes 64 small groups at once, in Numba. `lanes`
-holds small groups in the processor's vectors, in code that is written for it. `panel` forms half of X in panels instead
-of n × n matrices, for large groups. On a GPU, in Triton, `registers` is for the smallest groups, `fused` for
-small ones, `products` for medium and `tiled` for large ones.
+They form a ladder, in which the first supported kernel that is faster is used. From the last to the first: `reference`
+computes two batched products, of any tensor. `batched` does this in place, for some groups at a time. `block_diagonal`
+combines several small groups in one product. `simd` processes 64 small groups at once, in Numba. `lanes` holds small
+groups in vector registers, with code that is generated for the processor. `panel` forms half of X in panels instead of
+n × n matrices, for large groups. On a GPU, in Triton, `registers` is for the smallest groups, `fused` for small ones,
+`products` for medium and `tiled` for large ones.
 """
 
 from gramian.kernels.dispatch import Explanation, explain, use, watch

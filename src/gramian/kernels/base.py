@@ -48,11 +48,11 @@ class FusedStep(NamedTuple):
     out: Phi
     """Φ after the step, or its change, which is new memory."""
     failed: list[slice]
-    """Groups whose step was neither computed nor written, because a Gram matrix of them is not finite."""
+    """Groups whose step was neither computed nor written, because one of their Gram matrices is not finite."""
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Tell whether a tensor has memory of its own type: it is not batched by vmap, sharded, fake or a subclass."""
+    """Tell whether a tensor is plain memory: neither batched by vmap, nor sharded, fake or a subclass."""
     return type(tensor) in _PLAIN and not is_transformed(tensor)
 
 
@@ -79,11 +79,11 @@ class Kernel(ABC):
     """Whether `value_and_grad_into` writes a gradient in the compute dtype for a Φ of 16 bits, rounding nothing."""
 
     def unsupported_reason(self, problem: KernelSpec) -> str | None:  # noqa: ARG002
-        """Say why the kernel cannot compute this, or return None if it can. All but the reference get plain memory."""
+        """Return why the kernel cannot compute this, or None if it can. All but the reference get plain memory."""
         return None
 
     def slower_reason(self, problem: KernelSpec) -> str | None:  # noqa: ARG002
-        """Say why a later kernel of the ladder is better here, or return None if none is."""
+        """Return why a later kernel of the ladder is faster here, or None if none is."""
         return None
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def cross_gram(self, phi: Phi, Q: Tensor) -> Float[Tensor, "m k n"]:
-        """Form QᵀP of every group, in the compute dtype; Q is [l, m, k] or, the same for all groups, [l, 1, k]."""
+        """Form QᵀP of every group, in the compute dtype; Q is [l, m, k], or [l, 1, k] for all groups."""
 
     @abstractmethod
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
@@ -133,7 +133,7 @@ class Kernel(ABC):
             in_place: Whether Φ is stepped; otherwise its change is returned.
 
         Returns:
-            The step, or None if the kernel has none for the penalty; nothing was written then.
+            The step, or None if the kernel has none for the penalty; then nothing is written.
         """
         return None
 

@@ -13,7 +13,7 @@ from gramian.penalties import Penalty
 __all__ = ["CHUNK_SIZE", "SERIAL_CHUNK_SIZE", "frobenius", "prox_residual_", "scale_", "split", "subgradient_", "value"]
 
 CHUNK_SIZE = 1 << 18
-"""How many entries a chunk has: several copies of it fit into the cache."""
+"""Number of entries of a chunk; several copies of it fit into the cache."""
 
 SERIAL_CHUNK_SIZE = 1 << 14
 """Largest chunk for which torch uses one thread. For a larger one it wakes other threads, which then spin for

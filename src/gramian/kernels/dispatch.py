@@ -159,7 +159,7 @@ def explain(
     strides: Sequence[int] | None = None,
     penalty: str | Penalty = "l1",
 ) -> Explanation:
-    """Say which kernel is used for a tensor Φ[l, m, n], and why each other kernel is not.
+    """Explain which kernel is used for a tensor Φ[l, m, n], and why each other kernel is not.
 
     Args:
         shape: (l, m, n).

@@ -1,4 +1,4 @@
-"""Cheap estimates of spectral norms of symmetric matrices, by which the proximal rule limits its step."""
+"""Cheap estimates of the spectral norms of symmetric matrices, with which the proximal rule limits its step."""
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def gram_norm(P: Tensor) -> Tensor:
 
 
 def sample(P: Tensor) -> Tensor:
-    """Choose every 32nd column, at most about 128, and the column of the longest vector."""
+    """Choose every 32nd column, at most about 128 columns, and that of the longest vector."""
     n = P.shape[1]
     even = torch.arange(0, n, max(_SAMPLED, n // _MOST_SAMPLED), device=P.device)
     return torch.cat([even, P.square().sum(dim=0).argmax()[None]])

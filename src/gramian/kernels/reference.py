@@ -1,7 +1,7 @@
 r"""The reference kernel: one batched Gram product and one batched product with G, for any tensor and penalty.
 
-It holds one [m, n, n] matrix at a time and costs 2·2·m·l·n² flops. Other kernels inherit from it what they do not do
-better, and use the functions that it consists of.
+It holds one [m, n, n] matrix at a time and costs 2·2·m·l·n² flops. Other kernels inherit the methods that they do not
+improve, and use its functions.
 """
 
 import math
@@ -131,7 +131,7 @@ def combine(Q: Tensor, Y: Float[Tensor, "m k n"], *, rows: bool = False) -> Phi:
     Args:
         Q: Columns.
         Y: Their coefficients.
-        rows: Whether vectors are stored as rows, as those of a Linear weight: the result is then, too.
+        rows: Whether vectors are stored as rows, as in a Linear weight; so are those of the result.
     """
     m, k, n = Y.shape
     with full_precision(Y):

@@ -1,4 +1,4 @@
-"""The loss L = β Σ_i μ(Φ_iᵀΦ_i − I), its gradient, and its derivatives by a group, a vector and a row of Φ."""
+"""The loss L = β Σ_i μ(Φ_iᵀΦ_i − I), its gradient, and its derivatives with respect to parts of Φ."""
 
 from gramian.objective.derivatives import grad_group, grad_slice, grad_vector, residual
 from gramian.objective.losses import loss, value_and_grad

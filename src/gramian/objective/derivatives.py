@@ -1,4 +1,4 @@
-"""The derivatives of the loss by a group, a vector and a row of Φ, and the Gram residual."""
+"""The derivatives of the loss with respect to a group, a vector and a slice of Φ, and the Gram residual."""
 
 import torch
 from jaxtyping import Float
@@ -23,11 +23,11 @@ def grad_group(
     penalty: str | Penalty = "l1",
     layout: Layout | str | None = None,
 ) -> Float[Tensor, "l n"]:
-    r"""Compute ∂L/∂Φ_a = 2βΦ_aG_a, the derivative by one group.
+    r"""Compute ∂L/∂Φ_a = 2βΦ_aG_a, the derivative with respect to one group.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout.
-        a: Which group; negative counts from the end.
+        a: Index of the group; a negative index counts from the end.
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.
@@ -66,15 +66,15 @@ def grad_vector(
     penalty: str | Penalty = "l1",
     layout: Layout | str | None = None,
 ) -> Float[Tensor, " l"]:
-    r"""Compute ∂L/∂Φ_ab = 2β Σ_j Φ_aj sign(Φ_ajᵀΦ_ab − δ_jb), the derivative by one vector.
+    r"""Compute ∂L/∂Φ_ab = 2β Σ_j Φ_aj sign(Φ_ajᵀΦ_ab − δ_jb), the derivative with respect to one vector.
 
-    The factor 2 counts both entries, X_jb and X_bj, for each other vector of the group; the norm of the vector
-    occurs once, in X_bb, but its derivative has the factor 2.
+    The factor 2 has two sources: the inner product with another vector j occurs twice, as X_jb and X_bj; the squared
+    length occurs once, in X_bb, but its derivative is 2Φ_ab.
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout.
-        a: Which group; negative counts from the end.
-        b: Which vector of the group; negative counts from the end.
+        a: Index of the group; a negative index counts from the end.
+        b: Index of the vector in the group; a negative index counts from the end.
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.
@@ -127,7 +127,7 @@ def grad_slice(
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout.
-        p: Which coordinate, 0 ≤ p < l; negative counts from the end.
+        p: Index of the coordinate, 0 ≤ p < l; a negative index counts from the end.
         beta: Strength β ≥ 0.
         penalty: Name or `Penalty`.
         layout: Which axes are vector, group and member.

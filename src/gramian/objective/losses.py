@@ -115,7 +115,8 @@ def value_and_grad(
 
     Raises:
         DataError, DtypeError, LayoutError, OptionError, ShapeError: As for `loss`.
-        DtypeError, ShapeError: If `out` has another shape, dtype or device, or shares memory with itself or with `phi`.
+        DtypeError, ShapeError: If `out` has another shape, dtype or device, or if its entries share memory with each
+            other or with `phi`.
 
     Cost:
         4·m·l·n² flops, and 4·m·l·k·n for k frozen vectors; m·n² + l·m·n numbers.

@@ -41,10 +41,21 @@ PENALTIES: dict[str, Penalty] = {
 
 
 def as_penalty(penalty: str | Penalty) -> Penalty:
-    """Return the penalty of a name; a `Penalty` is returned unchanged.
+    """Return the penalty with this name; a `Penalty` is returned unchanged.
+
+    Args:
+        penalty: Name or `Penalty`.
+
+    Returns:
+        The penalty.
 
     Raises:
         OptionError: If there is no penalty of that name.
+
+    Examples:
+        >>> from gramian.penalties import as_penalty
+        >>> as_penalty("l1")
+        L1(diagonal=True)
     """
     if isinstance(penalty, str) and penalty in PENALTIES:
         return PENALTIES[penalty]

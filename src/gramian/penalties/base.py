@@ -45,8 +45,8 @@ class Penalty(ABC):
     accepts_blocks: bool = derived(lambda self: self.elementwise and self.diagonal)
     """Whether the three functions accept any block of X, which need be neither square nor symmetric.
 
-    This holds where every entry has the same function. Kernels then work panel by panel, and the derivative by one
-    vector needs one column of X only.
+    This holds where every entry has the same function. Kernels then work panel by panel, and the derivative with
+    respect to one vector needs only one column of X.
     """
 
     minimal_at_zero: bool = True
@@ -66,7 +66,7 @@ class Penalty(ABC):
         """Check that the penalty can be used for m groups of n vectors.
 
         Raises:
-            ShapeError: If it has parameters for groups of another number or size.
+            ShapeError: If its parameters are for another number or size of groups.
         """
         if self.n_groups is not None and self.n_groups != m:
             raise ShapeError(

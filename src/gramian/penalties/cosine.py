@@ -20,8 +20,9 @@ class Cosine(WrappedPenalty):
     With Ĝ = ∂μ(X̂), without its diagonal, G_jk = Ĝ_jk/(d_j d_k) and G_jj = −Σ_k Ĝ_jk X̂_jk/d_j²: the gradient has no part
     along the vector itself, and is inversely proportional to the length of the vector. The value does not change when
     a vector is scaled. It is not convex in X and has no closed prox: use the rules polyak and subgradient. The cosines
-    of a vector of length 0 are taken to be 0. Lengths are computed from X, so that those far below 1 have a relative
-    error of ε/d_j²: in float32 6 % for a length of 1e-3, and no correct digit much below. Scale such vectors up first.
+    of a vector of length 0 are taken to be 0. Lengths are computed from X, so lengths far below 1 have a relative error
+    of ε/d_j²: in float32 it is 6 % for a length of 1e-3, and much shorter lengths have no correct digit. Scale such
+    vectors up first.
 
     Args:
         penalty: μ.

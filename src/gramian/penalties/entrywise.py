@@ -27,6 +27,13 @@ class L1(Penalty):
 
     Args:
         diagonal: Whether lengths are penalised too, or angles only.
+
+    Examples:
+        >>> import torch
+        >>> from gramian.penalties import L1
+        >>> X = torch.tensor([[0.0, 0.5], [0.5, 0.25]])
+        >>> L1().value(X).item(), L1().subgradient(X).tolist()
+        (1.25, [[0.0, 1.0], [1.0, 1.0]])
     """
 
     diagonal: bool = True
@@ -57,6 +64,12 @@ class Huber(Penalty):
 
     Raises:
         OptionError: If δ is not a positive finite number.
+
+    Examples:
+        >>> import torch
+        >>> from gramian.penalties import Huber
+        >>> Huber(delta=0.5).value(torch.tensor([[0.0, 0.5], [0.5, 1.0]])).item()
+        1.25
 
     References:
         Huber, "Robust estimation of a location parameter", 1964.
@@ -92,6 +105,13 @@ class SquaredFrobenius(Penalty):
 
     Args:
         diagonal: Whether lengths are penalised too, or angles only.
+
+    Examples:
+        >>> import torch
+        >>> from gramian.penalties import SquaredFrobenius
+        >>> X = torch.tensor([[0.0, 0.5], [0.5, 0.25]])
+        >>> SquaredFrobenius().value(X).item()
+        0.5625
 
     References:
         Bansal, Chen and Wang, "Can we gain more from orthogonality regularizations in training deep networks?",

@@ -29,6 +29,12 @@ class LogDet(Penalty):
     Cost:
         About 10·n³ flops for each group.
 
+    Examples:
+        >>> import torch
+        >>> from gramian.penalties import LogDet
+        >>> round(LogDet().value(torch.eye(2)).item(), 4)  # PᵀP = 2I
+        0.6137
+
     References:
         James and Stein, "Estimation with quadratic loss", 1961, for the divergence.
     """

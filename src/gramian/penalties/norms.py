@@ -26,6 +26,12 @@ class Frobenius(Penalty):
     Args:
         diagonal: Whether lengths are penalised too, or angles only.
 
+    Examples:
+        >>> import torch
+        >>> from gramian.penalties import Frobenius
+        >>> Frobenius().value(torch.tensor([[3.0, 0.0], [0.0, 4.0]])).item()
+        5.0
+
     References:
         Zhang et al., "AdaLoRA: adaptive budget allocation for parameter-efficient fine-tuning", ICLR 2023, and PEFT,
         whose regulariser is this norm of AAᵀ − I and BᵀB − I.
@@ -57,6 +63,12 @@ class Spectral(Penalty):
 
     Cost:
         About 10·n³ flops for each group.
+
+    Examples:
+        >>> import torch
+        >>> from gramian.penalties import Spectral
+        >>> Spectral().value(torch.tensor([[3.0, 0.0], [0.0, -4.0]])).item()
+        4.0
 
     References:
         Bansal, Chen and Wang, "Can we gain more from orthogonality regularizations in training deep networks?",
@@ -96,6 +108,12 @@ class Coherence(Penalty):
 
     Lengths are free; for vectors of length 1 it is the mutual coherence. Where several pairs are largest, G is their
     mean, the member of least norm. C_τ(X) is the projection of the off-diagonal part on the l1 ball of radius τ.
+
+    Examples:
+        >>> import torch
+        >>> from gramian.penalties import Coherence
+        >>> Coherence().value(torch.tensor([[9.0, 0.5], [0.5, 9.0]])).item()
+        0.5
 
     References:
         Bansal, Chen and Wang, "Can we gain more from orthogonality regularizations in training deep networks?",

@@ -32,7 +32,7 @@ __all__ = [
 Pixels = UInt8[ndarray, "height width *channels"]
 
 RESIDUAL_RANGE = (1e-8, 1.0)
-"""Values of |X_jk| of the darkest and the brightest colour, unless others are given."""
+"""Default values of |X_jk| for the darkest and the brightest colour."""
 
 _NUMBERS = 1 << 22
 """Entries of Gram matrices that are in memory at a time."""
@@ -54,7 +54,7 @@ def gray_picture(picture: Float[Tensor, "height width *channels"]) -> Pixels:
 
 
 def signed_picture(picture: Float[Tensor, "height width *channels"], *, limit: float | None = None) -> Pixels:
-    """Draw signed values: 0 is middle grey, ±limit (default: the largest absolute value) white and black."""
+    """Draw signed values: 0 is middle grey; ±limit, by default the largest absolute value, are white and black."""
     reach = float(picture.abs().max()) if limit is None else limit
     return gray_picture(0.5 + 0.5 * picture / (reach or 1.0))
 
@@ -121,7 +121,7 @@ def atoms_picture(
 
     Args:
         phi: Dictionary Φ[l, m, n], l a square times the channels.
-        order: Indices of the groups to draw, in order; default all.
+        order: Indices of the groups to draw, in order; by default all.
         columns: Number of groups side by side; by default the picture is about as wide as high.
         gap: Pixels between atoms; three times as many between groups.
         channels: Channels of a pixel: 1, or 3 for colours.
@@ -200,8 +200,8 @@ def residual_sizes(
 
     Args:
         phi: Φ[l, m, n].
-        order: Indices of the groups, in order; default all.
-        side: Largest side of a block in pixels; a pixel has the largest of its entries.
+        order: Indices of the groups, in order; by default all.
+        side: Largest side of a block in pixels; a pixel shows the largest of its entries.
 
     Returns:
         The blocks, in float64; the Gram matrices of a few groups are in memory at a time.

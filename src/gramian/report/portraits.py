@@ -1,4 +1,4 @@
-"""The data of the histogram and the picture of a tensor's Gram residuals, of a size that does not depend on it."""
+"""The data of a histogram and a picture of a tensor's Gram residuals; its size does not depend on the tensor's."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _LABELLED_SIDE = 320
 """Side of a mosaic with labels, in pixels."""
 
 _QUANTILE = 0.02
-"""Share of the pixels that have the darkest colour."""
+"""Fraction of the pixels that have the darkest colour."""
 
 _SMALLEST = 1e-300
 """Smallest value of the brightest colour, so that a tenth of it is not 0."""
@@ -94,7 +94,7 @@ def portrait(phi: Phi) -> Portrait:
 
 
 def _blocks(phi: Phi, groups: torch.Tensor) -> torch.Tensor:
-    """Return |X| of groups in blocks, reduced or enlarged so that the mosaic has about the side of one with labels."""
+    """Return |X| of groups in blocks, scaled so that the mosaic is about as large as one with labels."""
     n = phi.shape[2]
     room = max(1, _LABELLED_SIDE // math.ceil(math.sqrt(len(groups))) - 1)
     if n > room:

@@ -154,7 +154,7 @@ def _caption(row: Row, drawn: Portrait) -> str:
                 else f"the {len(drawn.groups)} of {m} groups with the largest |X|"
             )
             groups = f"{some}, the worst first: {axes} = {worst}, …"
-    pooled = f"; a pixel shows the largest of some {(n / drawn.mosaic.side) ** 2:.0f}" if n > drawn.mosaic.side else ""
+    pooled = f"; a pixel shows the largest of about {(n / drawn.mosaic.side) ** 2:.0f}" if n > drawn.mosaic.side else ""
     return f"|X| of {groups}{pooled}"
 
 

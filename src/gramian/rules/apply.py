@@ -3,8 +3,8 @@
 `admit` checks tensors; `apply_` computes and writes. They guarantee:
 
 - All checks of all tensors pass before the first tensor is written.
-- If a rule or a penalty is not of this package, or a penalty needs an eigendecomposition, all changes of the call are
-  computed before the first is written. This costs a copy of all tensors.
+- If a rule or a penalty is from outside this package, or a penalty needs an eigendecomposition, all changes of the call
+  are computed before the first is written. This costs a copy of all tensors.
 - With the built-in rules and the other penalties nothing but memory or the device can fail after the checks. Then
   tensors are computed and written one after another, so that one change is held at a time, and the proximal rule
   writes each group as it is computed (`proximal_`).
@@ -38,16 +38,16 @@ from gramian.typing import Phi, Scalar
 __all__ = ["Operand", "admit", "apply_", "batches", "put_", "side_by_side"]
 
 _ARITHMETIC = frozenset((L1, Huber, SquaredFrobenius, Frobenius, Coherence))
-"""Penalties that cannot fail. A subclass is not among them: it is a user's code."""
+"""Penalties whose computation cannot fail. Subclasses are excluded: they are the user's code."""
 
 _SMALL = 1 << 17
-"""Numbers of a tensor up to which a copy costs less than a call."""
+"""Number of elements up to which copying a tensor costs less than a call."""
 
 _SMALL_BASIS = 1 << 15
-"""Numbers of a basis of frozen vectors up to which the same holds."""
+"""The same limit for a basis of frozen vectors."""
 
 _BATCH = 1 << 19
-"""Numbers that are concatenated at most."""
+"""Largest number of elements that are concatenated."""
 
 
 class Operand(NamedTuple):

@@ -42,6 +42,12 @@ def groupwise(rule: _Rule) -> _Rule:
     Then small tensors are concatenated along the group axis, and the groups of one tensor may be sharded. Without this
     declaration a rule gets each tensor separately and whole.
 
+    Args:
+        rule: The rule; it is marked.
+
+    Returns:
+        The same rule, so that this can be a decorator.
+
     Examples:
         >>> from gramian.rules import Step, groupwise
         >>> @groupwise
@@ -61,6 +67,18 @@ def coordinatewise(rule: _Rule) -> _Rule:
     """Declare that a rule combines the coordinates of vectors only in Gram products.
 
     Then the coordinates of one tensor may be sharded.
+
+    Args:
+        rule: The rule; it is marked.
+
+    Returns:
+        The same rule, so that this can be a decorator.
+
+    Examples:
+        >>> from gramian.rules.base import is_coordinatewise
+        >>> from gramian.rules.registry import RULES
+        >>> is_coordinatewise(RULES["proximal"])
+        True
     """
     setattr(rule, "coordinatewise", True)  # noqa: B010
     return rule

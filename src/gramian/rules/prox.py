@@ -13,10 +13,10 @@ from gramian.typing import GroupMatrices, Phi, Scalar
 __all__ = ["proximal", "proximal_"]
 
 _NEAR = 0.1
-"""The ‖X‖_F up to which w is 1: there ‖PᵀP‖₂ ≤ 1.1, and the descent holds for a w up to 20 % low."""
+"""The ‖X‖_F up to which w is 1: there ‖PᵀP‖₂ ≤ 1.1, and a step still descends if w is up to 20 % too low."""
 
 _ROOM = 1 << 24
-"""By how many numbers the X held at a time may exceed Φ: 64 MiB in float32."""
+"""By how many numbers the part of X in memory may exceed Φ: 64 MiB in float32."""
 
 
 @groupwise

@@ -19,8 +19,19 @@ RULES: dict[str, Rule] = {"proximal": proximal, "polyak": polyak, "subgradient":
 def as_rule(rule: str | Rule) -> Rule:
     """Turn a name or a `Rule` into a `Rule`.
 
+    Args:
+        rule: Name or `Rule`.
+
+    Returns:
+        The rule.
+
     Raises:
         OptionError: If there is no rule of that name, or the value is neither a name nor a function.
+
+    Examples:
+        >>> from gramian.rules import as_rule, polyak
+        >>> as_rule("polyak") is polyak
+        True
     """
     if callable(rule):
         return rule
@@ -33,7 +44,8 @@ def check_compatible(rule: Rule, penalty: Penalty, shape: Sequence[int] | None =
     """Check that a rule accepts a penalty, a learning rate and Φ of a shape (l, m, n).
 
     Raises:
-        OptionError: If the rule is proximal and the penalty has no prox, or subgradient and `lr` is infinite.
+        OptionError: If the rule is proximal and the penalty has no prox, or the rule is subgradient and `lr` is
+            infinite.
         ShapeError: If the rule is polyak and n > l, or the penalty has parameters for groups of other sizes.
     """
     if rule is proximal and not penalty.has_prox:

@@ -53,10 +53,10 @@ class Restoration:
 
 @dataclass(frozen=True, eq=False)
 class Excess(WrappedPenalty):
-    """A penalty whose value is the largest |X_jk| of each group, or 0 within rounding, and whose prox is another's.
+    """A penalty whose value is the largest |X_jk| of each group, or 0 within rounding, and the prox of another.
 
-    At η = ∞ a step depends only on the entries of X that the penalty includes. So the value is free to tell whether all
-    groups were within rounding before the step: then the loss is 0, also after an all-reduce.
+    At η = ∞ a step depends only on the entries of X that the penalty includes. So the value can tell whether all groups
+    were within rounding before the step: then the loss is 0, also after an all-reduce.
     """
 
     penalty: Penalty
@@ -112,7 +112,7 @@ def until_restored(
     Args:
         step: Makes one step at η = ∞ with a penalty, in place, and returns the loss before it, summed over groups.
         penalty: Which entries of X are to be zero: those that it includes.
-        dtype: Of the parameters.
+        dtype: Dtype of the parameters.
         length: The largest l.
         max_steps: Largest number of steps.
 

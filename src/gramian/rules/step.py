@@ -45,17 +45,17 @@ def step_(
         against: Frozen vectors to which the vectors of every group are kept orthogonal too: a tensor in the layout of
             `phi` with any number of vectors, several of these, or a `gramian.frozen.FrozenBasis`, which computes their
             orthonormal basis once instead of at every step. The step against them, by the prox of Σ_jk |q_jᵀφ_k|, comes
-            before the rule; the rule keeps what is zero at zero. See `gramian.rules.against`.
-        against_beta: Strength against frozen vectors, by default β; infinity projects. The largest gradient of a task
-            along one q_j for which that inner product stays zero. With `beta=0` only this step is made.
+            before the rule; inner products that it sets to zero stay zero under the rule. See `gramian.rules.against`.
+        against_beta: Strength against frozen vectors, by default β; infinity projects. It is the largest gradient of a
+            task along one q_j for which that inner product stays zero. With `beta=0` only this step is made.
 
     Returns:
         The loss before the step, a 0-dimensional tensor. With frozen vectors, the sum of the loss against them before
         the step and of the loss within groups after the step against them.
 
     Raises:
-        DtypeError, LayoutError: As for `gramian.loss`; DtypeError also for a tensor without memory, or one of inference
-            mode outside of it.
+        DtypeError, LayoutError: As for `gramian.loss`; DtypeError also for a tensor without memory, or an inference
+            tensor outside inference mode.
         OptionError: If `lr` is negative or NaN, β is negative or not finite, there is no such rule or penalty, or the
             rule does not accept the penalty.
         ShapeError: If the rule is 'polyak' and n > l, or entries of `phi` share memory.

@@ -1,4 +1,4 @@
-"""Which weights of a network are acted on, and the layout of each."""
+"""Select the weights of a network that are kept orthogonal, and choose the layout of each."""
 
 from gramian.selection.candidates import SkippedParameter
 from gramian.selection.parameters import SelectedParameter, select_parameters

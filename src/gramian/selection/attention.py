@@ -1,8 +1,8 @@
 """Attention by head: the rows of a projection that one head uses, the columns of the output that one head feeds.
 
 A head uses `size` neighbouring rows of its projection, in a fused one too: libraries differ only in the order of these
-blocks, which does not change the vectors of a group. A fused projection is therefore understood if it has as many
-blocks as there are heads of q, k and v.
+blocks, which does not change the vectors of a group. So a fused projection is recognised if it has as many blocks as
+there are heads of q, k and v.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,7 +39,7 @@ _WITHOUT_HEADS = ("q_a_proj", "kv_a_proj_with_mqa")
 """Projections to latent coordinates that all heads share."""
 
 _ORDERS = {"query_key_value": "h three"} | dict.fromkeys(("qkv", "Wqkv", "attn_qkv", "to_qkv"), "three h")
-"""The order of q, k and v and their heads; other fused projections have different ones in different libraries."""
+"""The order of q, k and v and their heads; for other fused projections it differs between libraries."""
 
 
 def attention_proposals(model: nn.Module) -> Iterator[tuple[str, Proposal]]:
@@ -49,7 +49,7 @@ def attention_proposals(model: nn.Module) -> Iterator[tuple[str, Proposal]]:
         model: Any module.
 
     Returns:
-        Names as in `model.named_parameters()`, with proposals. A projection whose heads are not understood is proposed
+        Names as in `model.named_parameters()`, with proposals. A projection whose heads are not recognised is proposed
         as a whole matrix, and the reason says so.
 
     Examples:
@@ -107,7 +107,7 @@ def _projections(module: nn.Module) -> Iterator[tuple[str, Place]]:
 
 
 def _with_size_of_queries(heads: Heads, projections: list[tuple[str, Place]]) -> Heads:
-    """Assume that the rows of the projection to queries are those of the heads."""
+    """Assume that the rows of the projection to queries are the rows of all heads."""
     for role, place in projections:
         outputs, _ = _outputs_and_inputs(place)
         if role in _Q and outputs % heads.queries == 0:
@@ -155,7 +155,7 @@ def _counts(heads: Heads, role: str) -> dict[int, str]:
 
 
 def _assumed_size(heads: Heads, role: str, outputs: int, inputs: int, counts: Iterable[int]) -> int:
-    """Assume that the heads of q divide the width of the model, or that there are as many of k and v; 0 if neither."""
+    """Assume that the heads of q divide the width of the model, or that k and v have as many heads; else return 0."""
     if inputs % heads.queries == 0 and any(count * (inputs // heads.queries) == outputs for count in counts):
         return inputs // heads.queries
     equal = (

@@ -19,7 +19,7 @@ class Candidate:
         raw: The name that torch uses, which patterns may match too.
         shape: Its shape; None before the first batch of a lazy layer.
         proposal: What the default policy proposes.
-        read: Returns the tensor; called for a selecting function, and where the tensor is to be trained.
+        read: Returns the tensor; called if a function selects, or if the tensor is to be trained.
         modules: The modules that contain it, from the model to the module whose parameter it is; none in a file.
     """
 

@@ -31,12 +31,12 @@ class SelectedCandidate:
 
 @dataclass(frozen=True)
 class SkippedParameter:
-    """A parameter, or a tensor of a file, that is not acted on.
+    """A parameter, or a tensor of a file, that is skipped.
 
     Attributes:
         name: Its name.
         reason: Why it is skipped.
-        shape: Its shape; None if it has none, as a lazy parameter or what is not a tensor.
+        shape: Its shape; None if it has none, such as a lazy parameter or an entry that is not a tensor.
     """
 
     name: str
@@ -111,7 +111,7 @@ def select_candidates(
 
 
 def unusable_reason(tensor: Tensor) -> str | None:
-    """Say why the values of a tensor cannot be measured or updated; None if they can."""
+    """Return why the values of a tensor cannot be measured or updated; None if they can."""
     if tensor.layout != torch.strided:
         return f"sparse: of layout {tensor.layout}"
     if tensor.is_meta:
@@ -147,7 +147,7 @@ def _excluded(
 
 
 def _checked(layouts: Layouts | Layout | str | None) -> Layouts:
-    """Return layouts by pattern; one layout for all is none of them."""
+    """Return layouts by pattern, or none if one layout is for all."""
     if layouts is None or isinstance(layouts, (Layout, str)):
         return {}
     if not isinstance(layouts, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -165,7 +165,7 @@ def _reason_not_requested(proposal: Proposal, *, by_default: bool) -> str:
 
 
 def _reason_not_trained(candidate: Candidate, first_names: Mapping[int, str], *, by_user: bool) -> str | None:
-    """Say why a requested parameter cannot be trained; None if it can.
+    """Return why a requested parameter cannot be trained; None if it can.
 
     Raises:
         OptionError: If it cannot, and the user selected it or gave it a layout.
@@ -194,7 +194,7 @@ def _with_layout(candidate: Candidate, layout: Layout | str | None) -> SelectedC
         raise OptionError(
             f"{name} must have a shape; got {proposal.reason}; try one batch through the model first, then this"
         )
-    reason = proposal.reason if layout is None else "laid out as asked"
+    reason = proposal.reason if layout is None else "laid out as requested"
     resolved = as_layout(layout, len(shape)) if layout is not None else proposal.layout
     if resolved is None:
         raise LayoutError(

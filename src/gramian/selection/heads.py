@@ -26,8 +26,8 @@ class Heads:
         keys: The numbers of heads that k and v may have, the most certain first.
         size: The length of a head of q or k; None if no attribute tells.
         value_size: The length of a head of v; None if no attribute tells.
-        expanded: The lengths of k and v in a head of the projection that expands latent coordinates to both; None if
-            the module has no such lengths.
+        expanded: The lengths of k and v in a head of the projection from latent coordinates to both; None if the module
+            has no such projection.
     """
 
     kind: str

@@ -1,7 +1,8 @@
 """The factors of LoRA: the change of a weight is B A, where A projects to r dimensions.
 
 B is zero at the start: an update that brought its columns to unit length would change the model by far more than
-training does. The rows of A can be kept orthogonal. Their lengths stay free, for LoRA's scaling is chosen for them.
+training does. The rows of A can be kept orthogonal. Their lengths stay free, because LoRA's scaling is chosen for the
+initial lengths.
 """
 
 from collections.abc import Iterator

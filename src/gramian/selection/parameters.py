@@ -18,7 +18,7 @@ __all__ = ["SelectedParameter", "candidates_of", "select_parameters", "select_wh
 
 @dataclass(frozen=True)
 class SelectedParameter:
-    """A parameter that is acted on.
+    """A parameter that is kept orthogonal.
 
     Attributes:
         name: Its name, without the prefixes of wrappers.
@@ -50,7 +50,7 @@ def select_parameters(
         model: Any module.
         select: Which parameters; by default those that `propose` chooses.
         layouts: Layouts by pattern; or one for all that are selected. Where none is given, that of `propose`.
-        exclude: Which are left out, whether `select` or `propose` selects them.
+        exclude: Which of these are left out.
 
     Returns:
         The selected parameters and the skipped ones, both in the order of the model.

@@ -36,7 +36,7 @@ _SHOWN = 6
 
 
 def is_pattern(value: object) -> bool:
-    """Say whether a value is one pattern."""
+    """Tell whether a value is one pattern."""
     return isinstance(value, (str, re.Pattern)) or callable(value)
 
 
@@ -130,7 +130,7 @@ class Matcher:
         return by_name
 
     def _no_match(self, pattern: object) -> str:
-        """Describe a pattern that matches nothing, and what there is."""
+        """Describe a pattern that matches nothing, and the names that exist."""
         if isinstance(pattern, (type, nn.Module)):
             if not any(candidate.modules for candidate in self._candidates):
                 return f"{_kind(pattern)}, but there are only tensors with names here; try a glob such as '*weight'"
@@ -162,7 +162,7 @@ def _is_function(pattern: object) -> bool:
 
 
 def _outermost(candidate: Candidate, pattern: "type | nn.Module") -> nn.Module | None:
-    """Return the outermost module that contains a candidate and is the pattern, or of that type."""
+    """Return the outermost module that contains a candidate and is the pattern, or has that type."""
     if isinstance(pattern, type):
         return next((module for module in candidate.modules if isinstance(module, pattern)), None)
     wanted = _unwrapped(pattern)
@@ -170,7 +170,7 @@ def _outermost(candidate: Candidate, pattern: "type | nn.Module") -> nn.Module |
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module within what torch.compile returns."""
+    """Return the module that torch.compile wraps."""
     inner = (getattr(module, attribute, None) for attribute in WRAPPED_MODULE_ATTRIBUTES)
     return next((each for each in inner if isinstance(each, nn.Module)), module)
 

@@ -1,4 +1,4 @@
-"""The default policy: a layout for each kind of layer, by rows or columns, whichever can be orthonormal."""
+"""The default policy: a layout for each kind of layer, by rows, or by columns if rows cannot be orthonormal."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -77,7 +77,7 @@ def propose(model: nn.Module) -> dict[str, Proposal]:
 
 
 def propose_by_shape(name: str, shape: tuple[int, ...]) -> Proposal:
-    """Propose a layout for a tensor of which only the name and the shape are known.
+    """Propose a layout for a tensor from its name and shape alone.
 
     Examples:
         >>> propose_by_shape("encoder.weight", (64, 32)).reason, propose_by_shape("wte.weight", (50257, 768)).chosen

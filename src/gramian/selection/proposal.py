@@ -1,4 +1,4 @@
-"""What the default policy proposes for one parameter, and the words that its parts share."""
+"""What the default policy proposes for one parameter, and functions that its parts share."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Proposal:
 
 
 def kind_of(module: nn.Module) -> str:
-    """Return the name of a module's class; below the class that `fully_shard` puts over it."""
+    """Return the name of a module's class, without the class that `fully_shard` adds."""
     kinds = type(module).__mro__
     return kinds[2 if kinds[1].__name__ == "FSDPModule" else 0].__name__
 

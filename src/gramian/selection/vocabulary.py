@@ -9,7 +9,7 @@ from gramian.selection.proposal import Proposal, layout_of_matrix, rank_of, weig
 __all__ = ["OUTPUT_HEADS", "vocabulary_proposals"]
 
 OUTPUT_HEADS = ("lm_head", "lm_heads", "embed_out", "unembed", "vocab_projector")
-"""Names of output heads over a vocabulary in models that do not tell which of their layers it is."""
+"""Names of output heads over a vocabulary, for models that do not say which layer it is."""
 
 _PARTS = ("base_layer", "original_module", "modules_to_save")
 """Where adapters of PEFT keep the layers that they replace or train."""
@@ -42,7 +42,7 @@ def vocabulary_proposals(model: nn.Module) -> Iterator[tuple[str, Proposal]]:
 
 
 def _output_embeddings(module: nn.Module) -> object:
-    """Return what a model of transformers says that its output head is; None if it says nothing."""
+    """Return the output head that a model of transformers declares; None if it declares none."""
     get = getattr(module, "get_output_embeddings", None)
     try:
         return get() if callable(get) else None
@@ -72,7 +72,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _role(name: str) -> str:
-    """Return the last part of a name that is neither a number nor of an adapter."""
+    """Return the last part of a name that is neither a number nor part of an adapter."""
     parts = name.split(".")
     if "modules_to_save" in parts:
         parts = parts[: parts.index("modules_to_save")]

@@ -19,7 +19,7 @@ _HELD_AS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter stands in a model."""
+    """The place of a parameter in a model."""
 
     name: str
     """Without the prefixes of wrappers."""

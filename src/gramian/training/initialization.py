@@ -1,4 +1,4 @@
-"""Orthonormal groups to start from, in place: of a tensor by its layout, or of the weights of a module."""
+"""Initialise weights with orthonormal groups, in place: a tensor by its layout, or the weights of a module."""
 
 from typing import TypeVar
 
@@ -30,11 +30,11 @@ def orthogonalize_(
     exclude: Selector | None = None,
     layouts: Layouts | Layout | str | None = None,
 ) -> Weights:
-    r"""Make groups of weights orthonormal in place, to start a training from.
+    r"""Make groups of weights orthonormal in place, as an initialisation.
 
     This does what `torch.nn.init.orthogonal_` does for a matrix, for the groups of any layout: filters of convolutions,
-    the heads of attention, gates. Groups become the nearest orthonormal ones, so that from independent normal weights
-    they are uniformly distributed; the random numbers are those with which the weights were initialised.
+    the heads of attention, gates. Each group becomes the nearest orthonormal one: independent normal weights become
+    uniformly distributed groups, and no other random numbers are drawn.
 
     Args:
         weights: A tensor, or a module, whose weights are selected as by `gramian.attach`. Written to.

@@ -34,9 +34,9 @@ def step_chunks_(
     in about (number of vectors)/`size` calls.
 
     Args:
-        parameter: [l, n], the columns being the vectors; or any tensor with a layout, whose groups and members together
+        parameter: [l, n], whose columns are the vectors; or any tensor with a layout, whose groups and members together
             are the vectors. Written to.
-        size: Vectors in a group; the remainder is not updated in this call.
+        size: Number of vectors in a group; a remainder is not updated in this call.
         lr: Learning rate η ≥ 0.
         beta: Strength β ≥ 0, for the pairs that are in the same group in this call.
         rule: Name or `Rule`.

@@ -1,4 +1,4 @@
-"""Weights in files: tensors are read one at a time, and measured or orthogonalized; the rest stays unchanged."""
+"""Measure or orthogonalize the tensors of a file, one at a time; the rest of the file stays unchanged."""
 
 from gramian.errors import needs_extra
 

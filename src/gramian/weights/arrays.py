@@ -100,7 +100,7 @@ def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype | None:
 
 
 def read_entries(file: Any, expected: tuple[int, ...]) -> Tensor:
-    """Read an array, from its header to the end of the file or member, where an archive compares its checksum.
+    """Read an array, from its header to the end of the file or member, so that an archive checks its checksum.
 
     Raises:
         WeightsError: If its shape is not the expected one, or its length is not that of its header.

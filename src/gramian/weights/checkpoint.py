@@ -1,4 +1,4 @@
-"""PyTorch files: their tensors by dotted names, which of them are weights, and how files are rewritten."""
+"""PyTorch files: list tensors by dotted names, separate weights from the state of training, and rewrite files."""
 
 import io
 import pickletools
@@ -26,11 +26,11 @@ _HARMLESS = {
 """Names that `weights_only=True` allows besides those of torch and numpy that rebuild tensors."""
 
 _OPERATIONS = 1 << 20
-"""Operations of a pickle that are read to name an object in it."""
+"""Pickle operations that are read to name an object in a file."""
 
 
 def open_checkpoint(path: Path) -> Weights:
-    """Open what `torch.save` has written, mapped from the disk, and separate weights from the state of training.
+    """Open a file of `torch.save`, mapped from the disk, and separate weights from the state of training.
 
     Raises:
         WeightsError: If it holds objects other than tensors and plain values, holds no named tensor, or is damaged.
@@ -129,7 +129,7 @@ def _load(path: Path) -> Any:
 
 
 def _objects_in(file: Any) -> str | None:
-    """Name an object in a PyTorch file that `weights_only=True` refuses, None if there is none; nothing is executed."""
+    """Return the name of an object that `weights_only=True` refuses, or None; nothing is executed."""
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:

@@ -28,7 +28,7 @@ class Entry:
     dtype: str
     """As torch writes it, like 'torch.float32'."""
     place: Any = field(default=None, repr=False)
-    """Its place in the file, in the form that the reader of the file needs."""
+    """Its place in the file, in the form that the file's reader uses."""
 
 
 @dataclass(frozen=True, repr=False)

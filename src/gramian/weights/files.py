@@ -31,7 +31,7 @@ SUFFIXES = {
 """The suffixes of each kind of file."""
 
 UNFINISHED = ".unfinished"
-"""Suffix, after the name of an index, of the notice that is in the folder while shards are replaced."""
+"""Suffix, after the name of an index, of the notice that stays in the folder while shards are replaced."""
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
@@ -46,8 +46,8 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
     """Open a file of weights and list its tensors, without reading them.
 
     Args:
-        path: `.safetensors`; `.safetensors.index.json`, or a folder that holds one; `.npz`; `.npy`, whose array is
-            named as the file is; `.pt`, `.pth`, `.bin` or `.ckpt`; `.onnx`, whose initialisers are read.
+        path: `.safetensors`; `.safetensors.index.json`, or a folder that holds one; `.npz`; `.npy`, whose array gets
+            the name of the file; `.pt`, `.pth`, `.bin` or `.ckpt`; `.onnx`, whose initialisers are read.
         unfinished: Whether to open sharded safetensors although `orthogonalize_file` was interrupted while it replaced
             them, so that some are new and others old.
 
@@ -76,7 +76,7 @@ def open_weights(path: Path, *, unfinished: bool = False) -> Weights:
     try:
         path = _in_folder(path, unfinished=unfinished) if path.is_dir() else path
         if not path.is_file():
-            what = "which is no file" if path.exists() else "which does not exist"
+            what = "which is not a file" if path.exists() else "which does not exist"
             raise WeightsError(f"weights must be an existing file; got {path}, {what}")
         kind = next((kind for kind, suffixes in SUFFIXES.items() if path.name.lower().endswith(suffixes)), None)
         if kind is None:

@@ -72,7 +72,7 @@ def orthogonalize_file(
     Args:
         source: A file of weights; see `open_weights`. ONNX files are only read.
         target: The file to write, or a folder for sharded safetensors. It may be `source` itself with `force`.
-        select: Which tensors; by default matrices and convolutions that are not embeddings by their name.
+        select: Which tensors; by default matrices and convolutions, except those named like embeddings.
         exclude: Which are left out.
         layouts: Layouts by glob or regular expression of names, or one for all.
         rule: Name or `Rule`.

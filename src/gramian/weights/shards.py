@@ -1,8 +1,8 @@
 """Safetensors, single or sharded, with the bytes of some tensors replaced and every other byte unchanged.
 
 All shards are written and flushed before the first is renamed into place, and the index is renamed last: in a new
-folder no reader finds shards before all are there, because the index names them. While shards are
-renamed, a notice is in the folder, so that an interrupted set is recognised.
+folder no reader finds shards before all exist, because readers follow the index. While shards are renamed, a notice in
+the folder marks the set as unfinished.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def rewrite_shards(
         progress: Wraps the names, to show progress.
 
     Raises:
-        WeightsError: If something cannot be written. Each file is then either the old or the new one, whole.
+        WeightsError: If something cannot be written. Each file is then either completely old or completely new.
     """
     created = not target.exists()
     try:

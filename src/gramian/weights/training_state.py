@@ -47,7 +47,7 @@ _OF_TRAINERS = {
 
 
 def state_of_training(key: object, value: Any, parent: Any) -> str | None:
-    """Return which state of training a part of a checkpoint is; None if it may be weights.
+    """Return the kind of training state that a part of a checkpoint is; None if it may be weights.
 
     The state of an optimiser is recognised by its parameter groups, or by a step that is stored for each parameter;
     that of a scheduler by its last epoch and learning rates; that of a gradient scaler by its factors; that of a

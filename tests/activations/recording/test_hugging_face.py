@@ -74,7 +74,7 @@ def test_what_is_no_network(text_folder, picture_folder, tmp_path) -> None:
         with pytest.raises(DataError, match=r"must be a folder of the transformers library.*try --arch timm:NAME"):
             load(tmp_path / "missing")
         (tmp_path / "config.json").write_text("{")
-        with pytest.raises(DataError, match=r"must hold .*, without code of its own; got") as error:
+        with pytest.raises(DataError, match=r"must hold .*, without code to run; got") as error:
             load(tmp_path)
         assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="must hold a network and its tokenizer"):
@@ -89,7 +89,7 @@ def test_code_in_a_folder_is_not_executed(tmp_path) -> None:
     config |= {"auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Config"}, "model_type": "evil"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Evil: ...\nclass Config: ...\n")
-    with pytest.raises(DataError, match="without code of its own"):
+    with pytest.raises(DataError, match="without code to run"):
         load_text_network(folder)
     assert not (tmp_path / "executed").exists()
 
@@ -107,5 +107,5 @@ def test_weights_that_are_missing(tmp_path) -> None:
     with pytest.raises(DataError, match="must hold the weights of its network; got none that belong to it"):
         load_text_network(folder)
     path.write_bytes(b"no weights")
-    with pytest.raises(DataError, match="without code of its own; got"):
+    with pytest.raises(DataError, match="without code to run; got"):
         load_text_network(folder)

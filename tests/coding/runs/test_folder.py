@@ -83,7 +83,7 @@ class TestFree:
             with pytest.raises(RunError, match="it already holds something else"):
                 check_free(tmp_path / name)
         for folder, runs in ((tmp_path / "file" / "run", tmp_path), (None, tmp_path / "file")):
-            with pytest.raises(RunError, match="could not be made: Not a directory"), new_run(folder, runs=runs):
+            with pytest.raises(RunError, match="could not be created: Not a directory"), new_run(folder, runs=runs):
                 pass
         with pytest.raises(RunError, match="could not be accessed: File name too long"):
             check_free(tmp_path / ("a" * 300))

@@ -51,7 +51,7 @@ def test_a_step_by_hand_after_each_of_the_optimiser() -> None:
         ]
     same(model, twin)
     torch.testing.assert_close(attachment.loss, torch.stack(losses).sum())
-    assert "rows of Linear" in str(attachment) or "laid out as asked" in str(attachment)
+    assert "rows of Linear" in str(attachment) or "laid out as requested" in str(attachment)
     assert "; orthogonal to 3 frozen dimensions" in str(attachment)
     assert set(attachment.overlaps()) == set(old)
 

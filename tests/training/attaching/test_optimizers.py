@@ -71,14 +71,14 @@ class TestWrappers:
         optimizer = sgd(model)
         gramian.attach(optimizer, model, beta=0.3)
         wrapped = SimpleNamespace(optimizer=optimizer, param_groups=optimizer.param_groups, step=optimizer.step)
-        with pytest.warns(AttachmentWarning, match="acts no longer on"):
+        with pytest.warns(AttachmentWarning, match="no longer acts on"):
             gramian.attach(wrapped, model, beta=0.3)
 
     def test_what_is_no_optimiser(self, unchecked) -> None:
         model = make()
         schedule = torch.optim.lr_scheduler.ConstantLR(sgd(model))
         with pytest.raises(
-            OptionError, match=r"must be a torch.optim.Optimizer; got ConstantLR, which is none and holds"
+            OptionError, match=r"must be a torch.optim.Optimizer; got ConstantLR, which is not an optimizer and"
         ):
             gramian.attach(schedule, model, beta=0.3)
 

@@ -1,4 +1,4 @@
-r"""Description length: the bits that a sample needs if groups and codes are transmitted."""
+r"""Description length: the bits that transmit the active groups and the codes of a sample."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from gramian.activations.evaluation.geometry import CodeMoments
 __all__ = ["DescriptionLength", "description_length", "gaussian_bits"]
 
 _EXACT = 1e-6
-"""Share of the power to which codes are described at most; without an error they would need infinitely many bits."""
+"""Smallest error of the described codes, relative to the power; without an error they need infinitely many bits."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def description_length(codes: EncodedSamples, moments: CodeMoments) -> Descripti
     r"""Compute how many bits describe a sample by its active groups and their codes.
 
     The error D = E‖x − Φa‖²/l of an entry is the precision to which codes are described. The support needs
-    Σ_i H(p_i) bits: whether group i is active is coded by itself, with its frequency p_i and H(p) = −p log₂ p −
-    (1 − p) log₂(1 − p). The coefficients of an active group need Σ_j max(0, ½ log₂(λ_ij/D)) bits, where λ_ij are
-    the eigenvalues of the covariance of the group's codes while it is active: the rate of a Gaussian source at error
-    D, an upper bound for any distribution of this covariance. Rounding to multiples of √(12 D), with an entropy code,
-    needs about ¼ bit more for each coefficient. For comparison, `gaussian` describes the samples themselves as a
-    Gaussian source with their covariance, at the same total error: that of the reconstruction and that of the codes.
+    Σ_i H(p_i) bits: whether group i is active is coded separately, with its frequency p_i and H(p) = −p log₂ p − (1 −
+    p) log₂(1 − p). The coefficients of an active group need Σ_j max(0, ½ log₂(λ_ij/D)) bits, where λ_ij are the
+    eigenvalues of the covariance of the group's codes while it is active: the rate of a Gaussian source at error D, an
+    upper bound for any distribution of this covariance. Rounding to multiples of √(12 D), with an entropy code, needs
+    about ¼ bit more for each coefficient. For comparison, `gaussian` describes the samples themselves as a Gaussian
+    source with their covariance, at the same total error, the sum of that of the reconstruction and that of the codes.
 
     The dictionary is not counted, as it is transmitted once. Frames are assumed to be orthonormal, so that errors of
     codes are errors of samples.

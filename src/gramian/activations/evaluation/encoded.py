@@ -1,4 +1,4 @@
-"""Encode samples batch by batch, and keep their codes group by group, with the error of the reconstruction."""
+"""Encode samples batch by batch, and order their codes by group, with the error of the reconstruction."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class EncodedSamples:
 
     Attributes:
         samples: Number of samples.
-        sample: Number of each entry's sample.
-        group: Number of each entry's group, ascending; within a group, samples are ascending.
+        sample: Index of each entry's sample.
+        group: Index of each entry's group, ascending; within a group, samples are ascending.
         values: Coefficients of each entry.
         starts: First entry of each group, and the number of entries.
         power: Σ‖x‖² over all samples.
@@ -75,7 +75,7 @@ def encode_samples(batches: Iterable[Tensor], phi: Phi, encode: Encoder) -> Enco
         DataError: If there is no sample, or a number is not finite.
 
     Cost:
-        2·l² flops for each sample beside those of `encode`; memory for 4·(n + 6) bytes for each active group of each
+        2·l² flops for each sample besides those of `encode`; memory for 4·(n + 6) bytes for each active group of each
         sample, twice while they are ordered, and for 16·l² bytes. No dense code is stored.
 
     Examples:

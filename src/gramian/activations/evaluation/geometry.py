@@ -1,4 +1,4 @@
-"""The shape of each group's codes: moments, effective dimension, principal plane, and how round they are in it."""
+"""The shape of each group's codes: moments, effective dimension, principal plane, and circularity in this plane."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class CodePlanes:
     Attributes:
         axes: Two orthonormal directions in the space of codes of each group, the one of larger power first; for groups
             of one direction the second one is 0.
-        share: Share of the power of the codes that lies in the plane; 0 for a silent group.
+        share: Fraction of the power of the codes that lies in the plane; 0 for a silent group.
         positions: Coordinates of each entry of the codes in the plane of its group.
     """
 

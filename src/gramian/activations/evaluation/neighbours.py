@@ -15,7 +15,7 @@ _ROWS = 128
 """Groups that are compared with all others at once."""
 
 _TOL = 1e-4
-"""Directions whose singular value is at most this share of the largest of the dictionary are dead."""
+"""Directions whose singular value is at most this fraction of the largest of the dictionary are dead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class NearestSubspaces:
     """The nearest subspaces of each group, nearest first; where there are fewer, the index is −1 and the rest is 0.
 
     Attributes:
-        index: Numbers of the groups.
+        index: Indices of the groups.
         overlap: Mean squared cosine of the principal angles, from 0 to 1.
         smallest: Smallest principal angle, in degrees.
         largest: Largest principal angle, in degrees.

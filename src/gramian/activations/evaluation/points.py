@@ -1,4 +1,4 @@
-"""Samples of each group that are drawn in its plane, and those among them that are listed."""
+"""Select the samples of each group that the page draws in its plane, and those that it also lists."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,17 @@ from gramian.activations.evaluation.geometry import CodePlanes
 __all__ = ["Points", "select_points"]
 
 _INNER = 0.3
-"""Share of a group's largest radius from which on the direction of a code in the plane means something."""
+"""Fraction of a group's largest radius above which the direction of a code in the plane is meaningful."""
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Some samples of each group, one group after the other; of each group the listed samples come first, by angle.
+    """Some samples of each group, one group after the other; in each group the listed samples come first, by angle.
 
     Attributes:
         starts: First point of each group, and the number of points.
         listed: Number of listed samples of each group.
-        sample: Number of each point's sample.
+        sample: Index of each point's sample.
         position: Its coordinates in the plane of its group.
         strength: Its amplitude ‖a_i‖.
     """
@@ -41,15 +41,15 @@ def select_points(
     """Select samples of each group.
 
     The plane is divided into `listed` equal sectors about 0, and the sample farthest out in each is listed, unless it
-    is nearer to 0 than 0.3 of the farthest of the group. If sectors are empty, the strongest other samples are listed
-    in their place. The other points are drawn at random, up to `drawn`.
+    is nearer to 0 than 0.3 of the farthest of the group. For empty sectors, the strongest other samples are listed. The
+    other points are drawn at random, up to `drawn`.
 
     Args:
         codes: The codes of samples.
         planes: The planes of the groups.
         listed: Largest number of listed samples of a group.
         drawn: Largest number of points of a group.
-        seed: Seed of the random ones.
+        seed: Seed of the random points.
 
     Cost:
         Three sorts of all entries of the codes.

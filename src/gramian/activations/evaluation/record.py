@@ -1,4 +1,4 @@
-"""All that the page shows of the features of a dictionary, measured on held-out samples."""
+"""Measure what the page shows of the features of a dictionary, on held-out samples."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ class FeatureRecord:
     Attributes:
         samples: Number of encoded samples.
         shape: Length l of a sample, number of features m, and size n of a group.
-        unexplained: Σ‖x − Φa‖²/Σ‖x‖², the share of the variance that is not explained.
+        unexplained: Σ‖x − Φa‖²/Σ‖x‖², the fraction of the variance that is not explained.
         active: Mean number of active features of a sample.
-        dead: Share of the features that no sample uses.
+        dead: Fraction of the features that no sample uses.
         description: Bits of a sample.
-        frequency: Share of the samples in which each feature is active.
+        frequency: Fraction of the samples in which each feature is active.
         strength: Mean amplitude ‖a_i‖ of each feature while it is active; 0 for dead ones.
         largest: Largest amplitude of each feature.
         histogram: Number of samples of each feature by amplitude, in equal bins from 0 to the largest.
         dimension: Effective dimension: the participation ratio of the eigenvalues of E[a_i a_iᵀ], from 1 to n; 0 for
             dead features.
         axes: The principal plane of the codes of each feature.
-        share: Share of the power of its codes in that plane.
+        share: Fraction of the power of its codes in that plane.
         circularity: How much its codes lie on a circle in that plane, from 0 to 1.
         points: Some samples of each feature and their places in the plane.
-        nearest: The features of the nearest subspaces.
+        nearest: The features whose subspaces are nearest to each.
         together: The features that are active at the same time more often than independent ones.
     """
 
@@ -92,7 +92,7 @@ def feature_record(
         batches: Held-out samples [batch, l], prepared as for training.
         phi: The dictionary Φ[l, m, n], with orthonormal groups.
         encode: Returns the sparse codes of a batch.
-        listed: Number of samples of each feature, at positions round its plane.
+        listed: Number of listed samples of each feature, at all angles in its plane.
         drawn: Number of samples of each feature that are drawn in its plane.
         seed: Seed of the selection of drawn samples.
 

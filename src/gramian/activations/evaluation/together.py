@@ -1,4 +1,4 @@
-"""Which groups are active together more often than independent ones."""
+"""Find groups that are active together more often than independent groups would be."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from gramian.activations.evaluation.encoded import EncodedSamples
 __all__ = ["CoActivation", "coactivation"]
 
 _PAIRS = 1 << 28
-"""Pairs of active groups that are counted, over all samples."""
+"""Largest number of pairs of active groups that are counted, over all samples."""
 
 _COLUMNS = 256
 """Groups whose pairs are counted at once."""
@@ -28,7 +28,7 @@ class CoActivation:
     Where there are fewer, the index is −1 and the rest is 0.
 
     Attributes:
-        index: Numbers of the groups j.
+        index: Indices of the groups j.
         conditional: P(j active | i active).
         lift: P(i and j active)/(P(i active) P(j active)).
         samples: Number of samples in which pairs were counted.
@@ -43,8 +43,8 @@ class CoActivation:
 def coactivation(codes: EncodedSamples, count: int = 6, *, fewest: int = 10) -> CoActivation:
     r"""Find the groups that are active together with each group more often than if they were independent.
 
-    Pairs count that are active together in at least `fewest` samples, and in four standard deviations more than
-    expected: c_ij ≥ e_ij + 4 √e_ij with e_ij = c_i c_j/N, a Poisson law.
+    A pair counts if it is active in at least `fewest` samples, and at least four standard deviations of a Poisson law
+    above the expected number: c_ij ≥ e_ij + 4 √e_ij with e_ij = c_i c_j/N.
 
     Args:
         codes: The codes of samples.

@@ -1,4 +1,4 @@
-"""Samples as the page shows them: a token in its context, a patch in its picture, or a number."""
+"""The samples on the page: a token in its context, a patch in its picture, or a number."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _CONTROL = {"\n": "⏎", "\r": "⏎", "\t": "⇥"}
 
 
 def readable(text: str) -> str:
-    r"""Replace the characters that cannot be printed: ends of lines and tabs by signs, the others by their codes.
+    r"""Replace characters that cannot be printed: ends of lines and tabs by symbols, the others by their codes.
 
     Examples:
         >>> readable("one\ntwo\x07 \u202e \udce9")
@@ -37,8 +37,8 @@ def sample_table(places: Sequence[Place], *, kind: str) -> dict[str, Any]:
         kind: What positions count: 'tokens', 'patches' or 'rows'.
 
     Returns:
-        For all samples the document and the position; for texts the token and its context before and after, for rows
-        the name of the document as the token; for pictures the row and the column of the patch and the grid, and the
+        For all samples the document and the position. For texts also the token and its context before and after; for
+        rows the name of the document as the token; for pictures the row and the column of the patch, the grid, and the
         names by document.
     """
     table: dict[str, Any] = {
@@ -58,7 +58,7 @@ def sample_table(places: Sequence[Place], *, kind: str) -> dict[str, Any]:
 
 
 def _context(place: Place) -> tuple[str, str, str]:
-    """Return what stands before a token, the token, and what stands after it; an empty token if it has no text."""
+    """Return the context before a token, the token, and the context after it; an empty token if it has no text."""
     text = place.context
     first, last = place.span or (0, 0)
     start, end = max(0, first - _BEFORE), last + _AFTER

@@ -20,11 +20,11 @@ _REACH = 32_767
 _DTYPES = {"float32": "f4", "int16": "i2", "int32": "i4", "uint8": "u1", "uint16": "u2"}
 
 _CURVES = ("unexplained", "active_groups", "unused", "residual", "snr", "energy", "lam")
-"""Metrics of a run that are drawn, those of greatest interest first."""
+"""Metrics of a run that are drawn, the most important first."""
 
 
 def as_json(value: Any) -> str:
-    r"""Return JSON in ASCII that may stand in an element `script`: no character in it can end or begin an element.
+    r"""Return JSON in ASCII that is safe in an element `script`: no character in it can end or begin an element.
 
     Raises:
         ValueError: If a number is not finite.
@@ -38,14 +38,14 @@ def as_json(value: Any) -> str:
 
 
 def packed(record: FeatureRecord) -> tuple[dict[str, Any], Tensor]:
-    """Return the numbers of all features as columns, and the numbers of the samples that they refer to.
+    """Return the measurements of all features as columns, and the indices of the samples that they refer to.
 
     Args:
         record: Measurements of the features.
 
     Returns:
-        The columns, each with its type and its bytes in base64, and the samples, ascending; points refer to these by
-        their place.
+        The columns, each with its type and its bytes in base64, and the samples, ascending; points refer to them by
+        position.
     """
     points = record.points
     samples, places = points.sample.unique(return_inverse=True)
@@ -95,7 +95,7 @@ def packed(record: FeatureRecord) -> tuple[dict[str, Any], Tensor]:
 
 
 def curves_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """Return the curves of a run: the steps, and each quantity of interest that its rows have."""
+    """Return the curves of a run: the steps, and each drawn metric that its rows have."""
     names = [name for name in _CURVES if any(name in row for row in metrics)]
     return {name: [_finite(row.get(name)) for row in metrics] for name in ("step", *names)}
 

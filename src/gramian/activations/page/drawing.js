@@ -72,7 +72,7 @@ const drawPlane = (canvas, feature, points, current) => {
 const drawHistogram = (feature) => {
   const width = 240;
   const height = 110;
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": "how often which amplitude occurs" });
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": "histogram of amplitudes" });
   for (let bin = 0; bin < bins; bin += 1) {
     const tall = columns.histogram[feature * bins + bin] / 255 * (height - 12);
     if (tall > 0) {

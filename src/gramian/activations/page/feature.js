@@ -38,7 +38,7 @@ const readingOf = (point) => {
 const show = (point) => {
   shown.current = point;
   drawPlane(byId("plane"), shown.feature, shown.points, point);
-  const hint = element("div", { class: "where" }, "Point at a sample in the plane, or walk round it with ← and →.");
+  const hint = element("div", { class: "where" }, "Point at a sample in the plane, or step through the samples with ← and →.");
   byId("reading").replaceChildren(...(point ? readingOf(point) : [hint]));
   for (const line of byId("samples").children) line.classList.toggle("now", Boolean(point) && line.point === point);
 };

@@ -1,4 +1,4 @@
-"""Write the page of features: an overview, a list, and for each feature what its subspace holds."""
+"""Write the page of features: an overview, a list, and the subspace of each feature."""
 
 import html
 import math
@@ -48,27 +48,27 @@ def write_features_page(
     progress: Callable[[str, int, int], object] | None = None,
     seed: int = 0,
 ) -> FeatureRecord:
-    """Measure features on activations, best on held-out ones, and write a page that shows them.
+    """Measure features on activations, preferably held-out ones, and write a page that shows them.
 
     The page is one HTML file without references to other files. It has an overview and a list of all features that
     is searched and sorted in the browser; for each feature it shows samples in its principal plane, tokens in context
-    or patches of pictures at positions round the plane, amplitudes, the nearest features and those that are active
-    with it. With 4,096 features it has about 8 MB.
+    or patches of pictures at all angles in the plane, amplitudes, the nearest features and those that are active with
+    it. With 4,096 features it has about 8 MB.
 
     Args:
         path: The file to write; an existing file is replaced.
         phi: The dictionary Φ[l, m, n], with orthonormal groups.
         encode: Returns the sparse codes of prepared samples [batch, l], at most 512 at a time.
-        activations: Activations; their places are shown where the store has them.
-        preparation: Preparation of samples for `encode`; default fitted to these activations.
+        activations: Activations; the page shows their origin if the store has it.
+        preparation: Preparation of samples for `encode`; by default fitted to these activations.
         held_out: Whether training saw none of these activations; the page says so.
         samples: Number of samples to encode, drawn at random without replacement; at most 65,536.
         metrics: Rows of metrics of the run, for its curves.
-        settings: What the page lists as settings.
+        settings: Settings that the page lists.
         title: Title of the page.
-        pictures: The folder to which names of pictures are relative, to show small versions of them; default the one
-            that the store names. Pictures that cannot be read are shown by name.
-        progress: Function that is called repeatedly with the stage, its finished part, and its total.
+        pictures: The folder to which names of pictures are relative, for thumbnails; by default the one that the store
+            names. Pictures that cannot be read are shown by name.
+        progress: A function that is called repeatedly with the stage, its finished part, and its total.
         seed: Seed of the selection of samples.
 
     Returns:
@@ -145,7 +145,7 @@ def _values(
         (f"{100 * record.dead:.3g} %", "of the features dead"),
         (
             f"{bits.total:.0f} bits",
-            f"describe a sample: {bits.support:.0f} which features, {bits.codes:.0f} their codes{saved}",
+            f"describe a sample: {bits.support:.0f} for which features, {bits.codes:.0f} for their codes{saved}",
         ),
         (f"{dimension:.2f} of {n}" if known else "–", "dimensions used by a feature"),
         (f"{100 * dimension / n:.0f} %" if known else "–", "utilisation of the dimensions"),
@@ -153,7 +153,7 @@ def _values(
     return {
         "title": _escaped(title),
         "summary": f"{m} features, each a subspace of {n} dimensions in a space of {length}, measured on "
-        f"{record.samples} {'held-out samples' if held_out else 'samples, among them those of training'}.",
+        f"{record.samples} {'held-out samples' if held_out else 'samples, including those of training'}.",
         "numbers": "".join(
             f'<div class="number"><b>{html.escape(value)}</b><span>{html.escape(words)}</span></div>'
             for value, words in numbers

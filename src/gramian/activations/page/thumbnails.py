@@ -21,10 +21,10 @@ _BYTES = 5_000_000
 
 
 def thumbnails(names: Mapping[int, str], folder: Path, grids: Mapping[int, tuple[int, int]]) -> dict[str, str]:
-    """Read pictures again and return small versions of them, as far as they can be read and fit into the page.
+    """Return small versions of the pictures that can be read and fit into the page.
 
-    A picture is cut about its centre to the proportions of its grid of patches, as networks do. A name that leads out
-    of the folder is not read.
+    A picture is cropped at its centre to the proportions of its grid of patches, as networks do. A file outside the
+    folder is not read.
 
     Args:
         names: Names of pictures relative to the folder by document, in order of importance.

@@ -1,4 +1,4 @@
-"""Run networks over texts and pictures, and keep what their modules return."""
+"""Run networks over texts and pictures, and store the outputs of their modules."""
 
 from gramian.activations.recording.batches import Batch
 from gramian.activations.recording.capture import capture

@@ -16,20 +16,20 @@ from gramian.weights.entries import cause
 __all__ = ["load_architecture"]
 
 _PREFIXES = ("state_dict.", "model.", "module.", "model_state_dict.", "state_dict_ema.")
-"""What training programs put before the names of weights."""
+"""Prefixes that training programs add to the names of weights."""
 
 _COUNTERS = "num_batches_tracked"
 
 
 def load_architecture(arch: str, weights: Path, *, device: str = "cpu") -> PictureNetwork:
-    """Make a network of timm or torchvision, and load its weights from a file.
+    """Create a network of timm or torchvision, and load its weights from a file.
 
     Nothing is downloaded. Nothing in the file is executed: PyTorch files are read with `weights_only=True`.
 
     Args:
         arch: `timm:NAME` or `torchvision:NAME`.
         weights: A file of weights: `.safetensors`, `.pth`, `.pt`, `.bin`, `.ckpt` or `.npz`.
-        device: Where to put the network.
+        device: Device of the network.
 
     Raises:
         OptionError: If there is no such network.
@@ -96,7 +96,7 @@ def _load(model: nn.Module, path: Path, arch: str) -> None:
 
 
 def _prefix(stored: set[str], expected: set[str]) -> str:
-    """Return what stands before the names of weights in a file: the candidate with which most of them exist."""
+    """Return the prefix of the names of weights in a file: the candidate for which most names exist."""
     candidates = ["", *_PREFIXES, *(first + second for first in _PREFIXES for second in _PREFIXES)]
     return max(candidates, key=lambda prefix: sum(prefix + name in stored for name in expected))
 

@@ -1,4 +1,4 @@
-"""Batches of inputs of a network, and the samples and places of what its modules return for one."""
+"""Batches of inputs of a network, and the samples and places in the outputs of its modules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gramian.errors import OptionError, ShapeError
 __all__ = ["AXES", "Batch", "as_batch", "check_axes", "run_model", "samples_of"]
 
 AXES: Mapping[int, str] = {2: "b l", 3: "b p l", 4: "b l h w"}
-"""The axes of an output by their number: batch, positions (or height and width), and length of a sample."""
+"""The axes of an output, by the number of axes: batch, positions (or height and width), and length of a sample."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Batch:
         keep: Which positions give samples [batch, positions], such as an attention mask; None for all.
         contexts: The text or the name of each document; None if unknown.
         spans: Start and end of each token in its text [batch, positions, 2]; None for other inputs.
-        patches: Rows and columns of patches, which are the last positions of outputs [batch, positions, l]; None for
-            other inputs.
+        patches: Rows and columns of patches, which are the last positions of outputs [batch, positions, l]; None
+            without patches.
         only_patches: Whether to leave out the positions before the first patch, such as a class token.
     """
 
@@ -40,7 +40,7 @@ class Batch:
 
 
 def as_batch(inputs: Any) -> Batch | None:
-    """Turn inputs into a batch; the `attention_mask` of a mapping says which positions are padding.
+    """Turn inputs into a batch; the `attention_mask` of a mapping marks padding.
 
     Args:
         inputs: Inputs, a batch, or a function without arguments that returns one of them, or None for no batch.
@@ -90,13 +90,13 @@ def run_model(model: nn.Module, batch: Batch, *, device: torch.device | None) ->
 def samples_of(
     outputs: Mapping[str, Sequence[Tensor]], batch: Batch, *, first_document: int, axes: str | None = None
 ) -> tuple[dict[str, Tensor], Places, int]:
-    """Cut the outputs of modules into samples, one for each position that is kept.
+    """Divide the outputs of modules into samples, one for each position that is kept.
 
     Args:
         outputs: The outputs of each module, by its name; one for each call.
         batch: The batch.
         first_document: Number of the first document of the batch.
-        axes: The axes of outputs, such as 'b h w l'; default by their number, see `AXES`.
+        axes: The axes of outputs, such as 'b h w l'; by default those in `AXES`.
 
     Returns:
         The samples [samples, l] of each module, their places, and the number of documents.

@@ -1,4 +1,4 @@
-"""Run a network over inputs, and keep what some of its modules return."""
+"""Run a network over inputs, and store the outputs of some of its modules."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,12 +38,12 @@ def capture(
     shard_bytes: int | None = None,
     progress: Callable[[StoreWriter], object] | None = None,
 ) -> Manifest:
-    r"""Run a network over batches, and write what modules return to a store, shard by shard.
+    r"""Run a network over batches, and write the outputs of modules to a store, shard by shard.
 
-    The modules are observed by forward hooks, which are removed in any case; the network runs in evaluation mode
-    without gradients, and the mode of every module is restored. An interrupted capture leaves complete shards.
-    With `resume` and the same arguments it continues after the last one, and the store gets the same bytes as without
-    an interruption, if the network computes the same numbers again.
+    Forward hooks record the modules, and are always removed; the network runs in evaluation mode without gradients, and
+    the mode of every module is restored. An interrupted capture leaves complete shards. With `resume` and the same
+    arguments it continues after the last one; the store has the same bytes as without the interruption if the network
+    computes the same numbers.
 
     Args:
         model: The network, on its device.
@@ -55,14 +55,14 @@ def capture(
         dtype: 'float32' or 'bfloat16', in which samples are stored.
         places: What positions count: 'tokens', 'patches' or 'rows'.
         axes: The axes of outputs: b (batch), p (positions) or h and w (height, width), l (length of a sample);
-            default 'b l', 'b p l' or 'b l h w' by their number.
-        max_samples: Largest number of samples; default all.
-        device: Where inputs are moved to; default the device of the first parameter.
-        name: Name of the network in the manifest; default its class.
-        settings: What else an interrupted capture must continue with, in JSON, such as the size of a batch.
+            by default 'b l', 'b p l' or 'b l h w', by the number of axes.
+        max_samples: Largest number of samples; by default all.
+        device: Device to which inputs are moved; by default that of the first parameter.
+        name: Name of the network in the manifest; by default its class.
+        settings: Further settings that must be the same when a capture continues, in JSON, such as the batch size.
         resume: Whether to continue the store.
         force: Whether to replace the store in the folder.
-        shard_bytes: Size of a shard; default 64 MiB.
+        shard_bytes: Size of a shard; by default 64 MiB.
         progress: A function that is called after each batch, with the writer.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Record the outputs of modules by forward hooks, which are removed in any case."""
+"""Record the outputs of modules by forward hooks, which are always removed."""
 
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
@@ -51,14 +51,14 @@ def matching_modules(model: nn.Module, layer: str | Sequence[str]) -> dict[str, 
 
 @contextlib.contextmanager
 def recorded_outputs(modules: Mapping[str, nn.Module]) -> Generator[dict[str, list[Tensor]]]:
-    """Record what modules return in the block; the hooks are removed at its end, also after an exception.
+    """Record the outputs of modules in the block; the hooks are removed at its end, also after an exception.
 
     Args:
         modules: The modules by name.
 
     Yields:
-        The outputs of each module by its name, one for each call, which the caller empties after each batch. Of a
-        tuple or a mapping, the first tensor counts.
+        The outputs of each module by its name, one for each call, which the caller empties after each batch. From a
+        tuple or a mapping, the first tensor is recorded.
     """
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     handles: list[Any] = []

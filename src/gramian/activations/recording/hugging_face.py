@@ -1,4 +1,4 @@
-"""Networks in folders of the transformers library, for texts and for pictures, without code from the folder."""
+"""Load networks for texts and pictures from folders of the transformers library, without running code in them."""
 
 import contextlib
 import inspect
@@ -84,7 +84,7 @@ def load_text_network(folder: Path, *, device: str = "cpu") -> TextNetwork:
         device: Where to put the network.
 
     Raises:
-        DataError: If the folder does not hold both, or needs code of its own.
+        DataError: If the folder does not hold both, or its network needs code from the folder.
         MissingExtraError: If transformers is not installed.
     """
     transformers = _transformers()
@@ -106,7 +106,7 @@ def load_picture_network(folder: Path, *, device: str = "cpu") -> PictureNetwork
         device: Where to put the network.
 
     Raises:
-        DataError: If the folder does not hold both, or needs code of its own.
+        DataError: If the folder does not hold both, or its network needs code from the folder.
         MissingExtraError: If transformers is not installed.
     """
     transformers = _transformers()
@@ -165,7 +165,7 @@ def _loading(folder: Path, what: str) -> Generator[None]:
     except DataError:
         raise
     except Exception as error:  # the library raises errors of any type
-        raise DataError(f"{printable(folder)} must hold {what}, without code of its own; got {cause(error)}") from error
+        raise DataError(f"{printable(folder)} must hold {what}, without code to run; got {cause(error)}") from error
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class PictureNetwork:
             files: The pictures.
             size: Number of pictures in a batch.
             root: The folder to which the names of pictures are relative.
-            special: Whether to keep positions that are no patch, such as a class token.
+            special: Whether to keep positions that are not patches, such as a class token.
         """
         for batch in batched(files, size):
             yield lambda batch=batch: self._batch(batch, root, special=special)

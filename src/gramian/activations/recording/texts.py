@@ -13,7 +13,7 @@ __all__ = ["TEXT_SUFFIXES", "batched", "files_of", "read_texts"]
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 _LONGEST_LINE = 1 << 20
-"""Number of bytes of a line that are read; networks see far fewer."""
+"""Largest number of bytes read from a line; networks use far fewer."""
 
 _ROWS = 256
 """Rows of a Parquet file that are in memory."""
@@ -45,7 +45,7 @@ def files_of(path: Path, suffixes: tuple[str, ...], *, kind: str) -> list[Path]:
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Divide items into lists of a size; the last one may be shorter."""
+    """Divide items into lists of `size`; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -1,4 +1,4 @@
-"""Shuffled samples from activations, and their preparation."""
+"""Draw shuffled samples from activations, and prepare them."""
 
 from gramian.activations.samples.preparation import Preparation
 from gramian.activations.samples.sampler import ActivationSampler, split_held_out

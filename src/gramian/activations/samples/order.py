@@ -21,9 +21,9 @@ class ShuffledOrder:
     """A random order of n samples for every epoch, in two levels: blocks of neighbours, and samples within windows.
 
     An epoch visits every sample once. Blocks of 64 neighbouring samples are put into a random order, and each window of
-    256 such blocks is shuffled. So while a window is read, only 256 places of a file are in use, and files that are
-    larger than memory are read in large pieces. Neighbours, such as the tokens of one text, are spread over 16,384
-    samples. The order is a pure function of seed and epoch.
+    256 such blocks is shuffled. So only 256 places of a file are in use while a window is read, and files larger than
+    memory are read in large pieces. Neighbours, such as the tokens of one text, are spread over 16,384 samples. The
+    order is a pure function of seed and epoch.
 
     Args:
         samples: Number of samples n.

@@ -20,14 +20,14 @@ _HELD_OUT = 0.05
 class ActivationSampler:
     """Draw samples in shuffled epochs: every sample once, then all again in another order.
 
-    What is drawn is a pure function of seed, step and count, so that a resumed run draws the same samples, and no state
-    is kept. Several processes share every step: process r of p draws its part of the count·p samples that one process
-    would draw, and no sample is drawn twice in an epoch.
+    The samples are a pure function of seed, step and count: a resumed run draws the same ones, and there is no state.
+    Several processes share every step: process r of p draws its part of the count·p samples that one process would
+    draw, and no sample is drawn twice in an epoch.
 
     Args:
         activations: The samples.
-        preparation: Their preparation; default fitted to them.
-        process: Number of this process, from 0.
+        preparation: Their preparation; by default fitted to them.
+        process: Index of this process, from 0.
         processes: Number of processes that share the samples.
 
     Attributes:
@@ -84,7 +84,7 @@ class ActivationSampler:
         return self.preparation.prepare(self._activations[rows])
 
     def batches(self, count: int, *, seed: int, step: int = 0) -> Iterator[Float[Tensor, "count l"]]:
-        """Yield the samples of one step after the other without an end, from `step` on."""
+        """Yield the samples of each step, from `step` on, without end."""
         while True:
             yield self.sample(count, seed=seed, step=step)
             step += 1
@@ -95,7 +95,7 @@ class ActivationSampler:
 
 
 def split_held_out(activations: Activations, *, fraction: float = _HELD_OUT) -> tuple[Activations, Activations]:
-    """Split samples into those for training and those held out: the last ones, so that texts are rarely divided.
+    """Split samples into those for training and those held out: the last ones, so that few texts are divided.
 
     Args:
         activations: All samples.

@@ -83,7 +83,7 @@ class Manifest:
         model: Name of the network, or the path of its files.
         dtype: 'float32' or 'bfloat16'.
         places: What positions count: 'tokens', 'patches' or 'rows'.
-        settings: Options of the capture, in JSON; an interrupted capture continues with equal ones only.
+        settings: Options of the capture, in JSON; an interrupted capture continues only with the same options.
         layers: Length, mean and scale of the samples of each module, by its name.
         shards: The files, in order.
         complete: Whether the capture has reached its end.

@@ -34,7 +34,7 @@ def open_activations(source: Path | str | ndarray | Tensor | Activations, *, lay
 
     Raises:
         DataError: If there is nothing of that kind, or a file is truncated, damaged, or of another store.
-        OptionError: If there is no such layer, or several and none is named.
+        OptionError: If there is no such layer, or none is named although there are several.
 
     Cost:
         Reads the manifest and the header of each file. The numbers themselves are checked by `verify`.

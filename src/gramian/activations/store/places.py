@@ -29,7 +29,8 @@ class Place:
         position: Index of the token or the patch in the document, from 0.
         context: The text of the document, or the name of the picture; empty if it was not stored.
         span: Start and end of the token in the context, in characters; None for pictures and without a context.
-        patch: Row and column of the patch; None for texts and for positions that are no patch, as a class token.
+        patch: Row and column of the patch; None for texts and for positions that are not patches, such as a class
+            token.
         grid: Number of rows and columns of patches; None where `patch` is None.
     """
 
@@ -42,7 +43,7 @@ class Place:
 
     @property
     def text(self) -> str:
-        """The text of the token; empty for a token that stands for no text, and for pictures."""
+        """The text of the token; empty for pictures, and for a token without text."""
         return "" if self.span is None else self.context[slice(*self.span)]
 
 
@@ -102,7 +103,7 @@ class Places:
 
     @classmethod
     def concatenated(cls, parts: Sequence["Places"]) -> "Places":
-        """Return the places of all parts in order. The first part says which grid there is, and whether spans are.
+        """Return the places of all parts in order; all must have the grid of the first, and spans if it has them.
 
         Raises:
             ShapeError: If parts have different grids, or only some have spans.
@@ -157,8 +158,9 @@ def read_places(arrays: Mapping[str, ndarray], rows: ndarray) -> Places:
     """Read the places of some samples of a shard.
 
     Args:
-        arrays: The arrays of the shard, by the names of `place_tensors`; of mapped ones only what is needed is read.
-        rows: Numbers of the samples in the shard.
+        arrays: The arrays of the shard, by the names of `place_tensors`; only the needed part of a mapped array is
+            read.
+        rows: Indices of the samples in the shard.
     """
     document = arrays["document"][rows]
     numbers, ends, text = arrays["context.document"], arrays["context.end"], arrays["context.text"]

@@ -1,4 +1,4 @@
-"""Samples in one or several parts, of which only the requested rows are read."""
+"""Samples in one or several parts; only the requested rows are read."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,16 +45,16 @@ class Part:
 
 
 class Activations:
-    """Samples x[samples, l] in one or several parts, of which only the requested rows are read.
+    """Samples x[samples, l] in one or several parts; only the requested rows are read.
 
     Args:
         parts: The parts.
         length: Length l of a sample.
-        source: What is opened again when a copy is sent to another process: arguments of `open_activations`.
-        statistics: Mean and scale of all samples; default computed when asked for.
+        source: Arguments of `open_activations`, with which another process opens a copy.
+        statistics: Mean and scale of all samples; by default computed on first use.
         manifest: The manifest of the store; None for plain arrays.
         layer: The layer of the store.
-        rows: First and last row, for a part of the samples; default all.
+        rows: First and last row, for a part of the samples; by default all.
 
     Attributes:
         length: Length l of a sample.
@@ -100,10 +100,10 @@ class Activations:
         """Read samples.
 
         Args:
-            rows: Their numbers, each at least 0 and less than the number of samples; or a slice.
+            rows: Their indices, each at least 0 and less than the number of samples; or a slice.
 
         Returns:
-            A new tensor [rows, l] in float32, in the order of the numbers.
+            A new tensor [rows, l] in float32, in the order of the indices.
 
         Raises:
             IndexError: If there is no such sample.
@@ -134,7 +134,7 @@ class Activations:
 
     @property
     def statistics(self) -> Statistics:
-        """Mean and scale of the samples; of arrays and parts, all samples are read once."""
+        """Mean and scale of the samples; for arrays and parts, all samples are read once."""
         if self._statistics is None:
             total = Statistics.empty(self.length)
             for start in range(0, len(self), _ROWS):
@@ -145,7 +145,7 @@ class Activations:
         return self._statistics
 
     def places(self, rows: Sequence[int] | slice | Int[Tensor, " rows"]) -> list[Place]:
-        """Return where samples come from; for plain arrays, each row is a document of its own."""
+        """Return where samples come from; for plain arrays, each row is a separate document."""
         indices = self._indices(rows)
         places = [Place(int(index), 0) for index in indices]
         for number, selected, local in self._by_part(indices):
@@ -185,7 +185,7 @@ class Activations:
         return indices + self._first
 
     def _by_part(self, indices: ndarray) -> Iterator[tuple[int, ndarray, ndarray]]:
-        """Yield each part that holds some of the rows: its number, which rows these are, and their place in it."""
+        """Yield each part that holds some of the rows: its index, which rows these are, and their places in it."""
         numbers = np.searchsorted(self._ends, indices, side="right")
         order = np.lexsort((indices, numbers))  # one pass through each file, from its beginning
         for selected in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):

@@ -1,4 +1,4 @@
-"""Mean and scale of samples that arrive in parts, without keeping any."""
+"""Mean and scale of samples that arrive in parts, without storing them."""
 
 from dataclasses import dataclass
 

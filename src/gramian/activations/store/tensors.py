@@ -39,7 +39,7 @@ _DTYPES: Mapping[str, tuple[torch.dtype, str]] = {
     "F16": (torch.float16, "<f2"),
     "U8": (torch.uint8, "|u1"),
 }
-"""The dtypes that are read and written: of torch, and of the NumPy array that holds the same bits. Widest first."""
+"""The dtypes that are read and written, widest first: of torch, and of the NumPy array that holds the same bits."""
 
 _LONGEST_HEADER = 100_000_000
 """Largest number of bytes of a header, as the safetensors format says."""
@@ -75,7 +75,7 @@ class Header:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Write tensors and metadata atomically, with a checksum; equal content gives equal bytes.
 
-    The safetensors library orders the metadata at random, so that two files of the same content may differ.
+    The safetensors library orders metadata at random, so two files of the same content may differ.
 
     Args:
         path: The file; an existing one is replaced.
@@ -166,7 +166,7 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a file, and check that the file has all bytes that it promises.
+    """Read the header of a file, and check that the file has all bytes that the header declares.
 
     Tensors of dtypes that are not real numbers of 8 to 64 bits are left out.
 
@@ -181,10 +181,10 @@ def read_header(path: Path) -> Header:
                 raise ValueError("a file that ends in its header")
             header: object = json.loads(file.read(length).decode())
         if not isinstance(header, dict):
-            raise TypeError("a header that is no JSON object")
+            raise TypeError("a header that is not a JSON object")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise TypeError("metadata that is no text")
+            raise TypeError("metadata that is not text")
         tensors = {name: _stored(path, name, entry, 8 + length, size) for name, entry in header.items()}
     except FileNotFoundError as error:
         raise DataError(f"there must be a file at {printable(path)}; got none") from error
@@ -197,9 +197,9 @@ def read_header(path: Path) -> Header:
 def _stored(path: Path, name: str, entry: Any, begin: int, size: int) -> StoredTensor | None:
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-        raise ValueError(f"sizes of {name!r} that are no whole numbers")
+        raise ValueError(f"sizes of {name!r} that are not whole numbers")
     if begin + end > size:
-        raise ValueError(f"{size} bytes, and {begin + end} or more that its header promises")
+        raise ValueError(f"{size} bytes, and {begin + end} or more that its header declares")
     if entry["dtype"] not in _DTYPES:
         return None
     dtype = _DTYPES[entry["dtype"]][0]

@@ -36,7 +36,7 @@ SHARD_BYTES = 1 << 26
 
 
 class StoreWriter:
-    """Collect samples of whole batches, and write a shard when there are enough.
+    """Collect the samples of whole batches, and write a shard when there are enough.
 
     A shard holds whole batches, because a capture that continues repeats batches from their beginning. `open_writer`
     opens one.
@@ -44,7 +44,7 @@ class StoreWriter:
     Args:
         folder: Folder of the store, locked by the caller.
         manifest: The store so far.
-        shard_bytes: Number of bytes from which on a shard is written.
+        shard_bytes: Number of bytes at which a shard is written.
         replace_store: Whether to remove the store in the folder before the first shard is written.
 
     Attributes:
@@ -107,7 +107,7 @@ class StoreWriter:
         self._batches += 1
 
     def finish(self) -> Manifest:
-        """Write the last shard, and say in the manifest that the store is complete.
+        """Write the last shard, and mark the store as complete in the manifest.
 
         Raises:
             DataError: If there is no sample at all.
@@ -213,7 +213,7 @@ def open_writer(
         manifest: Its description, without layers and shards.
         resume: Whether to continue the store in the folder.
         force: Whether to replace the store in the folder.
-        shard_bytes: Number of bytes from which on a shard is written.
+        shard_bytes: Number of bytes at which a shard is written.
 
     Yields:
         The writer.

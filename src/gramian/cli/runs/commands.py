@@ -34,7 +34,11 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write the
 
 def learn(
     images: Annotated[
-        Path | None, option("Folder of pictures, array (.npy, .npz) or film to learn from.", "12 that packages ship")
+        Path | None,
+        option(
+            "Folder of pictures, array (.npy, .npz) or film to learn from.",
+            "12 pictures of scikit-image and scikit-learn",
+        ),
     ] = None,
     out: Out = None,
     resume: Resume = False,
@@ -115,7 +119,9 @@ def features(
         int | None, option("Steps without activity after which a group is replaced.", FEATURE_DEFAULTS.patience)
     ] = None,
     lr: Annotated[float | None, option("Largest learning rate of Adam; it falls to 0.", FEATURE_DEFAULTS.lr)] = None,
-    warm_up: Annotated[int | None, option("Steps in which the learning rate rises.", FEATURE_DEFAULTS.warm_up)] = None,
+    warm_up: Annotated[
+        int | None, option("Steps over which the learning rate rises.", FEATURE_DEFAULTS.warm_up)
+    ] = None,
     steps: Annotated[int | None, option("Learning steps.", FEATURE_DEFAULTS.steps)] = None,
     seconds: Seconds = None,
     batch: Annotated[int | None, option("Samples in one step.", FEATURE_DEFAULTS.batch)] = None,
@@ -147,7 +153,7 @@ def features(
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
 ) -> None:
-    """Write the report of a run again."""
+    """Write the report of a run, or write it again."""
     from gramian.cli.runs.report import write_report
 
     write_report(folder)
@@ -160,7 +166,9 @@ def _absolute(path: Path | None) -> str | None:
 def _check_options(options: dict[str, Any], *, seconds: float | None, resume: bool) -> None:
     """Check that the duration is given once, and that a run that is resumed gets no settings."""
     if seconds is not None and "steps" in options:
-        raise OptionError(f"give --steps or --seconds; got {options['steps']} and {seconds:g}")
+        raise OptionError(
+            f"the duration must be given once, by --steps or --seconds; got {options['steps']} and {seconds:g}"
+        )
     names = [name.replace("_", "-") for name in options] + ([] if seconds is None else ["seconds"])
     if resume and names:
         listed = ", ".join("STORE" if name == "store" else f"--{name}" for name in names)

@@ -72,7 +72,7 @@ class RunDisplay(ABC, Generic[RunT]):
 
     @abstractmethod
     def introduction(self) -> list[str | Text]:
-        """Say what the run learns from."""
+        """Return lines that say what the run learns from."""
 
     def advance(self) -> None:
         """Advance the progress bar by one step."""

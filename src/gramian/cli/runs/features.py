@@ -1,4 +1,4 @@
-"""Learning from activations, as the loop of a run needs it: `gramian features`."""
+"""`gramian features`: the application that learns from activations."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["ACTIVATIONS"]
 
 
 _ENOUGH = 2000
-"""Number of held-out samples from which on a page shows no others."""
+"""Number of held-out samples that suffice for a page to show only these."""
 
 
 class FeatureDisplay(RunDisplay[FeatureRun]):
@@ -37,7 +37,7 @@ class FeatureDisplay(RunDisplay[FeatureRun]):
     )
 
     def introduction(self) -> list[str | Text]:
-        """Say what the run learns from."""
+        """Return lines that say what the run learns from."""
         run = self._run
         held_out = len(run.activations) - run.train.samples
         sentence = (

@@ -1,4 +1,4 @@
-"""Learning from pictures, as the loop of a run needs it: `gramian learn`."""
+"""`gramian learn`: the application that learns from pictures."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class LearningDisplay(RunDisplay[LearningRun]):
     )
 
     def introduction(self) -> list[str | Text]:
-        """Say what the run learns from."""
+        """Return lines that say what the run learns from."""
         run = self._run
         sentence = (
             f"learning {run.settings.groups} groups of {run.settings.size} atoms of {run.settings.patch} × "

@@ -1,4 +1,4 @@
-"""The loop of a learning run of any application, and its folder."""
+"""The loop of a learning run, for any application, and the folder of the run."""
 
 import math
 import os
@@ -44,7 +44,7 @@ _STOP_CHECK_EVERY = 10
 
 @dataclass(frozen=True)
 class Application:
-    """What the loop needs from the application whose samples it learns from.
+    """What the loop needs to know of an application.
 
     Attributes:
         command: Name of the command, for messages.
@@ -79,8 +79,8 @@ def start_run(
     Args:
         application: The application.
         settings: Settings of the run.
-        out: Folder for the result; default the next free folder of runs/.
-        seconds: Duration of learning; default the number of steps of the settings.
+        out: Folder for the result; by default the next free folder of runs/.
+        seconds: Duration of learning; by default the number of steps in the settings applies.
         tensorboard: Whether to write the metrics for TensorBoard too.
 
     Raises:
@@ -122,7 +122,7 @@ def continue_run(application: Application, out: Path | None, *, tensorboard: boo
 
     Args:
         application: The application.
-        out: Folder of the run; default the latest of runs/.
+        out: Folder of the run; by default the latest in runs/.
         tensorboard: Whether to write the metrics for TensorBoard too.
 
     Raises:

@@ -20,7 +20,7 @@ __all__ = ["ReportProgress", "WritePage", "make_report", "write_report"]
 
 
 ReportProgress = Callable[[str, int, int], None]
-"""A function that is called with a stage, and how many of its parts are done of how many."""
+"""A function that is called with a stage, the number of its parts that are done, and the number of all its parts."""
 
 WritePage = Callable[[Any, Path, ReportProgress], None]
 """A function that measures a run and writes the page of its report to a path, atomically."""
@@ -50,7 +50,7 @@ def _application_of(folder: Path) -> Any:
 
 
 def make_report(run: Run[Any], folder: Path, page: WritePage) -> None:
-    """Write the report of a run. If that fails or is interrupted, print which files exist and the command to use.
+    """Write the report of a run; if that fails or is interrupted, print which files exist and how to continue.
 
     Raises:
         RunError: If the report cannot be written.

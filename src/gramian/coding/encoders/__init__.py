@@ -1,4 +1,4 @@
-"""Encoders: one-pass and iterative, the selections of active groups, and sparse codes."""
+"""One-pass and iterative encoders, selections of active groups, and sparse codes."""
 
 from gramian.coding.encoders.codes import SparseCodes
 from gramian.coding.encoders.discoveries import Discoveries

@@ -13,12 +13,12 @@ __all__ = ["SparseCodes"]
 
 
 class SparseCodes(NamedTuple):
-    """Codes a[batch, m, n] of which only k groups of each sample are stored.
+    """Codes a[batch, m, n], stored as k groups of each sample.
 
-    It is a tuple, so that DDP, FSDP2 and `torch.compile` find the tensors in it. A slot that is not used holds zeros.
+    It is a tuple, so that DDP, FSDP2 and `torch.compile` find the tensors in it. Unused slots hold zeros.
 
     Attributes:
-        groups: Numbers of the stored groups, [batch, k]; no group is stored twice for one sample.
+        groups: Indices of the stored groups, [batch, k]; no group is stored twice for one sample.
         values: Their coefficients, [batch, k, n].
         n_groups: Number of groups m.
 
@@ -76,7 +76,7 @@ class SparseCodes(NamedTuple):
         return self._replace(groups=self.groups[rows], values=self.values[rows])
 
     def trimmed(self) -> "SparseCodes":
-        """Store the active groups first, and no more slots than the sample with most active groups needs."""
+        """Return the codes with active groups first, and as few slots as the sample with most active groups allows."""
         active = self.active
         k = int(active.sum(dim=1).max()) if len(active) else 0
         first = active.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :k]

@@ -1,4 +1,4 @@
-r"""The selection by a false discovery rate: groups that noise of the measured level does not explain."""
+r"""Select groups by a false discovery rate: those that noise of the measured level does not explain."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,17 +13,17 @@ __all__ = ["Discoveries", "benjamini_hochberg", "fitted"]
 _SPARE = 4
 
 _STEPS = 8
-"""Steps of conjugate gradients. Groups of different directions, as those of a sample are, need few."""
+"""Steps of conjugate gradients; few suffice, because the groups of a sample have different directions."""
 
 
 class Discoveries(Selection):
-    r"""Keep the groups whose ‖Φ_iᵀr‖² noise of the measured variance does not explain, in use.
+    r"""Outside training, keep the groups whose ‖Φ_iᵀr‖² is not explained by noise of the measured variance.
 
     r is the sample without the other groups: with orthonormal frames, Φ_iᵀr = Φ_iᵀ(x − Φa) + a_i, where a are the codes
     of the `active` groups of largest pre-codes, and in a second round those of the groups that were kept. If group i is
     not in the sample, ‖Φ_iᵀr‖² is σ²χ² with n degrees of freedom; groups are kept by the rule of Benjamini and
-    Hochberg. In training, the `active` groups of largest norm are active, and σ² is the running mean of what they leave
-    unexplained.
+    Hochberg. In training, the `active` groups of largest norm are active, and σ² is the running mean of the variance
+    that they leave unexplained.
 
     Args:
         n_groups: Number of groups m.
@@ -88,7 +88,7 @@ def fitted(
 ) -> Float[Tensor, "batch k n"]:
     """Fit the codes of the groups that are kept, by some steps of conjugate gradients from 0.
 
-    The error falls in each step, so that it is never above that of no codes at all.
+    The error falls in each step, so it never exceeds that of zero codes.
 
     Cost:
         Two products of the batch with the candidates' frames in each step.
@@ -110,7 +110,7 @@ def fitted(
 
 
 def benjamini_hochberg(p: Float[Tensor, "batch k"], *, m: int, rate: float) -> Bool[Tensor, "batch k"]:
-    """Return which of the p-values are discoveries; those of the groups that are no candidates count as 1.
+    """Return which of the p-values are discoveries; those of groups that are not candidates count as 1.
 
     Args:
         p: The p-values of the candidates of each sample.

@@ -1,4 +1,4 @@
-"""Encoding by inference: no learned encoder, but iterations for every sample."""
+"""Encoding by inference: iterations for every sample instead of a learned encoder."""
 
 from functools import partial
 from typing import Any
@@ -22,26 +22,26 @@ _FITTING = {
     "threshold": ("block_omp", "block_iht"),
     "soft": ("fista", "coordinate_descent", "lca"),
 }
-"""The inference methods that can end by each rule; the first is the default."""
+"""The inference methods for each rule; the first is the default."""
 
 _GAIN = 0.05
 """Largest relative change of λ in a step of training."""
 
 
 class IterativeEncoder(nn.Module):
-    r"""Codes by inference, which ends by one of three rules.
+    r"""Codes by inference, with a rule for how many groups are active.
 
     Args:
-        rule: 'topk' for block orthogonal matching pursuit of `active` groups; 'fdr' for the same in training, and in
-            use the groups that noise does not explain; 'threshold' or 'soft' for inference with λ, which
-            follows the number of active groups.
+        rule: 'topk' for block orthogonal matching pursuit of `active` groups; 'fdr' for the same in training, and
+            otherwise the groups that noise does not explain; 'threshold' or 'soft' for inference with λ, which follows
+            the number of active groups.
         active: Number of active groups to aim at.
         rate: False discovery rate α, for 'fdr'.
         infer: Name or `InferenceMethod`: 'block_omp' (the default) or 'block_iht' for 'topk' and 'threshold', where λ
             is the price of a group; 'block_omp' for 'fdr'; 'fista' (the default), 'coordinate_descent' or 'lca' for
             'soft'.
         iterations: Iterations of inference in training.
-        max_iter: Iterations of inference in use.
+        max_iter: Iterations of inference outside training.
 
     Attributes:
         lam: λ; it changes in training.
@@ -49,7 +49,7 @@ class IterativeEncoder(nn.Module):
             of each call.
 
     Raises:
-        OptionError: If the inference method cannot end by the rule.
+        OptionError: If the inference method does not support the rule.
     """
 
     lam: Tensor
@@ -119,7 +119,7 @@ def inferred(
     max_iter: int,
     tol: float | None,
 ) -> SparseCodes:
-    """Infer codes in parts of the batch, so that dense codes of one part at a time are in memory."""
+    """Infer codes in parts of the batch, so that only one part of the dense codes is in memory."""
     m, n, _ = frames.shape
     phi = frames.detach().permute(2, 0, 1)
     parts: list[SparseCodes] = []

@@ -13,7 +13,7 @@ __all__ = ["LinearEncoder", "OnePass", "PreCodes", "TiedEncoder"]
 
 
 class PreCodes(NamedTuple):
-    """What the pre-codes of a batch are computed from: u_i = W_i x + b_i.
+    """The parts of the pre-codes u_i = W_i x + b_i of a batch.
 
     Attributes:
         x: The samples, scaled by the encoder.
@@ -31,7 +31,7 @@ class OnePass(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "batch l"], frames: Rows) -> PreCodes:
-        """Return what the pre-codes are computed from.
+        """Return the parts from which the pre-codes are computed.
 
         Args:
             x: Samples [batch, l].
@@ -40,13 +40,13 @@ class OnePass(nn.Module, ABC):
 
     @abstractmethod
     def reset_(self, groups: Tensor, frames: Rows) -> None:
-        """Initialise the encoder of some groups again, from their frames."""
+        """Reinitialise the encoder of some groups from their frames."""
 
 
 class LinearEncoder(OnePass):
     r"""u_i = W_i x + b_i with free W and b, which start as Φ_iᵀ and 0.
 
-    With orthonormal frames, Φ_iᵀx is the least-squares code of a group by itself, so that the start needs no scale.
+    With orthonormal frames, Φ_iᵀx is the least-squares code of a single group, so the initial weights need no scale.
 
     Args:
         frames: The frames to start from, [m, n, l].

@@ -1,4 +1,4 @@
-r"""Products with a few groups of rows for each sample, and the groups of largest product, in bounded memory.
+r"""Products of each sample with a few groups of rows, and the groups of largest product, in bounded memory.
 
 Rows are stored as R[m, n, l]: m groups of n vectors of length l, the order in which they are gathered and sharded.
 """
@@ -17,7 +17,8 @@ Rows = Float[Tensor, "m n l"]
 """m groups of n vectors of length l."""
 
 LARGEST = 2**24
-"""Numbers in the products of all groups with a batch; more groups are visited chunk by chunk. 64 MiB in float32."""
+"""Largest number of products of a batch with all groups (64 MiB in float32); beyond it, groups are visited in
+chunks."""
 
 
 def largest_products(
@@ -28,7 +29,7 @@ def largest_products(
     *,
     scale: Float[Tensor, " m"] | None = None,
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"], Float[Tensor, "batch k n"]]:
-    """Compute R_i x + b_i for the groups of largest norm of each sample; differentiable by `x`, `rows` and `bias`.
+    """Compute R_i x + b_i for the groups of largest norm of each sample; differentiable in `x`, `rows` and `bias`.
 
     If the products of all groups are at most `LARGEST` numbers, they are computed once, and those of the selected
     groups are gathered from them. Otherwise the groups are selected chunk by chunk, and their rows are gathered.
@@ -38,10 +39,10 @@ def largest_products(
         rows: R[m, n, l].
         bias: b[m, n]; None for 0.
         count: Number of groups to select.
-        scale: Factors of the norms of the groups, [m]; default 1.
+        scale: Factors of the norms of the groups, [m]; by default 1.
 
     Returns:
-        The norms in descending order, without a gradient; the numbers of the groups; the products.
+        The norms in descending order, without a gradient; the indices of the groups; the products.
     """
     m, n, _ = rows.shape
     if len(x) * m * n > LARGEST:
@@ -83,10 +84,10 @@ def largest_groups(
         rows: R[m, n, l].
         bias: b[m, n]; None for 0.
         count: Number of groups to select.
-        scale: Factors of the norms of the groups, [m]; default 1.
+        scale: Factors of the norms of the groups, [m]; by default 1.
 
     Returns:
-        The norms in descending order, and the numbers of the groups. Neither has a gradient.
+        The norms in descending order, and the indices of the groups. Neither has a gradient.
 
     Cost:
         2·batch·l·m·n flops. Memory for products of the batch with some of the groups, at most `LARGEST` numbers
@@ -111,7 +112,7 @@ def largest_groups(
 def selected_products(
     x: Float[Tensor, "batch l"], rows: Rows, groups: Int[Tensor, "batch k"]
 ) -> Float[Tensor, "batch k n"]:
-    """Compute R_i x for the selected groups of each sample; differentiable once by `x` and `rows`.
+    """Compute R_i x for the selected groups of each sample; differentiable once in `x` and `rows`.
 
     Cost:
         2·batch·k·n·l flops; the gathered rows of a part of the samples are in memory, at most `LARGEST` numbers, in the
@@ -161,7 +162,7 @@ def _parts(groups: Int[Tensor, "batch k"], numbers: int) -> list[slice]:
 def weighted_sum(
     values: Float[Tensor, "batch k n"], rows: Rows, groups: Int[Tensor, "batch k"]
 ) -> Float[Tensor, "batch l"]:
-    """Compute Σ_i R_iᵀ a_i over the selected groups of each sample; differentiable by `values` and `rows`.
+    """Compute Σ_i R_iᵀ a_i over the selected groups of each sample; differentiable in `values` and `rows`.
 
     Cost:
         2·batch·k·n·l flops; no rows are gathered.

@@ -1,9 +1,8 @@
-r"""Selections: which of the groups of largest pre-codes are active. In use, a code depends on its sample alone.
+r"""Select the active groups among those of largest pre-codes. Outside training, a code depends only on its sample.
 
 A selection gets the candidates of each sample, the groups of largest norm in descending order, and returns their codes,
-0 for those that it does not keep. What it needs to know of other samples, such as a threshold, it tracks in training
-as a running mean; outside of training the code of a sample does not depend on its batch. In training, a batch is that
-of all processes of torch.distributed, which must have equally many samples.
+0 for those that it does not keep. Statistics of other samples, such as a threshold, are tracked in training as a
+running mean. A training batch is that of all processes of torch.distributed, which must have equally many samples.
 """
 
 from abc import ABC, abstractmethod
@@ -30,7 +29,7 @@ At 1 training minimises the energy of a group Laplace prior, and codes are as sh
 threshold grow together until few groups are left: of 256, 251 were never active.
 """
 _SPARE = 4
-"""Slots for each active group where their number varies between samples."""
+"""Slots for each active group if the number of active groups varies between samples."""
 
 
 class Candidates(NamedTuple):
@@ -38,7 +37,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         norms: The norms by which they are ordered, [batch, k], without a gradient.
-        groups: Their numbers.
+        groups: Their indices.
         values: Their pre-codes u_i, [batch, k, n].
     """
 
@@ -109,10 +108,10 @@ class TopK(Selection):
 
 
 class Threshold(Selection):
-    """Keep the groups whose norm exceeds one threshold, for which `active` groups are active on average.
+    """Keep the groups whose norm exceeds a threshold, chosen so that `active` groups are active on average.
 
-    The threshold is the running mean over batches of the one that would keep exactly `active` groups on average. In
-    training, too, a sample is selected by the threshold of the batches before.
+    It is the running mean of the thresholds that keep exactly `active` groups on average in each batch. In training,
+    too, the threshold of the earlier batches selects.
 
     Attributes:
         threshold: The running threshold.
@@ -128,11 +127,11 @@ class Threshold(Selection):
         return candidates.values * self.kept(candidates.norms)[..., None]
 
     def kept(self, norms: Float[Tensor, "batch k"]) -> Bool[Tensor, "batch k"]:
-        """Return which candidates exceed the threshold."""
+        """Return which candidates exceed the running threshold."""
         return norms > self.level(norms)
 
     def level(self, norms: Float[Tensor, "batch k"]) -> Float[Tensor, ""]:
-        """Return the running threshold; before the first batch is tracked, that of this batch."""
+        """Return the running threshold; that of this batch if none has been tracked."""
         return torch.where(self.seen > 0, self.threshold.to(norms), self.batch_threshold(norms))
 
     def batch_threshold(self, norms: Float[Tensor, "batch k"]) -> Float[Tensor, ""]:
@@ -156,7 +155,7 @@ class Threshold(Selection):
 
 
 class BatchTopK(Threshold):
-    """Keep the batch·`active` groups of largest norm of the batch in training, and those above the threshold in use.
+    """Keep the batch·`active` groups of largest norm in a training batch, and those above the threshold otherwise.
 
     References:
         Bussmann, Leask and Nanda, "BatchTopK sparse autoencoders", arXiv 2412.06410, 2024.
@@ -167,11 +166,11 @@ class BatchTopK(Threshold):
 
 
 class SoftThreshold(Threshold):
-    r"""Shorten every group by its threshold: a_i = u_i (1 − θ_i/‖u_i‖)₊.
+    r"""Shorten the pre-code of every group by its threshold: a_i = u_i (1 − θ_i/‖u_i‖)₊.
 
-    θ_i = θ·t_i, with learned t_i of geometric mean 1, one for each group. θ is the level for which `active` groups are
-    active on average: the multiplier of a constraint on their number. A fixed λ would be a guess of it. Training adds
-    0.6 θ Σ‖a_i‖ to ‖x − Φa‖², so that the threshold keeps the scale of the samples.
+    θ_i = θ·t_i, with learned t_i of geometric mean 1, one for each group. θ is chosen so that `active` groups are
+    active on average: it is the multiplier of a constraint on their number. Training adds 0.6 θ Σ‖a_i‖ to ‖x − Φa‖², so
+    that the threshold keeps the scale of the samples.
 
     References:
         Yuan and Lin, "Model selection and estimation in regression with grouped variables", 2006.

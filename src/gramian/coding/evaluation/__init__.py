@@ -1,4 +1,4 @@
-"""Evaluation of codes and dictionaries."""
+"""Evaluate codes and dictionaries."""
 
 from gramian.coding.evaluation.manifolds import MANIFOLDS, ManifoldSamples, ManifoldSum
 from gramian.coding.evaluation.matching import SubspaceMatch, match

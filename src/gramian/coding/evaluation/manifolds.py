@@ -1,4 +1,4 @@
-"""Samples with a known truth: sums of points on low-dimensional manifolds in random subspaces."""
+"""Samples with known factors: sums of points on low-dimensional manifolds in random subspaces."""
 
 import math
 from collections.abc import Callable

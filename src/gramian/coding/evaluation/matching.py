@@ -27,7 +27,7 @@ _FINEST = 1e-6
 """The smallest singular value, relative to the largest, that the Gram matrices resolve."""
 
 _ENOUGH = 100
-"""Random pairs of the same dimensions from which their law is known well enough."""
+"""Number of random pairs of the same dimensions that suffices to estimate their distribution."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,7 +35,7 @@ class SubspaceMatch:
     """The matched subspaces of two dictionaries, and how random subspaces match.
 
     Attributes:
-        pairs: Numbers of the matched groups, of the first and of the second dictionary.
+        pairs: Indices of the matched groups in the first and in the second dictionary.
         dimensions: Dimensions of their subspaces.
         overlap: Mean squared cosine of the principal angles of each pair, from 0 to 1.
         angle: Largest principal angle of each pair, in degrees.
@@ -61,7 +61,7 @@ class SubspaceMatch:
 
     @property
     def share(self) -> float:
-        """Share of the live groups of the first dictionary that come back in the second; 0.01 by chance."""
+        """Fraction of the live groups of the first dictionary that come back in the second; 0.01 by chance."""
         return int(self.returned.sum()) / self.live[0]
 
     def table(self, limit: int | None = 20) -> str:
@@ -105,14 +105,14 @@ def match(
     overlaps. It does not depend on the order of groups or on the basis of a group. For groups of one vector the overlap
     is the squared cosine of two directions.
 
-    Also random subspaces overlap, and matching selects the pairs that overlap most. So independent random subspaces of
+    Random subspaces overlap too, and matching selects the pairs that overlap most. So independent random subspaces of
     the same dimensions are matched in the same way, `draws` times. The p-value of a pair is its rank among the random
-    pairs of the same two dimensions, or, where fewer than 100 of these were drawn, among all random pairs after
-    standardising their overlaps by the mean and the standard deviation of a pair of random subspaces.
+    pairs of the same two dimensions, or, if fewer than 100 of these were drawn, among all random pairs, with overlaps
+    standardised by the mean and the standard deviation of a pair of random subspaces.
 
-    Two dictionaries of the same data share its directions of large variance. Uniform subspaces do not, so that overlaps
-    look significant too easily where the data are far from white: pass the covariance of the samples for a null of
-    subspaces spanned by random samples of that covariance.
+    Two dictionaries of the same data share its directions of large variance. Uniform subspaces do not, so overlaps look
+    significant too easily if the data are far from white. Pass the covariance of the samples for a null of subspaces
+    spanned by random samples of that covariance.
 
     Args:
         phi_a: The first dictionary, an array or tensor Φ[l, m, n]; need not be orthonormal.
@@ -121,14 +121,14 @@ def match(
             size, length], and `"m l -> l m ()"` for arrays [directions, length].
         layout_b: The layout of `phi_b`, if it differs from that of `phi_a`.
         covariance: Covariance of the samples, for the random subspaces; None for uniform ones.
-        tol: Directions whose singular value is at most this share of the largest of the dictionary are dead; a group
-            is the span of the others. At least 1e-6.
-        draws: Number of random pairs of dictionaries; default as many as give 1000 random pairs, at least 3.
+        tol: Directions whose singular value is at most this fraction of the largest in the dictionary are dead; the
+            subspace of a group is the span of its other directions. At least 1e-6.
+        draws: Number of random pairs of dictionaries; by default at least 3, and enough for 1000 pairs of subspaces.
         seed: Seed of the random subspaces.
 
     Returns:
         The pairs in the order of the groups of the first dictionary, min(m, m') of them. `match(phi_b, phi_a)` gives
-        the same pairs, the other way round.
+        the same pairs, reversed.
 
     Raises:
         ShapeError: If the vectors of the two differ in length, or the covariance is not l × l.
@@ -138,8 +138,8 @@ def match(
         OptionError: If an option is out of range.
 
     Cost:
-        For m groups of n in both, 2·l·(m·n)² flops in float32 and O(m³) operations for the assignment, in each draw
-        again; memory for 8·m² bytes, the bases in float64 and blocks of 64 MiB.
+        For m groups of n in both, 2·l·(m·n)² flops in float32 and O(m³) operations for the assignment, once and again
+        in each draw; memory for 8·m² bytes, the bases in float64 and blocks of 64 MiB.
 
     Examples:
         >>> import torch
@@ -189,7 +189,7 @@ def match(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Matched subspaces: their numbers in the dictionaries, dimensions, overlap and largest angle in degrees."""
+    """Matched subspaces: their indices in the dictionaries, dimensions, overlap and largest angle in degrees."""
 
     index: Int[Tensor, "pairs 2"]
     dimensions: Int[Tensor, "pairs 2"]

@@ -34,6 +34,13 @@ class GroupState:
 def snr(x: Float[Tensor, "batch l"], reconstruction: Float[Tensor, "batch l"]) -> float:
     """Compute the signal-to-noise ratio over all samples, in dB.
 
+    Args:
+        x: Samples [batch, l].
+        reconstruction: Their reconstruction, of the same shape.
+
+    Returns:
+        10 log₁₀(Σ‖x‖² / Σ‖x − reconstruction‖²).
+
     Examples:
         >>> import torch
         >>> round(snr(torch.ones(2, 5), 0.9 * torch.ones(2, 5)), 3)
@@ -46,8 +53,20 @@ def snr(x: Float[Tensor, "batch l"], reconstruction: Float[Tensor, "batch l"]) -
 def strongest_groups(codes: Codes, active: int) -> Codes:
     """Keep the groups of largest amplitude of each sample, with `active` coefficients, and set all others to 0.
 
+    Args:
+        codes: Codes [batch, m, n].
+        active: Number of coefficients to keep for each sample.
+
+    Returns:
+        New codes of the same shape.
+
     Raises:
         OptionError: If `active` is not a multiple of n between n and m·n.
+
+    Examples:
+        >>> import torch
+        >>> strongest_groups(torch.tensor([[[3.0, 4.0], [1.0, 0.0]]]), active=2).tolist()
+        [[[3.0, 4.0], [0.0, 0.0]]]
     """
     _, m, n = codes.shape
     if active % n or not n <= active <= m * n:
@@ -58,7 +77,19 @@ def strongest_groups(codes: Codes, active: int) -> Codes:
 
 
 def within_group_cosines(phi: Phi) -> Float[Tensor, "m pairs"]:
-    """Compute |cos| of the angle between every two atoms of each group; empty for n = 1."""
+    """Compute |cos| of the angle between every two atoms of each group; empty for n = 1.
+
+    Args:
+        phi: Dictionary Φ[l, m, n].
+
+    Returns:
+        |cos| of the n(n − 1)/2 pairs of each group, [m, pairs].
+
+    Examples:
+        >>> import torch
+        >>> within_group_cosines(torch.eye(3)[:, None, :]).tolist()
+        [[0.0, 0.0, 0.0]]
+    """
     directions = phi / torch.linalg.vector_norm(phi, dim=0, keepdim=True).clamp_min(torch.finfo(phi.dtype).tiny)
     n = phi.shape[2]
     rows, columns = torch.triu_indices(n, n, offset=1, device=phi.device)
@@ -67,6 +98,15 @@ def within_group_cosines(phi: Phi) -> Float[Tensor, "m pairs"]:
 
 def group_state(phi: Phi) -> GroupState:
     """Compute the state of the groups of a dictionary.
+
+    Args:
+        phi: Dictionary Φ[l, m, n].
+
+    Returns:
+        The state, with singular values in float64.
+
+    Cost:
+        O(m·l·n²) flops.
 
     Examples:
         >>> import torch, gramian

@@ -17,7 +17,7 @@ class GroupPlanes:
 
     Attributes:
         axes: Two orthonormal directions e₁ and e₂ of each group, the one of larger power first.
-        share: Fraction of the power of the codes of a group, Σ ‖a_i‖², that lies in its plane; nan for a silent group.
+        share: Fraction of the power of the codes of a group, Σ ‖a_i‖², that lies in its plane; NaN for a silent group.
     """
 
     axes: Float[torch.Tensor, "m n 2"]

@@ -46,7 +46,7 @@ def block_recovery(
         codes: Codes of the samples, [batch, m, n].
         true_phi: Bases of the true factors.
         true_codes: Coordinates of the true factors in these bases.
-        active: Which factors are in a sample; default those whose coordinates are not all 0.
+        active: Which factors are in a sample; by default those whose coordinates are not all 0.
 
     Returns:
         R², the assigned group and its F1 score for each factor. A factor that is in no sample has R² of NaN.

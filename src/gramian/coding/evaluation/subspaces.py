@@ -19,7 +19,7 @@ _NUMBERS = 1 << 24
 """Numbers in a block of products: 64 MiB in float32."""
 
 _DEPENDENT = 1e-6
-"""Singular values of random subspaces below this share of the largest are rounding errors."""
+"""Singular values of random subspaces below this fraction of the largest are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Subspaces:
     Attributes:
         bases: Bases [l, m, n], one for each subspace; columns beyond its dimension are 0.
         dimensions: Dimension of each subspace, at least 1.
-        index: Number of each subspace's group in the dictionary.
+        index: Index of each subspace's group in the dictionary.
     """
 
     bases: Phi
@@ -77,7 +77,7 @@ def subspaces(phi: Phi, tol: float) -> Subspaces:
 
     Args:
         phi: Φ[l, m, n], finite.
-        tol: The smallest share of the largest singular value that counts.
+        tol: The smallest singular value that counts, relative to the largest.
 
     Cost:
         4·l·m·n² flops in float64, and the bases.
@@ -136,7 +136,7 @@ def overlaps(a: Subspaces, b: Subspaces) -> np.ndarray[Any, np.dtype[np.float64]
         Overlaps [m of a, m of b], in float64, which the assignment requires.
 
     Cost:
-        2·l·(m·n)·(m'·n') flops, and 8·m·m' bytes beside a block of 64 MiB.
+        2·l·(m·n)·(m'·n') flops, and 8·m·m' bytes besides a block of 64 MiB.
     """
     length, m_b, n_b = b.bases.shape
     n_a = a.bases.shape[2]

@@ -1,4 +1,4 @@
-"""Annealed importance sampling from the factorised posterior to the true one: the likelihood without the gap."""
+"""Estimate the likelihood by annealed importance sampling from the factorised posterior to the true one."""
 
 import math
 
@@ -13,7 +13,7 @@ from gramian.coding.factors.posterior import dense
 __all__ = ["annealed_log_likelihood"]
 
 _LEAST = 1e-6
-"""The least probability of on and of off in the initial distribution, which must reach every state."""
+"""The least probability of "on" and of "off" in the initial distribution, which must reach every state."""
 
 
 def annealed_log_likelihood(
@@ -30,13 +30,13 @@ def annealed_log_likelihood(
     The distributions are q(s, a)^(1−β) p(x, s, a)^β for β from 0 to 1, with a Gibbs sweep over all groups at each. With
     orthonormal frames the conditional of a group is closed: given that it is on, its coefficients have the variances
     V = v σ²/(v + σ²) at every β, and the mean (1 − β)μ + β v/(v + σ²) c. The mean of the weights is unbiased for p(x),
-    so that the estimate of log p(x) is from below in expectation.
+    so the expectation of the estimate is at most log p(x).
 
     Args:
         x: Centred samples.
         parameters: Parameters.
         candidates: The factorised posterior of these samples.
-        chains: Chains of a sample, over which weights are averaged.
+        chains: Number of chains for each sample, over which weights are averaged.
         steps: Number of intermediate distributions.
         generator: Source of random numbers.
 

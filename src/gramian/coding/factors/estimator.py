@@ -28,21 +28,21 @@ __all__ = ["AdditiveFactorAnalyzers"]
 _CHUNK = 2048
 _METHODS = ("bound", "ais")
 _RELEVANT = 1e-3
-"""Directions of less than this share of the largest variance of their group do not count as its dimension."""
+"""Directions below this fraction of the largest variance of their group do not count in its dimension."""
 
 
 class AdditiveFactorAnalyzers(GroupTransformer):
-    r"""Learn a sum of factor analysers of which a few are on in each sample.
+    r"""Learn a sum of factor analysers, of which a few are on in each sample.
 
     The model is x = c + Σ_i s_i Φ_i a_i + ε with s_i ~ Bernoulli(π_i), a_i ~ N(0, diag v_i), orthonormal frames Φ_i of
     n directions and ε ~ N(0, σ²I). A mixture of factor analysers has exactly one group on; here any number may be.
 
     Learning maximises a variational lower bound of the likelihood. The evidence for a group contains a price for each
-    of its directions, ½ log(1 + v_j/σ²), so that the variances of directions without use become 0: every group
-    learns its dimension. Frames start from a one-pass autoencoder. EM then lowers the noise σ² step by step;
-    groups that hold several factors are split, and groups that hold the same factor or always fire together are
-    merged, where that raises the bound. EM on all samples ends it, and there the bound never falls. Groups that are
-    not needed stay off: `n_groups` is an upper limit.
+    of its directions, ½ log(1 + v_j/σ²). So the variances of unused directions become 0: every group learns its
+    dimension. Frames start from a one-pass autoencoder. EM then lowers the noise σ² step by step; groups that hold
+    several factors are split, and groups that hold the same factor or always fire together are merged, where that
+    raises the bound. Finally EM runs on all samples; there the bound never falls. Groups that are not needed stay off:
+    `n_groups` is an upper limit.
 
     Samples are arrays, or tensors on any device. Results are of the same kind, on the same device, and keep the data
     type float32 or float64.
@@ -66,10 +66,10 @@ class AdditiveFactorAnalyzers(GroupTransformer):
         random_state: Seed of the start and the batches.
 
     Attributes:
-        phi_: Frames Φ[l, m, n], a tensor. Groups are sorted by the variance they explain, the directions of a group by
-            their variance; frames of groups that are not used are arbitrary.
-        pi_: Probabilities π that a group is on, an array [m]; 0 for groups that are not used.
-        variances_: Variances v, an array [m, n]; 0 for directions that are not used.
+        phi_: Frames Φ[l, m, n], a tensor. Groups are sorted by the variance that they explain, directions of a group by
+            their variance; frames of unused groups are arbitrary.
+        pi_: Probabilities π that a group is on, an array [m]; 0 for unused groups.
+        variances_: Variances v, an array [m, n]; 0 for unused directions.
         noise_: Variance σ² of the noise.
         mean_: The mean c of samples without groups, an array [l]; it starts from the mean of the training samples.
         scale_: The standard deviation of the training samples about their mean, over all features.
@@ -166,7 +166,7 @@ class AdditiveFactorAnalyzers(GroupTransformer):
         return self._update_attributes(parameters)
 
     def partial_fit(self, X: Any, y: Any = None) -> "AdditiveFactorAnalyzers":  # noqa: ARG002
-        """Make one EM step with these samples and the fading moments of earlier ones; the first call is `fit`.
+        """Make one EM step with these samples and the fading moments of earlier ones; the first call equals `fit`.
 
         Memory does not grow with the number of samples. `scale_` stays that of the first samples, and the first
         call needs some thousands of them.
@@ -229,14 +229,14 @@ class AdditiveFactorAnalyzers(GroupTransformer):
         steps: int = 50,
         random_state: int | np.random.RandomState | None = 0,
     ) -> Any:
-        """Compute the log-likelihood of samples, from below.
+        """Compute a lower bound or estimate of the log-likelihood of samples.
 
         Args:
             X: Samples [samples, l], an array or tensor.
             method: 'bound' for the variational lower bound, or 'ais' for annealed importance sampling from the
                 variational posterior, whose expectation lies between the bound and the true value.
-            chains: Chains of a sample.
-            steps: Intermediate distributions.
+            chains: Number of chains for each sample.
+            steps: Number of intermediate distributions.
             random_state: Seed of annealed importance sampling.
 
         Returns:

@@ -14,7 +14,7 @@ __all__ = ["Candidates", "bound", "expected_error", "infer", "reconstruction", "
 Samples = Float[Tensor, "batch l"]
 
 _LEAST_DETERMINANT = 1e-2
-"""The least det(I + σ²/v − projection) of a group that the search adds to those that are on."""
+"""The least det(I + σ²/v − projection) for which the search adds a group to those that are on."""
 
 _LEAST_GAIN = -7.0
 """The least log-odds of a group that is off and still a candidate: a probability of about 1/1000."""

@@ -17,16 +17,16 @@ from gramian.coding.factors.start import autoencoder_frames, random_frames
 __all__ = ["anneal", "begin", "improve", "move", "online_step"]
 
 _CHUNK = 2048
-"""Samples of one step of inference; memory does not grow beyond what these need."""
+"""Number of samples of one step of inference, which bounds its memory."""
 
 _FIRST_NOISE = 0.1
 """The least σ² at the start of annealing, relative to the variance of the samples."""
 
 _RARE = 0.2
-"""Groups that the start selects less often than this share of the mean are left out; splits use their room."""
+"""Groups that the start selects less often than this fraction of the mean are dropped; splits reuse their slots."""
 
 _MOVES_END = 0.7
-"""The share of the iterations of annealing after which no more moves are proposed."""
+"""The fraction of the annealing iterations after which no more moves are proposed."""
 
 
 def _expectation(x: Tensor, parameters: FactorParameters, options: FactorOptions) -> Moments:

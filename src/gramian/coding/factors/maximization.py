@@ -10,7 +10,7 @@ from gramian.typing import Phi
 __all__ = ["maximize", "update_frames"]
 
 _ANCHOR = 1e-6
-"""Weight of the previous frame in its update, relative to the largest; it fixes directions without use."""
+"""Weight of the previous frame in its update, relative to the largest; it keeps unused directions in place."""
 
 _LEAST_PI = 1e-7
 

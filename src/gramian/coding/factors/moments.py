@@ -1,4 +1,4 @@
-"""Expected moments of samples and codes: what the maximisation step needs of the data, in bounded memory."""
+"""Expected moments of samples and codes, which the maximisation step needs, in bounded memory."""
 
 from dataclasses import dataclass
 

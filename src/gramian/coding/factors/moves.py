@@ -1,4 +1,4 @@
-"""Moves between numbers of groups: a group that holds several factors is split, groups that hold one are merged."""
+"""Moves that change the number of groups: split a group that holds several factors, merge groups that hold one."""
 
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,10 +17,10 @@ _COFIRING = 0.35
 least 1/2 (a circle), for two independent factors about twice the probability of one."""
 
 _TOGETHER = 0.7
-"""The share of samples of the more frequent of two groups in which both are on, from which one group is proposed."""
+"""Two groups are merged if both are on in at least this fraction of the samples of the more frequent one."""
 
 _OVERLAP = 0.8
-"""The share of the smaller of two subspaces within the larger from which one group is proposed."""
+"""Two groups are merged if at least this fraction of the smaller subspace lies within the larger."""
 
 _ANGLES = torch.arange(1, 36, dtype=torch.float64, device="cpu") * (torch.pi / 72)
 
@@ -94,7 +94,7 @@ def _components(linked: Tensor, axes: list[int]) -> list[list[int]]:
 
 
 def splits(parameters: FactorParameters, candidates: Candidates, room: int) -> list[Move]:
-    """Propose to split groups some directions of which do not fire together, at most into `room` more groups."""
+    """Propose to split groups in which some directions do not fire together, into at most `room` more groups."""
     n = parameters.phi.shape[2]
     rotation, together = separate(fourth_moments(parameters, candidates))
     moves: list[Move] = []

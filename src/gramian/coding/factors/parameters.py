@@ -1,4 +1,4 @@
-"""The parameters of the model of additive factors, and what inference computes from them once."""
+"""The parameters of the model of additive factors, and quantities that are computed from them once."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class FactorParameters:
     Attributes:
         phi: Φ[l, m, n].
         pi: Probabilities π that a group is on, [m].
-        variances: Variances v of the coefficients, [m, n]; 0 for a direction that is not used.
+        variances: Variances v of the coefficients, [m, n]; 0 for an unused direction.
         noise: Variance σ² of the noise.
         mean: Mean of x with all groups off, [l]; None for 0.
     """

@@ -1,4 +1,4 @@
-"""The posterior of the groups of each sample, as users see it."""
+"""The posterior of the groups of each sample, in the form that estimators return."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class FactorPosterior:
     """The factorised posterior Π_i q(s_i) q(a_i | s_i) of samples.
 
     Attributes:
-        inclusion: Probabilities that a group is on, q(s_i = 1), [samples, m]; 0 for groups that are no candidates.
-        means: Means of a_i given that group i is on, [samples, m, n]; 0 for groups that are no candidates.
+        inclusion: Probabilities that a group is on, q(s_i = 1), [samples, m]; 0 for groups that are not candidates.
+        means: Means of a_i given that group i is on, [samples, m, n]; 0 for groups that are not candidates.
         variances: Variances of a_i given that group i is on, [m, n]. They are the same for all samples, because the
             frames are orthonormal.
     """

@@ -23,11 +23,11 @@ def autoencoder_frames(
     r"""Learn frames with a one-pass encoder u = xW + b that keeps the `active` groups of largest ‖u_i‖.
 
     Adam minimises the mean of ‖x − Σ_i Φ_i u_i‖² over W, b and Φ; every few steps each frame is replaced by its polar
-    factor. The encoder cannot infer which of two factors in one group is present by explaining away, and this favours
-    groups that hold one factor.
+    factor. The encoder cannot tell which of two factors in one group is present, because that needs explaining away;
+    this favours groups that hold one factor.
 
     Returns:
-        The frames Φ[l, m, n], and the share of samples in which each group is kept, [m].
+        The frames Φ[l, m, n], and the fraction of samples in which each group is kept, [m].
     """
     _, m, n = phi.shape
     atoms = phi.flatten(1).mT.to(x).clone().requires_grad_()

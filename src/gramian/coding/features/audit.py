@@ -1,4 +1,4 @@
-"""Comparison of any codes with those of inference: what did one pass miss?"""
+"""Compare codes with those of inference, to measure what one pass misses."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ __all__ = ["FeatureAudit", "audit_codes"]
 
 @dataclass(frozen=True)
 class FeatureAudit:
-    """Codes beside those of inference with the same dictionary.
+    """Codes compared with those of inference with the same dictionary.
 
     Attributes:
-        recall: Share of the groups that inference selects and the codes have, too.
-        precision: Share of the groups of the codes that inference selects, too.
-        unexplained: Share of Σ‖x‖² that the codes leave unexplained.
+        recall: Fraction of the groups that inference selects that the codes have too.
+        precision: Fraction of the groups of the codes that inference selects too.
+        unexplained: Fraction of Σ‖x‖² that the codes leave unexplained.
         unexplained_refit: The same after least squares on the support of the codes.
         unexplained_inference: The same for inference.
         active_groups: Mean number of active groups of the codes.
@@ -72,7 +72,7 @@ def audit_codes(
         tol: Its tolerance.
 
     Cost:
-        Inference dominates. Dense codes of a part of the samples at a time are in memory.
+        Inference dominates. Dense codes of only a part of the samples are in memory.
     """
     m, n, _ = frames.shape
     phi = frames.permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""What a selection tracks, computed once more from many samples after training."""
+"""Recompute the statistic that a selection tracks, from many samples, after training."""
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,9 @@ _CLOSE = 1e-3
 def calibrate_(model: BlockSparseAutoencoder, x: Float[Tensor, "batch l"]) -> None:
     """Compute the threshold, λ or noise level of a selection from samples.
 
-    A threshold becomes the one for which `active` groups of these samples are active on average, and λ of inference
-    comes within 1 % of that. The noise level is that of what the groups that are kept leave unexplained: it starts as
-    the variance of the samples and falls until it no longer changes.
+    The threshold is set so that `active` groups of these samples are active on average; λ of inference so that their
+    number is within 1 % of it. The noise level is set to what the kept groups leave unexplained: it starts at the
+    variance of the samples and falls until it no longer changes.
 
     Args:
         model: The model; its selection is written to.

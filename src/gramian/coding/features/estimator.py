@@ -37,7 +37,7 @@ _PART = 1024
 """Samples that are encoded at once."""
 _CALIBRATION = 16_384
 _REVIVING = 0.75
-"""Share of `fit` during which idle groups may be replaced: a group that is replaced later has no time to learn."""
+"""Fraction of `fit` during which idle groups may be replaced; a group that is replaced later has no time to learn."""
 
 
 class BlockFeatures(GroupTransformer):
@@ -48,8 +48,8 @@ class BlockFeatures(GroupTransformer):
     computes the codes a in one pass; c is the mean of the samples, and s scales them to a mean norm of √l. After each
     step of the optimiser the frames are made orthonormal by `gramian.attach`.
 
-    One pass finds subspaces well and codes less well. `audit` tells how much of what inference finds it misses, and
-    `gramian.coding.block_omp` decodes with the learned dictionary.
+    One pass finds subspaces well, but codes less well. `audit` measures how much it misses compared with inference, and
+    `gramian.coding.block_omp` infers codes with the learned dictionary.
 
     Codes are sparse throughout: with arrays `transform` returns a `scipy.sparse.csr_array`, with tensors a sparse CSR
     tensor, and `encode` the indices and values. Samples are arrays, or tensors on any device; the module stays on the
@@ -58,14 +58,15 @@ class BlockFeatures(GroupTransformer):
     Args:
         n_groups: Number of groups m.
         group_size: Dimension n of a group, n ≤ number of features.
-        active: Mean number of active groups of a sample. With 'fdr' that of training; in use, the data determine it.
+        active: Mean number of active groups of a sample. With 'fdr' this holds in training; otherwise the data
+            determine the number.
         encoder: 'linear' for free weights, 'tied' for the frames and one gain, 'iterative' for inference.
-        select: Which groups are active: 'topk', the `active` groups of largest pre-codes; 'batch_topk', the same
-            for a whole batch in training, and a threshold in use; 'threshold', a running threshold in training, too;
-            'fdr', the groups that noise does not explain; 'soft', a block soft threshold.
+        select: Which groups are active: 'topk', the `active` groups of largest pre-codes; 'batch_topk', the same for a
+            whole training batch, and a threshold otherwise; 'threshold', a running threshold in training too; 'fdr',
+            the groups that noise does not explain; 'soft', a block soft threshold.
         beta: Strength β of the orthogonality penalty; infinite for exactly orthonormal frames, 0 for free ones.
         rate: False discovery rate α of 'fdr'.
-        infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; default `block_omp`, and
+        infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; by default `block_omp`, or
             `fista` for 'soft'.
         steps: Number of training steps of `fit`.
         batch_size: Number of samples in each step of `fit`, drawn with replacement.
@@ -255,7 +256,7 @@ class BlockFeatures(GroupTransformer):
         return like(x * self.scale_ + torch.as_tensor(self.mean_).to(x), codes)
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: ARG002
-        """Compute the share of Σ‖x − c‖² that the codes of one pass explain."""
+        """Compute the fraction of Σ‖x − c‖² that the codes of one pass explain."""
         x = self._inputs(self._samples(X))
         codes = self._encode_parts(x)
         with torch.no_grad():
@@ -268,17 +269,17 @@ class BlockFeatures(GroupTransformer):
     def audit(
         self, X: Any, *, infer: str | InferenceMethod | None = None, lam: float = 1.0, prior: str = "group_l0"
     ) -> FeatureAudit:
-        """Compare the codes with those of inference: what does the encoder miss?
+        """Compare the codes with those of inference, to measure what the encoder misses.
 
         Args:
             X: Samples [samples, l], some thousands.
-            infer: Name or `InferenceMethod`; default `block_omp` with `active` groups, or with 'fdr' its rate.
+            infer: Name or `InferenceMethod`; by default `block_omp` with `active` groups, or for 'fdr' with its rate.
             lam: λ, for methods that use it, in units of `scale_`.
             prior: Prior of these methods.
 
         Returns:
-            Recall and precision of the groups, and what the codes leave unexplained as they are, after least squares
-            on their support, and by inference.
+            Recall and precision of the groups, and the unexplained variance of the codes, of their refit by least
+            squares on the same support, and of inference.
 
         Cost:
             Inference dominates.

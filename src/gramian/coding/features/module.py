@@ -68,19 +68,19 @@ class BlockSparseAutoencoder(nn.Module):
     Samples should be scaled so that E‖x‖ = √l. The frames are orthonormal at first. To keep them so, call
     `keep_orthonormal` once with the optimiser, or `gramian.step_` after each of its steps.
 
-    In training mode, a forward pass also updates what the selection tracks and counts for how many batches each group
-    has been idle; if torch.distributed is initialised, these are averaged over all processes. In evaluation mode, the
-    code of a sample does not depend on its batch.
+    In training mode, a forward pass also updates the statistic that the selection tracks, and counts for how many
+    batches each group has been idle; if torch.distributed is initialised, these are averaged over all processes. In
+    evaluation mode, the code of a sample does not depend on its batch.
 
     Args:
         n_features: Length l of a sample.
         n_groups: Number of groups m.
         group_size: Dimension n of a group, n ≤ l.
-        active: Number of active groups to aim at; with 'fdr' that of training.
+        active: Number of active groups to aim at; with 'fdr' only in training.
         encoder: 'linear' (free weights), 'tied' (the frames and one gain) or 'iterative' (inference).
         select: 'topk', 'batch_topk', 'threshold', 'fdr' or 'soft'.
         rate: False discovery rate α of 'fdr'.
-        infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; default `block_omp`, and
+        infer: Inference method of the iterative encoder, a name or an `InferenceMethod`; by default `block_omp`, or
             `fista` for 'soft'.
         seed: Seed of the initial frames.
 
@@ -211,7 +211,7 @@ class BlockSparseAutoencoder(nn.Module):
         """Return the groups of largest pre-codes of each sample, of which the selection keeps some.
 
         Raises:
-            OptionError: If the encoder is iterative, so that there are none.
+            OptionError: If the encoder is iterative, because it has none.
         """
         if self.select is None:
             raise OptionError("candidates must come from a one-pass encoder; got encoder='iterative'")
@@ -247,7 +247,7 @@ def check_architecture(encoder: Any, select: Any) -> None:
     """Check the names of encoder and selection.
 
     Raises:
-        OptionError: If there is no such encoder or selection, or they do not go together.
+        OptionError: If there is no such encoder or selection, or the two are incompatible.
     """
     if encoder not in ENCODERS:
         raise OptionError(f"encoder must be one of {', '.join(map(repr, ENCODERS))}; got {encoder!r}")

@@ -33,7 +33,7 @@ class FeatureOptions:
         patience: Number of steps without activity after which a group is replaced; None never replaces groups.
 
     Raises:
-        OptionError: If an option is out of range, or two do not go together.
+        OptionError: If an option is out of range, or two are incompatible.
 
     Examples:
         >>> FeatureOptions(active=2, select="threshold").module(16, groups=8, size=2, seed=0).active

@@ -1,4 +1,4 @@
-r"""Revival of groups that are never active, where the data misses them.
+r"""Replace groups that are never active, if the dictionary misses a subspace of the data.
 
 A group that is never active is not needed if the other groups explain the samples. So a group is replaced only if the
 errors of some samples lie in a subspace of its size that explains as much as an active group does.
@@ -17,14 +17,14 @@ from gramian.errors import OptionError
 __all__ = ["missed_subspaces", "revive_"]
 
 _INSIDE = 0.5
-"""Share of the power of an error that lies in a subspace, from which on the subspace explains the error."""
+"""A subspace explains an error if at least this fraction of the error's power lies in it."""
 _SAME = 0.5
-"""Mean squared cosine from which on two subspaces count as the same one."""
+"""Mean squared cosine at which two subspaces count as the same."""
 _ROUNDS = 4
 _WORTH = 0.25
-"""Share of the mean power of an active group that a new group must explain."""
+"""Fraction of the mean power of an active group that a new group must explain."""
 _TRIALS = 4
-"""Subspaces that are tried and rejected, before the search ends."""
+"""Number of rejected subspaces after which the search ends."""
 
 
 @torch.no_grad()
@@ -33,8 +33,8 @@ def missed_subspaces(
 ) -> list[Float[Tensor, "size l"]]:
     """Find subspaces in which the errors of some samples lie.
 
-    Each starts from the largest error: the principal subspace of the errors with a large part in it, in a few rounds.
-    Then it is projected out of the errors that it explains.
+    Each search starts from the largest error, and takes a few times the principal subspace of the errors that lie
+    largely in the last one. Then the subspace is projected out of the errors that it explains.
 
     Args:
         error: Errors x − Φa of samples.
@@ -117,7 +117,7 @@ def revive_(
 
 
 def _forget_(model: BlockSparseAutoencoder, optimizer: Optimizer, groups: Tensor) -> None:
-    """Set the moments of some groups to 0."""
+    """Set the optimiser's moments of some groups to 0."""
     for parameter in model.parameters():
         if parameter.ndim == 0 or len(parameter) != len(model.frames):
             continue

@@ -50,10 +50,11 @@ class FeatureTraining:
         model: The module; it is trained in place.
         lr: Learning rate of Adam, used if `optimizer` is None.
         beta: Strength of the orthogonality penalty; infinite for a hard constraint, 0 for none.
-        optimizer: A function of the parameters that returns the optimiser; default Adam.
-        scheduler: A function of the optimiser that returns a schedule of PyTorch; default a constant learning rate.
-        patience: Number of batches without activity after which a group is replaced where it is missed; None never
-            replaces groups. Every `patience` batches the dictionary is searched for missed subspaces.
+        optimizer: A function of the parameters that returns the optimiser; by default Adam.
+        scheduler: A function of the optimiser that returns a schedule of PyTorch; by default the learning rate is
+            constant.
+        patience: Number of batches without activity after which a group may be replaced; None never replaces groups.
+            Every `patience` batches, samples are searched for subspaces that the dictionary misses.
         grid: The processes among which samples are divided, by DistributedDataParallel.
 
     Attributes:
@@ -96,7 +97,7 @@ class FeatureTraining:
         """Make one training step.
 
         Args:
-            x: Samples, scaled so that E‖x‖ = √l; with several processes, equally many and others on each.
+            x: Samples, scaled so that E‖x‖ = √l; with several processes, each has different ones, equally many.
             revive: If true, idle groups may be replaced.
 
         Raises:

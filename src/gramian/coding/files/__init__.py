@@ -1,4 +1,4 @@
-"""Dictionary files, with a checksum of their whole content; and dictionaries of other tools."""
+"""Read and write dictionary files, with a checksum of their whole content; and read dictionaries of other tools."""
 
 from gramian.coding.files.dictionary import Dictionary, Preparation, StoredParts, load_dictionary, save_dictionary
 from gramian.coding.files.groups import read_groups

@@ -98,7 +98,7 @@ def read_checked(
 
 
 def stored_format(path: Path) -> str | None:
-    """Read which format a file of tensors names in its metadata; None if it cannot be read, or names none."""
+    """Read the format that a file of tensors names in its metadata; None if it cannot be read, or names none."""
     try:
         with path.open("rb") as descriptor, safe_open(_name_for_library(path, descriptor.fileno()), "pt") as file:
             return (file.metadata() or {}).get("format")
@@ -122,7 +122,7 @@ def _crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
 
 
 def _name_for_library(path: Path, descriptor: int) -> str:
-    """Return a name of an open file in UTF-8, which the library needs; the path of its descriptor is always one."""
+    """Return a path of an open file that is valid UTF-8, as the library requires; that of its descriptor always is."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Dictionary files in the safetensors format, complete for encoding and for further learning."""
+"""Dictionary files in the safetensors format, which hold all that encoding and further learning need."""
 
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -29,7 +29,7 @@ _LARGEST_NUMBER = 1e30
 
 @runtime_checkable
 class Preparation(Protocol):
-    """The preparation of samples from the data of an application, in a form that a dictionary file stores."""
+    """The preparation of an application's samples, in a form that a dictionary file stores."""
 
     @property
     def length(self) -> int:
@@ -177,6 +177,10 @@ class StoredParts:
 def save_dictionary(path: Path, dictionary: Dictionary[Preparation]) -> None:
     """Write a dictionary atomically, with a checksum.
 
+    Args:
+        path: The file; an existing one is replaced.
+        dictionary: The dictionary.
+
     Raises:
         RunError: If the file cannot be written.
     """
@@ -198,7 +202,7 @@ def load_dictionary(
 
     Args:
         path: The file.
-        read_preparation: A function that makes the preparation of the application from the parts of the file.
+        read_preparation: A function that creates the preparation of the application from the parts of the file.
         values: The names of the values that the preparation stores.
 
     Raises:

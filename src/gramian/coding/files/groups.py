@@ -1,4 +1,4 @@
-"""Dictionaries of any tool in files of arrays, read as Φ[l, m, n]."""
+"""Read the dictionaries of any tool from files of arrays, as Φ[l, m, n]."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ _DEFAULTS = {2: "m l -> l m ()", 3: "m n l -> l m n"}
 def read_groups(path: Path, *, tensor: str | None = None, layout: Layout | str | None = None) -> Phi:
     """Read the dictionary in a file as Φ[l, m, n].
 
-    The tensor `phi` of a file that gramian has written is Φ[l, m, n]; in a file of additive factor analysers,
-    directions that are not used become 0. Any other array is [groups, size, l] or [directions, l] by default.
+    The tensor `phi` of a file that gramian has written is Φ[l, m, n]; in a file of additive factor analysers, unused
+    directions become 0. Any other array is [groups, size, l] or [directions, l] by default.
 
     Args:
         path: A `.npy` file, a file of weights (see `gramian.weights.open_weights`), or the folder of a run.

@@ -45,8 +45,19 @@ _COUNTING = (block_omp, block_iht)
 def as_method(infer: str | InferenceMethod) -> InferenceMethod:
     """Look up an inference method by name; return an `InferenceMethod` unchanged.
 
+    Args:
+        infer: Name or `InferenceMethod`.
+
+    Returns:
+        The method.
+
     Raises:
         OptionError: If no method has that name.
+
+    Examples:
+        >>> from gramian.coding import as_method, fista
+        >>> as_method("fista") is fista
+        True
     """
     if callable(infer):
         return infer

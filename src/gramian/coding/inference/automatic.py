@@ -1,4 +1,4 @@
-"""The inference method that suits a prior and a dictionary."""
+"""Choose the inference method by the prior and the dictionary."""
 
 import math
 
@@ -29,7 +29,7 @@ def infer(
     tol: float | None = 1e-4,
     start: Codes | None = None,
 ) -> Inference:
-    """Infer the codes of samples with the method that suits the prior and the dictionary.
+    """Infer the codes of samples with a method that is chosen by the prior and the dictionary.
 
     A prior with a price for every active group is minimised by `block_omp` if atoms are as long as samples, otherwise
     by `block_iht`. Every other prior is minimised by `fista`; if the batch has at least 2²⁰ coefficients and `tol` asks
@@ -41,8 +41,8 @@ def infer(
         lam: Sparsity λ > 0.
         prior: Name or `Prior`.
         max_iter: Maximal number of iterations, for methods other than `block_omp`.
-        tol: As in these methods.
-        start: Initial codes; default 0. `block_omp` does not use them.
+        tol: Tolerance, as in these methods.
+        start: Initial codes; by default 0. `block_omp` does not use them.
 
     Returns:
         The codes, with what is certified about them.

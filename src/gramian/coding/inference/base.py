@@ -30,7 +30,7 @@ __all__ = [
 Steps = Generator[Codes, Int[Tensor, " selected"] | None, None]
 """A generator of the codes after each step of a method.
 
-To go on with some samples only, send their indices: `send` returns the codes of these samples.
+To continue with some samples only, send their indices: `send` returns the codes of these samples.
 """
 
 _CHECK_EVERY = 10
@@ -121,7 +121,7 @@ def duality_gap(
         phi: Dictionary Φ[l, m, n].
         codes: Any codes.
         lam: Sparsity λ > 0.
-        prior: The prior. One that is not log-concave is replaced by its majoriser at these codes.
+        prior: The prior. One that is not log-concave is replaced by its majorizer at these codes.
 
     Returns:
         The gap and the energy of each sample. The gap includes rounding errors, so the bound holds in the precision of
@@ -204,7 +204,7 @@ def until_certified(
     other samples. Once half of the samples are done, the method continues with the remaining ones only.
 
     Args:
-        steps: An endless generator of the codes after each step; it accepts the indices of samples to go on with.
+        steps: An endless generator of the codes after each step; it accepts the indices of samples to continue with.
         x: Samples.
         synthesis: The map from codes to samples.
         prior: A log-concave prior.
@@ -258,7 +258,7 @@ def majorize_minimize(
     start: Codes | None,
     zeros: Codes | None = None,
 ) -> Inference:
-    """Infer with any prior: each round solves for the majoriser of the prior at the codes of the previous round.
+    """Infer with any prior: each round solves for the majorizer of the prior at the codes of the previous round.
 
     Args:
         solve: A method for log-concave priors, called with the prior and the initial codes.
@@ -266,7 +266,7 @@ def majorize_minimize(
         synthesis: The map from codes to samples.
         lam: Sparsity λ.
         prior: Name or `Prior`.
-        start: Initial codes; default 0.
+        start: Initial codes; by default 0.
         zeros: Zero codes of the right shape, if the caller has some.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Block coordinate descent on working sets: work in proportion to the active groups, sample by sample."""
+"""Block coordinate descent on working sets, whose cost grows with the number of active groups of each sample."""
 
 import importlib.util
 import itertools
@@ -24,9 +24,9 @@ _INSTALLED = importlib.util.find_spec("numba") is not None
 _LARGEST_GRAM = 4096
 """Number of coefficients up to which the Gram matrix of all atoms is formed: 64 MiB in float32."""
 _SAMPLES_PER_GRAM = 0.125
-"""Samples, for each coefficient, from which forming the Gram matrix of all atoms costs less than it saves."""
+"""Samples for each coefficient above which forming the Gram matrix of all atoms saves more than it costs."""
 _WORK = 32
-"""Multiplications for each coefficient of a sample, for the decision how many threads to start."""
+"""Assumed multiplications for each coefficient of a sample; they determine the number of threads."""
 
 
 def coordinate_descent(
@@ -49,9 +49,9 @@ def coordinate_descent(
     The codes are those of `fista` within the certified gaps. The method is faster if few groups are active; FISTA is
     faster for samples with thousands of nonzero coefficients.
 
-    The loops are written in Numba, an optional dependency: `pip install 'gramian[fast]'`. The first call compiles for
-    some seconds; the machine code is cached on disk. If Numba is missing, or samples are not on a CPU, or the synthesis
-    is not that of a matrix, `fista` computes the result; `fallback_reason` says so.
+    The loops are written in Numba, an optional dependency: `pip install 'gramian[fast]'`. The first call takes some
+    seconds to compile; the machine code is cached on disk. If Numba is missing, or samples are not on a CPU, or the
+    synthesis is not that of a matrix, `fista` computes the result; `fallback_reason` says so.
 
     Args:
         x: Samples [batch, l].
@@ -61,7 +61,7 @@ def coordinate_descent(
         max_iter: Maximal number of rounds; 0 certifies the initial codes.
         tol: A sample is done when its duality gap is at most this fraction of its energy. 0 runs all rounds, and None
             runs all rounds without a certificate.
-        start: Initial codes; default 0.
+        start: Initial codes; by default 0.
 
     Returns:
         The codes, the largest number of rounds of a sample, and the certified gap. The codes of samples that are not
@@ -109,7 +109,7 @@ def coordinate_descent(
 
 
 def fallback_reason(x: Samples, phi: Phi | Synthesis) -> str | None:
-    """Say why `coordinate_descent` calls `fista` for these samples; None if it does not.
+    """Return why `coordinate_descent` calls `fista` for these samples; None if it does not.
 
     Examples:
         >>> import torch
@@ -134,14 +134,14 @@ def fallback_reason(x: Samples, phi: Phi | Synthesis) -> str | None:
 
 
 def _zeros(x: Samples, synthesis: Dense) -> Codes:
-    """Return zeros that need no memory until they are written, which most are not."""
+    """Return zeros that need no memory until they are written; most are never written."""
     import numpy as np
 
     return torch.from_numpy(np.zeros((len(x), *synthesis.groups), synthesis.D.numpy(force=True).dtype))
 
 
 class _Solver:
-    """The arrays of a dictionary, as the loops need them. NumPy makes them: torch's threads would spin after it."""
+    """The arrays of a dictionary for the loops. NumPy computes them, because torch's threads would spin afterwards."""
 
     def __init__(self, synthesis: Dense, batch: int, unit: float) -> None:
         import numpy as np
@@ -203,7 +203,7 @@ class _Solver:
         self.vectors.multiply(self.atoms, self.D, self.gram, start, stop)
 
     def _run(self, count: int, work: int, loop: Callable[[int, int], None]) -> None:
-        """Run a loop over samples in threads, which draw parts of them: samples differ in their work."""
+        """Run a loop over samples in threads, each of which takes the next part: samples differ in their work."""
         size = self.vectors.SAMPLES * max(1, count // (8 * self.vectors.SAMPLES * torch.get_num_threads()))
         firsts = itertools.count(0, size)
 

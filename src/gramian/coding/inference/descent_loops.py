@@ -1,7 +1,7 @@
 """The loops of coordinate descent: for each sample, rounds of a small problem on a working set of groups.
 
-Numba's cache of these loops contains the machine code of `vector_loops` and `working_set_loops`, but does not see their
-changes: after one, delete `__pycache__`.
+Numba's cache of these loops contains the machine code of `vector_loops` and `working_set_loops`, but does not notice
+changes in them: after a change, delete `__pycache__`.
 """
 
 # Numba code has no types to check; Numba compiles these plain Python loops.
@@ -25,12 +25,12 @@ _FIRST, _GROWTH = 16, 1.0
 _LEVEL = 1 + 1e-6
 _BISECTIONS = 8
 _SHARE = 0.1
-"""A round ends when the gap on the working set is this share of the gap before."""
+"""A round ends when the gap on the working set is this fraction of the gap before."""
 _BLOCK = 32
 
 
 class Problem(NamedTuple):
-    """What the samples of a call share; arrays in the dtype of the samples.
+    """The data that the samples of a call share; arrays in the dtype of the samples.
 
     Attributes:
         samples: x [batch, l].
@@ -69,7 +69,7 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
     compute the correlations from the residuals.
 
     Args:
-        problem: What samples share.
+        problem: The data that samples share.
         codes: Codes of all samples; read and overwritten [batch, m·n].
         results: Gap, energy, number of rounds and state of all samples; overwritten [batch, 4].
         cold: Whether all codes are 0.

@@ -1,4 +1,4 @@
-"""Selection of groups by a false discovery rate: groups that noise of the measured level does not explain."""
+"""Select groups by a false discovery rate: those that noise of the measured level does not explain."""
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ def p_values(gains: Path, dimensions: Float[Tensor, "batch k"], variance: float)
     r"""Compute the probability that noise alone lowers ‖x − Φa‖² by as much as a group does, P(σ²χ²_d ≥ gain).
 
     Args:
-        gains: By how much each group lowers ‖x − Φa‖².
+        gains: The decrease of ‖x − Φa‖² by each group.
         dimensions: Dimension d of the space that the atoms of the group span.
         variance: Variance σ² of the noise in each entry of x.
 
@@ -30,7 +30,7 @@ def discoveries(p: Path, *, m: int, rate: float) -> Int[Tensor, " batch"]:
     r"""Count how many groups of each path of greedy selection to keep, by the rule of Benjamini and Hochberg.
 
     The path is kept up to the last step j with p_j ≤ α·j/m. It ends at the first step with p_j > α·(2j + 4)/m: if
-    noise has explained two groups, it explains the later ones, whose gains are those of what selection has left.
+    noise explains two groups, it also explains the later ones, which are selected from what those two have left.
 
     Args:
         p: The p-value of the group selected in each step; 1 after the last step of a path.

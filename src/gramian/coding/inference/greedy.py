@@ -24,11 +24,11 @@ _MEMORY = 2**23
 _ORTHONORMAL = 1e-3
 """Groups whose Gram matrices differ by less from I are scored as orthonormal."""
 _DEPENDENT = 1e-6
-"""A direction with less than this share of a group's power counts as linearly dependent."""
+"""A direction with less than this fraction of a group's power counts as linearly dependent."""
 _MEASURED = 1024
 """Number of samples from which the noise is measured."""
 _PATH = 64
-"""Groups of a path for which a part of a batch leaves memory."""
+"""Number of groups of a path for which a part of a batch reserves memory."""
 
 
 def block_omp(
@@ -46,11 +46,11 @@ def block_omp(
     tol: float | None = 1e-4,
     start: Codes | None = None,
 ) -> Inference:
-    r"""Select groups one by one, the one that explains most of what is left, and fit all selected by least squares.
+    r"""Select groups one by one, each time the one that explains most of the residual, and fit all by least squares.
 
-    The group added in each step has the largest reduction of ½‖x − Φa‖² by itself; then the codes of all selected
-    groups are fitted anew. Exactly one rule ends the selection; a rule other than λ takes precedence over λ, so that
-    `functools.partial(block_omp, active=4)` serves wherever a method is called with λ.
+    The group added in each step is the one that alone reduces ½‖x − Φa‖² most; then the codes of all selected groups
+    are fitted again. Exactly one rule ends the selection. A rule other than λ takes precedence over λ, so that
+    `functools.partial(block_omp, active=4)` can be used where a method is called with λ.
 
     Args:
         x: Samples [batch, l].
@@ -60,18 +60,18 @@ def block_omp(
         residual: Stop when ‖x − Φa‖² ≤ residual·‖x‖².
         fdr: False discovery rate α: keep the groups that noise does not explain, by the rule of Benjamini and
             Hochberg on P(χ² ≥ gain/σ²) with as many degrees of freedom as the group has dimensions.
-        noise: Standard deviation σ of the noise in each entry of x, for `fdr`; default measured from the samples of
-            the call, at most 1024 of them.
+        noise: Standard deviation σ of the noise in each entry of x, for `fdr`; by default measured from at most 1024
+            samples of the call.
         prior: 'group_l0' or a `SpikeSlab`: its slab acts on the codes of the selected groups.
-        max_groups: Maximal number of groups of a sample; default as many as are linearly independent, l/n.
-        max_iter: Not used, like `tol` and `start`; every method takes them.
+        max_groups: Maximal number of groups of a sample; by default l/n, as many as can be linearly independent.
+        max_iter: Not used, like `tol` and `start`, which all methods accept.
         tol: Not used.
         start: Not used.
 
     Returns:
         The codes. No bound on the distance from the least energy is known, so the gap is infinite; on its support, the
-        codes have the least energy. `converged` says whether the rule ended the selection of every sample, not
-        `max_groups`.
+        codes have the least energy. `converged` is False if `max_groups` ended the selection of a sample, instead of
+        the rule.
 
     Raises:
         ShapeError: If `x` does not fit the dictionary.
@@ -133,11 +133,11 @@ def block_omp(
 
 @dataclass(frozen=True)
 class _Path:
-    """The groups that were selected for each sample, in order, and what each of them brought.
+    """The groups that were selected for each sample, in order, and the gain of each.
 
     Attributes:
-        groups: Numbers of the groups.
-        gains: By how much each group lowers ½‖x − Φa‖² + ½ρ‖a‖²; 0 once a group brings nothing.
+        groups: Indices of the groups.
+        gains: The decrease of ½‖x − Φa‖² + ½ρ‖a‖² by each group; 0 from the first group without a gain.
         dimensions: Dimension of the space that the atoms of the group span.
     """
 
@@ -209,7 +209,7 @@ class _Rule:
         return useful.to(torch.int64).cumprod(dim=1).sum(dim=1)
 
     def finished(self, x: Samples, path: _Path, m: int) -> Bool[Tensor, " batch"]:
-        """Say which samples need no further group, given their paths so far."""
+        """Return which samples need no further group, given their paths so far."""
         last = path.gains[:, -1]
         if self.active is not None:
             return last <= 0
@@ -223,7 +223,7 @@ class _Rule:
 class _Selector:
     """Greedy selection, with an orthonormal basis of the selected groups of each sample that grows by one group a step.
 
-    For a ridge ρ, the basis is that of the atoms with √ρ·I below them; it is kept without its part below them.
+    For a ridge ρ, it is the basis of the atoms stacked on √ρ·I, of which only the upper part is stored.
     """
 
     def __init__(self, synthesis: Dense, slab: GroupL0) -> None:

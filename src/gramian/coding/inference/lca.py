@@ -37,7 +37,7 @@ def lca(
         max_iter: Maximal number of iterations; 0 certifies the initial codes.
         tol: A sample is done when its duality gap is at most this fraction of its energy; this is checked every 10
             iterations. 0 runs all iterations, and None runs all iterations without a certificate.
-        start: Initial codes; default 0.
+        start: Initial codes; by default 0.
 
     Returns:
         The codes, the number of iterations, and the certified gap.

@@ -37,15 +37,15 @@ class GroupAtoms:
 
 
 def refit(x: Samples, phi: Phi | Synthesis, codes: Codes, *, ridge: float = 0.0) -> Codes:
-    r"""Fit the coefficients of the active groups by least squares: min ½‖x − Φa‖² + ½ρ‖a‖², a zero off the support.
+    r"""Fit the coefficients of the active groups by least squares: min ½‖x − Φa‖² + ½ρ‖a‖² with a = 0 off the support.
 
-    A penalty on amplitudes shortens codes; least squares on the support removes that, for the codes of any method.
+    A penalty on amplitudes shortens codes; least squares on the support removes this bias, for the codes of any method.
 
     Args:
         x: Samples [batch, l].
         phi: Dictionary Φ[l, m, n] or a `Synthesis`.
-        codes: Codes whose groups that are not 0 are the support of each sample.
-        ridge: ρ ≥ 0; that of a Gaussian slab.
+        codes: Codes; their groups that are not 0 are the support of each sample.
+        ridge: ρ ≥ 0, such as that of a Gaussian slab.
 
     Returns:
         Codes of the same shape. If the atoms of a support are linearly dependent, the solution of least norm to

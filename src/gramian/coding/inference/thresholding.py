@@ -59,7 +59,7 @@ def block_iht(
         max_iter: Maximal number of iterations; 0 fits the initial codes on their support.
         tol: A sample is done when its support is that of the iteration before and its energy has changed by at most
             this fraction; None or 0 runs all iterations.
-        start: Initial codes; default 0.
+        start: Initial codes; by default 0.
 
     Returns:
         The codes. No bound on the distance from the least energy is known, so the gap is infinite; on its support, the

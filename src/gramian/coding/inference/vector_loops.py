@@ -87,7 +87,7 @@ def multiply(rows, dictionary, out, start, stop):
 def multiply_block(rows, dictionary, out, count):
     """Write rows @ dictionary for the first rows of a block, an even number of rows.
 
-    The sums of a row do not depend on the other rows. A product of torch is faster, but leaves threads that spin.
+    The sums of a row do not depend on the other rows. A product of torch is faster, but leaves spinning threads.
     """
     length, p = dictionary.shape
     whole = length // 4 * 4

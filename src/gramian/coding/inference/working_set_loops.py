@@ -1,6 +1,6 @@
 """The loops of coordinate descent on a working set: its Gram matrix, sweeps, and Newton steps.
 
-They are compiled as parts of `descent_loops`, whose cache does not see changes of this file.
+They are compiled as parts of `descent_loops`, whose cache does not notice changes in this file.
 """
 
 # Numba code has no types to check; Numba compiles these plain Python loops.
@@ -15,7 +15,8 @@ __all__ = ["VECTORS", "extend_gram", "padded", "solve", "spread"]
 
 _SWEEPS = 200
 _PRODUCTS, _ACCURACY = 20, 1e-2
-"""Most products of conjugate gradients in a Newton step, and the decrease of the squared residual that suffices."""
+"""Largest number of conjugate-gradient products in a Newton step, and the sufficient decrease of the squared
+residual."""
 _LANES = 32
 """Rows of the working set are filled up to four vectors of eight: remainders would take longer than the rest."""
 VECTORS = 10

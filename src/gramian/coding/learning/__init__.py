@@ -1,4 +1,4 @@
-"""Dictionary learning, step by step or with an estimator of scikit-learn's interface."""
+"""Dictionary learning, step by step or by an estimator with the interface of scikit-learn."""
 
 from gramian.coding.learning.dictionary import cosine_decay, initial_dictionary
 from gramian.coding.learning.estimator import SubspaceSparseCoding

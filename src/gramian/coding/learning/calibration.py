@@ -1,4 +1,4 @@
-"""The λ for which a given number of groups is active in use, where inference runs until it has converged."""
+"""Find the λ for which a given number of groups is active when inference runs until it has converged."""
 
 import math
 
@@ -29,8 +29,8 @@ def calibrated_lam(
 ) -> float:
     """Find λ for which the mean number of active groups is the target, by bisection.
 
-    Inference in a learning step makes few iterations. Once it has converged, other numbers of groups are active for
-    the same λ.
+    Inference in a learning step makes few iterations, after which the number of active groups differs from that after
+    convergence for the same λ.
 
     Args:
         x: Samples.
@@ -41,11 +41,11 @@ def calibrated_lam(
         target: Mean number of active groups.
         max_iter: Iterations of inference.
         tol: Tolerance of inference.
-        most: Number of samples that are used at most.
+        most: Largest number of samples that are used.
 
     Returns:
         λ for which the mean is within 1 % of the target, or the closest one found; the number of active groups can
-        jump. If no λ comes closer than the initial one, that.
+        jump. The initial λ, if no other is closer.
 
     Cost:
         At most 24 times the inference of these samples.

@@ -45,6 +45,14 @@ def initial_dictionary(length: int, n_groups: int, group_size: int, *, seed: int
 def cosine_decay(lr: float, step: int, steps: int) -> float:
     """Compute the learning rate at a step; it falls from `lr` at step 0 to 0 at step `steps`, along half a cosine.
 
+    Args:
+        lr: Learning rate at step 0.
+        step: Number of steps so far.
+        steps: Number of all steps; after them the rate is 0.
+
+    Returns:
+        ½·lr·(1 + cos(π·step/steps)).
+
     Examples:
         >>> cosine_decay(0.5, 0, 100), round(cosine_decay(0.5, 50, 100), 6)
         (0.5, 0.25)

@@ -39,8 +39,8 @@ class SubspaceSparseCoding(GroupTransformer):
 
     Learning minimises the mean over samples of min_a ½‖(x − c)/s − Σ_i Φ_i a_i‖² + λ Σ_i ‖a_i‖₂. A decoupled step on
     β Σ_i μ(Φ_iᵀΦ_i − I) keeps every group near Φ_iᵀΦ_i = I. c is the mean of the training samples for each feature, and
-    s is the standard deviation of all features about it, so that λ does not depend on the mean and the scale of the
-    data. `partial_fit` computes c and s over all samples so far. If every code is zero, the estimator warns.
+    s is the standard deviation of all features about it, so λ does not depend on the mean and the scale of the data.
+    `partial_fit` computes c and s over all samples so far. If every code is zero, the estimator warns.
 
     Samples are arrays, or tensors on any device. Results are of the same kind, on the same device, and keep the data
     type float32 or float64.
@@ -60,7 +60,7 @@ class SubspaceSparseCoding(GroupTransformer):
         target_active: Target for the mean number of active groups, reached by adapting λ; `fit` ends with the λ for
             which the codes of `transform` reach it on the training samples. None keeps λ constant.
         patience: Number of steps without activity after which a group is replaced; None never replaces groups.
-        infer: 'auto', 'fista', 'lca', 'block_omp', 'block_iht' or an `InferenceMethod`.
+        infer: 'auto', 'fista', 'lca', 'coordinate_descent', 'block_omp', 'block_iht' or an `InferenceMethod`.
         iterations: Iterations of inference in a learning step.
         center: If true, subtract c. False sets c = 0, for data with a meaningful zero, as with the non-negative prior;
             s is then the root mean square.
@@ -234,7 +234,7 @@ class SubspaceSparseCoding(GroupTransformer):
 
         Args:
             X: Samples [samples, l].
-            codes: Codes [samples, m·n]; default the most probable codes, those of `transform`.
+            codes: Codes [samples, m·n]; by default the most probable codes, those of `transform`.
 
         Returns:
             The log of the joint density of the samples, in their original units, and the codes.

@@ -57,15 +57,15 @@ class Learner:
     the penalty is not part of the gradient. With `update="online"`, a step averages the moments aaᵀ and xaᵀ over all
     batches so far and sweeps once over the groups: it minimises a quadratic upper bound of the error over each group,
     scaled to norm √n. It then applies the rule with the inverse of the mean curvature as η. Without a rule, a step only
-    scales atoms to unit length, because they would grow without bound otherwise.
+    scales atoms to unit length, which otherwise would grow without bound.
 
     Args:
         phi: The initial dictionary, Φ[l, m, n]; it is not modified.
-        options: Options of learning; default `LearningOptions()`.
+        options: Options of learning; by default `LearningOptions()`.
         kernel: Shape (channels, height, width) of atoms that are placed at all positions of larger samples, in a
             convolution; None for atoms as long as samples.
         stride: Distance between two positions of a kernel.
-        overlap: Which atoms groups share; None for groups that share none.
+        overlap: The atoms that groups share; None for groups that share none.
         grid: The processes among which samples and groups are divided.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Priors over codes: how likely each group is to be active, and with what amplitude."""
+"""Priors over codes, which define how likely each group is to be active, and with what amplitude."""
 
 from gramian.coding.priors.prior import GroupLaplace, Prior, group_soft_threshold
 from gramian.coding.priors.scale_mixture import LaplacianScaleMixture
@@ -29,8 +29,19 @@ PRIORS: dict[str, Prior] = {
 def as_prior(prior: str | Prior) -> Prior:
     """Look up a prior by name; return a `Prior` unchanged.
 
+    Args:
+        prior: Name or `Prior`.
+
+    Returns:
+        The prior.
+
     Raises:
         OptionError: If no prior has that name.
+
+    Examples:
+        >>> from gramian.coding import as_prior
+        >>> as_prior("nonnegative").nonnegative
+        True
     """
     if isinstance(prior, Prior):
         return prior

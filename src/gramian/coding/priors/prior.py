@@ -1,4 +1,4 @@
-"""The base class of priors over codes, and the group Laplace prior, which majorises every other prior."""
+"""The base class of priors over codes, and the group Laplace prior, which serves as majorizer of other priors."""
 
 import math
 from abc import ABC, abstractmethod
@@ -107,7 +107,7 @@ class GroupLaplace(Prior):
     r"""p(a) ∝ exp(−λ Σ_i w_i ‖a_i‖₂): the prior of the group lasso.
 
     Args:
-        weights: w_i > 0, of shape [m] or [batch, m]; a group with a larger weight is active less often. Default 1.
+        weights: w_i > 0, of shape [m] or [batch, m], by default 1; a group with a larger weight is active less often.
         nonnegative: If true, coefficients must not be negative.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Helpers for densities of groups: the area of a sphere, random directions, and Gamma variates."""
+"""The parts of densities of groups: the area of a sphere, random directions, and Gamma variates."""
 
 import math
 

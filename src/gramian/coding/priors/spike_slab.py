@@ -66,7 +66,7 @@ class GroupL0(Prior):
         return codes
 
     def gain(self, codes: Codes, step: float | Tensor) -> Tensor:
-        """Compute by how much an active group at the prox of the slab is better than 0, for each group."""
+        """Compute, for each group, how much lower the objective is at the prox of the slab than at 0."""
         lengths = group_norms(codes)
         shorter = group_norms(self.slab_prox(codes, step))
         return 0.5 * lengths.square() - 0.5 * (lengths - shorter).square() - step * self.slab_value(shorter)

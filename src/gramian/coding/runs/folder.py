@@ -41,7 +41,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def not_begun(folder: Path, read_settings: ReadSettings) -> bool:
-    """Return whether a run ended before its first checkpoint: the folder holds its settings and no dictionary.
+    """Return whether a run ended before its first checkpoint: the folder holds its settings, but no dictionary.
 
     Raises:
         RunError: If the user has no permission to read the folder.
@@ -91,7 +91,7 @@ def check_free(folder: Path, read_settings: ReadSettings) -> None:
 
 @contextlib.contextmanager
 def new_run(folder: Path | None, read_settings: ReadSettings, *, runs: Path) -> Generator[Path]:
-    """Make a folder for a new run, and lock it for this process.
+    """Create a folder for a new run, and lock it for this process.
 
     Processes that ask for the next free number at the same time get different numbers. If the block raises before there
     is a checkpoint, the files of the run and the folders created for it are removed.
@@ -112,7 +112,7 @@ def new_run(folder: Path | None, read_settings: ReadSettings, *, runs: Path) -> 
     try:
         created = _next_free(runs) if folder is None else _create(folder)
     except OSError as error:
-        raise RunError(f"the folder {folder or runs} could not be made: {error.strerror or error}") from error
+        raise RunError(f"the folder {folder or runs} could not be created: {error.strerror or error}") from error
     folder = created[-1] if folder is None else folder
     with lock_folder(folder):
         check_free(folder, read_settings)  # another process may have used it before this process locked it
@@ -165,7 +165,7 @@ def latest_run(runs: Path, read_settings: ReadSettings) -> Path | None:
 
 
 def _create(folder: Path) -> list[Path]:
-    """Make a folder and its parents; return the folders that were created."""
+    """Create a folder and its parents; return the folders that were created."""
     created: list[Path] = []
     for path in (*reversed(folder.parents), folder):
         if not path.is_dir():
@@ -176,7 +176,7 @@ def _create(folder: Path) -> list[Path]:
 
 
 def _next_free(runs: Path) -> list[Path]:
-    """Make the folder of the next free number; return the folders that were created."""
+    """Create the folder of the next free number; return the folders that were created."""
     while True:
         created = _create(runs)
         number = max((int(entry.name) for entry in _numbered(runs)), default=0)

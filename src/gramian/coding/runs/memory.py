@@ -1,4 +1,4 @@
-"""The memory that is available to a process, and the check before a run that it fits into that."""
+"""The memory available to a process, and the check that a run fits into it."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def check_memory(settings: RunOptions, length: int, least: tuple[int, int]) -> N
     Args:
         settings: Settings of the run.
         length: Length l of a sample.
-        least: Lower bounds of the bytes that a process needs on the CPU, which draws samples, and on the device.
+        least: Lower bounds on the bytes that a process needs on the CPU, which draws samples, and on the device.
 
     Raises:
         OptionError: If a lower bound exceeds the available memory.

@@ -36,7 +36,7 @@ class RunOptions:
         batch: Number of samples in a step.
         device: Device of the dictionary, in PyTorch's notation.
         seed: Seed of the initial dictionary and of the samples of all steps.
-        report_every: Number of steps between two rows of metrics; each row comes with a checkpoint.
+        report_every: Number of steps between two rows of metrics; a checkpoint is written with each row.
     """
 
     groups: int = 64
@@ -56,8 +56,8 @@ R = TypeVar("R", bound="Run[Any]")
 class Run(ABC, Generic[Settings]):
     """A learning run with its settings and metrics.
 
-    The seed and the step determine every batch, so that the state of a run is that of what learns. A run that was
-    stopped and resumed therefore ends with exactly the same dictionary as an uninterrupted run.
+    The seed and the step determine every batch, so the learner holds the whole state of a run. A run that was stopped
+    and resumed ends with exactly the same dictionary as an uninterrupted run.
 
     Args:
         settings: Options of the run.
@@ -92,7 +92,7 @@ class Run(ABC, Generic[Settings]):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Return copies of all that a step changes, the same on every process."""
+        """Return copies of all tensors that a step changes, the same on every process."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -130,7 +130,7 @@ class Run(ABC, Generic[Settings]):
     @classmethod
     @abstractmethod
     def restored(cls: type[R], folder: Path, settings: Any) -> tuple[R, Mapping[str, Tensor]]:
-        """Make a run from its settings and the dictionary in its folder, and return it with the stored state.
+        """Create a run from its settings and the dictionary in its folder, and return it with the stored state.
 
         Raises:
             RunError: If they do not fit, or the data have changed.
@@ -143,7 +143,7 @@ class Run(ABC, Generic[Settings]):
 
     @property
     def should_report(self) -> bool:
-        """Whether this step has a row of metrics."""
+        """Whether a row of metrics is due at this step."""
         return self.step % self.settings.report_every == 0 or self.finished
 
     @property
@@ -184,7 +184,7 @@ class Run(ABC, Generic[Settings]):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"the folder {folder} could not be made: {error.strerror or error}") from error
+            raise RunError(f"the folder {folder} could not be created: {error.strerror or error}") from error
         with remove_on_failure(folder, created):
             replace_file(folder / SETTINGS, self.settings_text().encode())
             replace_file(folder / METRICS, metrics_text(self.metrics).encode())

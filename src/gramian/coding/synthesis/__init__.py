@@ -11,5 +11,12 @@ __all__ = ["Convolution", "Dense", "Overlap", "Samples", "ShardedSynthesis", "Sy
 
 
 def as_synthesis(phi: Phi | Synthesis) -> Synthesis:
-    """Return the linear map of a dictionary Φ[l, m, n]; return a `Synthesis` unchanged."""
+    """Return the linear map of a dictionary Φ[l, m, n]; return a `Synthesis` unchanged.
+
+    Args:
+        phi: Dictionary Φ[l, m, n] or a `Synthesis`.
+
+    Returns:
+        The map, which shares memory with Φ.
+    """
     return phi if isinstance(phi, Synthesis) else Dense(phi)

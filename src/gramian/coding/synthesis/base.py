@@ -1,4 +1,4 @@
-"""The base class of linear maps from codes to samples, and bounds of their spectrum."""
+"""The base class of linear maps from codes to samples, and bounds on their spectrum."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -73,11 +73,11 @@ class Synthesis(ABC):
 
         Returns:
             The mean over samples. If samples are larger than atoms, the sum over samples is divided by the number of
-            atoms that would fit side by side into all samples.
+            atoms that fit side by side into all samples.
         """
 
     def total(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Sum the values over the processes that share the groups; here there is one process."""
+        """Sum the values over the processes that share the groups; in this class there is one process."""
         return values
 
     def largest(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

@@ -17,7 +17,7 @@ __all__ = ["Convolution"]
 
 
 class Convolution(Synthesis):
-    """The synthesis of atoms smaller than samples: x sums all atoms at all positions, times their coefficients.
+    """The synthesis of atoms smaller than samples: x sums all atoms at all positions, times coefficients.
 
     Args:
         weight: Kernels [m·n, channels, height, width], ordered by group, in the layout of `torch.nn.Conv2d`.
@@ -48,7 +48,7 @@ class Convolution(Synthesis):
 
     @classmethod
     def of(cls, phi: Phi, kernel: tuple[int, int, int], stride: int = 1) -> "Convolution":
-        """Make the convolution with the atoms of Φ[l, m, n].
+        """Create the convolution with the atoms of Φ[l, m, n].
 
         Args:
             phi: The atoms; each is a kernel, flattened to a vector.

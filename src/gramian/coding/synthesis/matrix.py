@@ -17,7 +17,7 @@ __all__ = ["Dense"]
 class Dense(Synthesis):
     """The synthesis of atoms as long as samples: x = Φa.
 
-    A gradient step uses the Gram matrix of all atoms if that is cheaper, for m·n ≤ 2l.
+    A gradient step uses the Gram matrix of all atoms if m·n ≤ 2l, where that is cheaper.
 
     Args:
         phi: Φ[l, m, n].

@@ -1,4 +1,4 @@
-r"""Groups that share atoms: the dictionary holds each atom once, and several groups contain it."""
+r"""Groups that share atoms: the dictionary holds each atom once, and several groups may contain it."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Overlap:
     union of groups.
 
     Args:
-        index: Numbers of the atoms of each group, counted from 0, [m, n]; every atom is in at least one group.
+        index: Indices of the atoms of each group, from 0, [m, n]; every atom is in at least one group.
 
     Raises:
         OptionError: If an atom is in no group, or twice in one group.
@@ -59,7 +59,7 @@ class Overlap:
 
     @classmethod
     def ring(cls, atoms: int, *, size: int, step: int = 1) -> "Overlap":
-        """Make groups of consecutive atoms on a ring.
+        """Create groups of consecutive atoms on a ring.
 
         Args:
             atoms: Number of atoms.
@@ -78,7 +78,7 @@ class Overlap:
 
     @classmethod
     def torus(cls, rows: int, columns: int, *, side: int) -> "Overlap":
-        """Make a topographic map: one square group at every position of a grid with periodic boundaries.
+        """Create a topographic map: one square group at every position of a grid with periodic boundaries.
 
         Args:
             rows: Height of the grid; it has rows·columns atoms, numbered row by row, and as many groups.

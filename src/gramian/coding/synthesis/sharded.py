@@ -12,7 +12,7 @@ __all__ = ["ShardedSynthesis", "shard"]
 
 
 class ShardedSynthesis(Synthesis):
-    """The synthesis of distributed groups: a process holds the codes of its groups; samples are summed over processes.
+    """The synthesis of distributed groups: each process has the codes of its groups; samples are summed over processes.
 
     Args:
         local: The map of the groups of this process.

@@ -25,7 +25,7 @@ _BATCH = 64
 """Atoms whose Fourier planes are in memory at a time."""
 
 _TRIAL_EVALUATIONS = 20
-"""Evaluations from each start; the best result is refined."""
+"""Number of evaluations from each start; the best result is refined."""
 
 _NARROWEST = 0.4
 """Width in pixels below which an envelope can lie between pixels."""
@@ -70,27 +70,28 @@ class GaborFit:
 def fit_gabor(phi: Phi, *, steps: int = 200) -> GaborFit:
     r"""Fit a Gabor function to every atom by least squares.
 
-    Minimises ‖atom − g‖² over the eight parameters of g, see `GaborFit`, by MINPACK's Levenberg–Marquardt method with
-    the analytic Jacobian. Each atom has four starts: its two highest peaks in the Fourier plane, each once with the
-    centre and the widths of its envelope and once with a narrow envelope at the envelope's maximum. The best result
-    after 20 evaluations is refined. The problem has local minima, so `explained` is a lower bound. Atoms of at most
-    eight pixels are always explained.
+    MINPACK's Levenberg–Marquardt method, with the analytic Jacobian, minimises ‖atom − g‖² over the eight parameters of
+    g; see `GaborFit`. Each atom has four starts: its two highest peaks in the Fourier plane, each once with the centre
+    and the widths of its envelope and once with a narrow envelope at the envelope's maximum. The best result after 20
+    evaluations is refined. The problem has local minima, so `explained` is a lower bound. Atoms of at most eight pixels
+    are always explained.
 
-    Widths stay between 0.4 pixels and twice the patch, the frequency between a quarter of a cycle in a patch and
-    √½ cycles per pixel, the centre within a pixel of the patch: each bounded parameter is the sine of a free one.
+    Widths stay between 0.4 pixels and twice the patch, the frequency between a quarter of a cycle in a patch and √½
+    cycles per pixel, and the centre within a pixel of the patch: each bounded parameter is computed from the sine of a
+    free one.
 
     Args:
         phi: Dictionary Φ[l, m, n] of square patches, l a square, at least 4.
         steps: Maximum number of evaluations of g in the refinement.
 
     Returns:
-        The fits, each parameter as a tensor [m, n] of Φ's dtype, on Φ's device; nan for atoms that are not finite.
+        The fits, each parameter as a tensor [m, n] of Φ's dtype, on Φ's device; NaN for atoms that are not finite.
 
     Raises:
         ShapeError: If l is not the square of 2 or more.
 
     Cost:
-        About 100 evaluations of g and its Jacobian for each atom: some 20 ms for 16 × 16 pixels, on the CPU.
+        About 100 evaluations of g and its Jacobian for each atom: about 20 ms for 16 × 16 pixels, on the CPU.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Measure how similar the Gabor functions of a group are, with random groups as control."""
+"""Measure how similar the Gabor functions within groups are, with random groups as control."""
 
 import math
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class GaborAgreement:
     """The differences of Gabor functions within learned groups and within random groups.
 
     Attributes:
-        threshold: Explained share above which an atom counts as well fitted.
+        threshold: Explained fraction above which an atom counts as well fitted.
         atoms: Number of well-fitted atoms; the others are skipped.
         pairs: Number of pairs of well-fitted atoms within one group.
         learned: Differences within the learned groups.
@@ -62,17 +62,17 @@ def group_agreement(fit: GaborFit, *, threshold: float = 0.5, draws: int = 20, s
     """Compare the Gabor functions of every two atoms of a group, and of random groups of the same atoms.
 
     Phases are compared at one place: halfway between the two atoms, or, for the resultant, at the mean of the group's
-    centres. Where place, orientation, frequency and widths agree, quadrature follows from orthogonality, so that the
-    last two measures add no information.
+    centres. If position, orientation, frequency and widths agree, quadrature follows from orthogonality; then the last
+    two measures add no information.
 
     Args:
         fit: Gabor fits of a dictionary.
-        threshold: Explained share above which an atom counts as well fitted.
+        threshold: Explained fraction above which an atom counts as well fitted.
         draws: Largest number of random regroupings in the control; fewer if there are millions of pairs.
         seed: Seed of the random groups.
 
     Returns:
-        Medians for the learned groups and for random ones; nan where no group has two well-fitted atoms.
+        Medians for the learned groups and for random ones; NaN if no group has two well-fitted atoms.
 
     Cost:
         O(draws·m·n²) flops.

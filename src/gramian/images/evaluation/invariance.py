@@ -51,6 +51,13 @@ class PhaseResponse:
 def random_groups(codes: Codes, *, seed: int) -> Codes:
     """Regroup coefficients at random, as a control for the effect of pooling alone.
 
+    Args:
+        codes: Codes [batch, m, n].
+        seed: Seed of the permutation of coefficients.
+
+    Returns:
+        Codes of the same shape, with the same permutation for every sample.
+
     Examples:
         >>> import torch
         >>> codes = torch.arange(6.0).reshape(1, 3, 2)
@@ -107,6 +114,9 @@ def gratings(
         frequency: Spatial frequency, cycles per pixel.
         orientation: Direction of the wave vector, radians.
         phases: Phases, radians.
+
+    Returns:
+        The gratings as rows, [phases, size²].
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Measure everything on the page of a learning run: on held-out patches, one picture, and gratings."""
+"""Measure all that the page of a learning run shows: on held-out patches, one picture, and gratings."""
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ _ENTRIES_FITTED = 1 << 17
 _BATCH = 512
 
 Progress = Callable[[str, int, int], object]
-"""A function of a stage, the finished part of it, and its total."""
+"""A function of a stage, its finished part, and its total."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class LearningRecord:
         shift: Correlations of responses under a shift, by the number of pixels.
         phase: Responses to gratings of every phase.
         planes: The plane within each group that codes of held-out patches use most; None for single atoms.
-        gabor: The Gabor functions nearest to the atoms; nan for the least used groups of a large dictionary, which
-            are not fitted.
+        gabor: The Gabor functions nearest to the atoms; NaN for the least used groups of a large dictionary, which are
+            not fitted.
         agreement: Similarity of the Gabor functions within groups.
     """
 
@@ -137,7 +137,7 @@ def learning_record(run: LearningRun, progress: Progress | None = None) -> Learn
 
     Args:
         run: A run.
-        progress: Function that is called repeatedly with the stage, its finished part, and its total.
+        progress: A function that is called repeatedly with the stage, its finished part, and its total.
 
     Cost:
         Inference on a few thousand patches, fewer with more atoms: a few seconds. Gabor fits of the most used groups,
@@ -203,7 +203,7 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 def _affordable(run: LearningRun) -> int:
-    """Return the number of patches whose inference takes a few seconds."""
+    """Return the number of patches that can be inferred in a few seconds."""
     length, m, n = run.phi.shape
     return max(128, int(_EFFORT / (m * n * (50 + min(m * n, 2 * length)))))
 

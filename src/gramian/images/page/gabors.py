@@ -1,4 +1,4 @@
-"""The section on Gabor functions of groups: a table with a control, and bars at their places."""
+"""The section on Gabor functions of groups: a table with a control, and bars at the positions of the functions."""
 
 import math
 

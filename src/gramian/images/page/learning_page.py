@@ -1,4 +1,4 @@
-"""Render a learning run as one page."""
+"""Render a learning run as one HTML page."""
 
 import html
 import math
@@ -28,7 +28,7 @@ def render_report(record: LearningRecord, progress: Callable[[str, int, int], ob
 
     Args:
         record: Measurements of the run.
-        progress: Function that is called repeatedly with the stage, its finished part, and its total.
+        progress: A function that is called repeatedly with the stage, its finished part, and its total.
 
     Returns:
         The text of the page, UTF-8. The same record gives the same text.

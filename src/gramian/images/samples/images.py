@@ -1,4 +1,4 @@
-"""Load natural images: those that installed packages ship, and folders, arrays and films of the user."""
+"""Load natural images: those in installed packages, and the user's folders, arrays and films."""
 
 import os
 from collections.abc import Sequence
@@ -106,8 +106,8 @@ def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
 
     Returns:
         The pictures and the names of unreadable files. Pixels must be bytes, 16-bit numbers or numbers in [0, 1]; other
-        numbers have no defined white and raise. Transparent pixels are blended with white, EXIF rotations are applied,
-        and a film in a folder contributes its first frame.
+        numbers raise an error, because their white is not defined. Transparent pixels are blended with white, EXIF
+        rotations are applied, and a film in a folder contributes its first frame.
 
     Raises:
         DataError: If the path does not exist, holds no readable picture, or has numbers of another range.
@@ -132,7 +132,7 @@ def load_images(path: Path, *, colour: bool = False) -> LoadedImages:
     if folder:
         return _folder(path, entries, colour=colour)
     if not file:
-        there = "which is no file" if os.path.lexists(path) else "which does not exist"
+        there = "which is not a file" if os.path.lexists(path) else "which does not exist"
         raise DataError(f"images must be an existing folder or file; got {printable(path)}, {there}")
     if path.suffix.lower() in (".npy", ".npz"):
         return _array_file(path, colour=colour)
@@ -198,7 +198,8 @@ def split_held_out(images: tuple[Picture, ...], *, min_side: int, sequence: bool
     """Split pictures into those for training and those held out.
 
     Held out are the shipped images of `HELD_OUT_NAMES`, or else every fifth picture and at least one. For a film it is
-    the last fifth, because successive frames are similar. A single picture is cut, and its lowest fifth is held out.
+    the last fifth, because successive frames are similar. A single picture is divided, and its lowest fifth is held
+    out.
 
     Args:
         images: All pictures.

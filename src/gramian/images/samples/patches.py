@@ -20,7 +20,7 @@ Pictures = Sequence[Float[Tensor, "_ _ *channels"]]
 
 
 _ROUNDING = 1e-6
-"""Standard deviation, relative to the largest pixel, up to which a patch counts as constant."""
+"""Largest standard deviation, relative to the largest pixel, of a patch that counts as constant."""
 
 _TO_MEASURE = 10_000
 """Number of patches from which the scale of whitened patches is estimated."""
@@ -38,8 +38,8 @@ class PatchSampler:
         pictures: Whitened pictures.
         size: Side of a patch, pixels.
         flat: Threshold of flatness.
-        scale: Common divisor; default the one that gives unit variance. For held-out pictures pass the training scale.
-        whiten: Whitening of each patch; default none.
+        scale: Common divisor; by default that which gives unit variance. For held-out pictures pass the training scale.
+        whiten: Whitening of each patch; by default none.
 
     Attributes:
         scale: The common divisor.
@@ -105,7 +105,7 @@ class PatchSampler:
         Args:
             count: Number of patches.
             seed: Seed of the run.
-            step: Number of the draw.
+            step: Index of the draw.
 
         Returns:
             Patches [count, size²·channels] of mean zero; the channels of a pixel are adjacent.
@@ -120,7 +120,7 @@ class PatchSampler:
 
 
 def image_to_patches(picture: Pixels, *, size: int, stride: int) -> Float[Tensor, "count pixels"]:
-    """Cut a picture into overlapping patches that cover it; the last row and column end at the edge.
+    """Divide a picture into overlapping patches that cover it; the last row and column end at the edge.
 
     Args:
         picture: Picture [height, width], or with channels [height, width, channels], at least `size` on each side.

@@ -1,4 +1,4 @@
-"""Convert pictures to the samples that a dictionary encodes, and back; hold all parameters of that conversion."""
+"""Convert pictures to the samples that a dictionary encodes, and back, with all parameters of the conversion."""
 
 from dataclasses import dataclass
 
@@ -152,7 +152,7 @@ class Preparation:
         return whitened if self.mixing is None else whitened @ self.mixing
 
     def samples(self, pixels: Pixels, *, stride: int) -> Samples:
-        """Cut a picture into samples that cover it.
+        """Divide a picture into samples that cover it.
 
         Args:
             pixels: A picture in [0, 1].
@@ -200,7 +200,7 @@ class Preparation:
 
 
 def _require_contrast(pictures: Pictures) -> None:
-    """Check that pictures are not constant; whitening would amplify their rounding errors."""
+    """Check that pictures are not constant, because whitening would amplify their rounding errors."""
     spans = [float((picture.amax(dim=(0, 1)) - picture.amin(dim=(0, 1))).max()) for picture in pictures]
     if pictures and max(spans) <= _ROUNDING:
         raise DataError("some patches must not be flat; got pictures of one grey value; try other pictures")

@@ -1,4 +1,4 @@
-"""Whitening: the power of natural images falls as 1/f², and whitening makes it equal at all scales."""
+"""Whitening makes the power of natural images, which falls as 1/f², equal at all scales."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 r"""The block-diagonal kernel, for many small groups that are adjacent in memory.
 
 A product of only a few columns leaves most of the processor's vector width idle. So this kernel forms one Gram matrix
-of g adjacent groups, with g·n ≤ 16 columns, and discards its blocks off the diagonal: g times the flops in half of the
+of g adjacent groups, with g·n ≤ 16 columns, and discards its blocks off the diagonal: g times the flops in half the
 time.
 """
 

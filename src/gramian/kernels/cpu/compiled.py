@@ -14,14 +14,14 @@ _SUMS = {"reassoc", "contract", "nsz"}
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop at its first call, without the interpreter lock; the machine code is cached on disk.
 
-    Sums may be reordered and contracted, but NaN and infinity keep their meaning. Numba's own threads ignore torch's
-    number of threads, break after a fork, and spin while they wait; `threads` has others.
+    Sums may be reordered and contracted, but NaN and infinity keep their meaning. Numba's threads are not used, because
+    they ignore torch's number of threads, break after a fork, and spin while they wait; see `threads`.
     """
     return _compile(function, _SUMS)
 
 
 def compiled_finite(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop whose result may be anything if a number is NaN, so that the search for a maximum is fast."""
+    """Compile a loop whose result is undefined if a number is NaN, which makes the search for a maximum fast."""
     return _compile(function, {*_SUMS, "nnan"})
 
 

@@ -16,7 +16,7 @@ _LEAST = 1 << 20
 """Fewest multiplications per thread: about 100 µs of work."""
 
 _PIECES = 4
-"""Into how many pieces the work of a thread is split."""
+"""Number of pieces into which the work of a thread is split."""
 
 
 class _Pool:
@@ -37,7 +37,8 @@ def run_blocks(loop: Callable[[int, int], None], blocks: int, multiplications: i
     """Run a loop over independent blocks in several threads: at most torch's number, and fewer for little work.
 
     The threads claim pieces of the work one after the other. So a thread that starts late, for example because a thread
-    of torch still spins on its processor, does less of it, and one that has not started at the end is not waited for.
+    of torch still spins on its processor, does less work, and a thread that has not started at the end is not waited
+    for.
 
     Args:
         loop: A function of the first block and the one after the last; it releases the interpreter lock.

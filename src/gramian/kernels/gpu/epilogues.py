@@ -11,11 +11,12 @@ from gramian.penalties import L1, Huber, Penalty, SquaredFrobenius
 __all__ = ["Epilogue", "epilogue", "interpreted", "slower_reason", "triton_version", "unsupported_reason"]
 
 _OLDEST = (3, 3)
-"""Triton 3.2, which comes with torch 2.6, multiplies no blocks in float64; nothing older than this was tested."""
+"""Triton 3.2, which comes with torch 2.6, cannot multiply blocks in float64; older versions than this are not
+tested."""
 
 
 class Epilogue(NamedTuple):
-    """How device code computes the penalty and its subgradient from an entry of X."""
+    """The penalty and its subgradient of an entry of X, in the form that device code uses."""
 
     kind: int
     parameter: float
@@ -37,7 +38,7 @@ def epilogue(penalty: Penalty) -> Epilogue | None:
 
 
 def unsupported_reason(device: str) -> str | None:
-    """Say why device code cannot run on a device, or return None if it can."""
+    """Return why device code cannot run on a device, or None if it can."""
     if device != "cuda" and not (device == "cpu" and interpreted()):
         return f"it runs on a CUDA device; Φ is on {device}"
     version = triton_version()  # which loads Triton: only where it could be used
@@ -49,7 +50,7 @@ def unsupported_reason(device: str) -> str | None:
 
 
 def slower_reason(device: str, dtype: torch.dtype) -> str | None:
-    """Say why another kernel is faster on a device, or return None if none is."""
+    """Return why another kernel is faster on a device, or None if none is."""
     if device != "cuda":
         return "Triton's interpreter is for tests"
     return "the library of the device is faster in float64" if dtype == torch.float64 else None

@@ -26,14 +26,14 @@ __all__ = ["Fused", "Update"]
 
 _MOST = 64
 _SHORTEST_SPLIT = 256
-"""Rows below which a program is not worth its start."""
+"""Smallest number of rows for which starting a program pays off."""
 
 _MOST_SPLITS = 64
-"""Gram matrices that one program sums."""
+"""Number of Gram matrices that one program sums."""
 
 
 class Update(NamedTuple):
-    """What a launch computes: scale·PG, or for a step −PS or P − PS, and the penalty."""
+    """The operation of a launch: scale·PG, or for a step −PS or P − PS, and the penalty."""
 
     epilogue: epilogues.Epilogue
     scale: float
@@ -141,7 +141,7 @@ class Fused(Reference):
 
 
 def _splits(phi: Phi) -> int:
-    """Return among how many programs the rows of a group are shared."""
+    """Return the number of programs that share the rows of a group."""
     length, m, n = phi.shape
     programs = max(1, -(-m // max(1, 16 // n)))
     most = min(_MOST_SPLITS, length // _SHORTEST_SPLIT, 2 * launching.processors(phi.device) // programs)
@@ -183,7 +183,7 @@ def _launch(
 
 
 def _rows_and_warps(name: str, columns: int, dtype: torch.dtype) -> dict[str, int]:
-    """Choose the rows at a time and the warps of a program, with which the compiler spills fewest registers."""
+    """Choose the rows at a time and the warps of a program so that the compiler spills fewest registers."""
     if name in ("fused_update", "fused_gram") and dtype == torch.float32 and columns == _MOST:
         return {"ROWS": 32, "num_warps": 8}
     return {"ROWS": 64, "num_warps": columns // 8 if name == "fused_factor" else columns // 16}

@@ -1,4 +1,4 @@
-"""Launches of device code: on the device of its tensors, with torch's products instead if Triton cannot compile it."""
+"""Launch device code on the device of its tensors; if Triton cannot compile it, torch's products are used."""
 
 import warnings
 from collections.abc import Callable
@@ -23,7 +23,8 @@ _FUNCTIONS = {
 """The functions of the modules of the device code."""
 
 _DEVICE_ERRORS = ("illegal", "misaligned", "launch failure", "CUDA error", "HIP error")
-"""Parts of messages about errors that a device reports: of an earlier launch, so that they must not be caught."""
+"""Parts of messages of errors that a device reports. They may be due to an earlier launch, so they must not be
+caught."""
 
 _failures: dict[object, str] = {}
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -106,7 +107,7 @@ def _processors(device: torch.device) -> int:
 
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Make a device the current one: Triton launches there, whatever the tensors are on."""
+    """Make a device the current one, because Triton launches there even if the tensors are on another."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

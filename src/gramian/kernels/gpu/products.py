@@ -1,4 +1,4 @@
-r"""The products kernel, for groups of more than 64 vectors on a GPU: two products of the library, one launch between.
+r"""The products kernel, for groups of more than 64 vectors on a GPU: one launch between two products of a library.
 
 The launch reads PᵀP once and overwrites it with G, exactly symmetric. In 16 bits the products are those of 16-bit
 numbers, summed in float32, and the signs of l1 are exact. A proximal step has three launches between its products: X,
@@ -25,10 +25,10 @@ __all__ = ["Products", "invalidate_", "scaled_product"]
 _LEAST_MEMBERS = 65
 _TILE = 64
 _ROOM = 1 << 24
-"""By how many numbers the matrices held at a time may exceed Φ: 64 MiB in float32."""
+"""By how many numbers the matrices in memory may exceed Φ: 64 MiB in float32."""
 
 _MOST_PROGRAMS = 65535
-"""Of the third axis of a grid."""
+"""Largest size of the third axis of a grid."""
 
 
 class Products(Reference):

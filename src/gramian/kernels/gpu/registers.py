@@ -79,7 +79,7 @@ def _members(n: int) -> int:
 
 
 def _order(phi: Phi) -> tuple[bool, bool]:
-    """Tell whether the members of a row of a group are adjacent in memory, and whether the groups are, too."""
+    """Tell whether the members of a row of a group are adjacent in memory, and whether the groups are too."""
     n = phi.shape[2]
     adjacent = phi.stride(2) == 1 or n == 1
     return adjacent, adjacent and phi.stride(1) == n == _members(n)

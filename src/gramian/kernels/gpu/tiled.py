@@ -1,8 +1,8 @@
 r"""The tiled kernel, for large groups on a GPU: the penalty inside a symmetric Gram product.
 
 It computes G tile by tile on and above the diagonal: a tile of X is summed in registers, and only its G is written to
-memory, with its mirror image. X is never held. In 16 bits the signs of l1 are exact, so P·G runs at the rate of 16-bit
-products. If G is too large to be held, it is computed in strips, each multiplied from both sides, as a panel is.
+memory, with its mirror image. X is never stored. In 16 bits the signs of l1 are exact, so P·G runs at the rate of
+16-bit products. If G is too large for memory, it is computed in strips, each multiplied from both sides, as a panel is.
 """
 
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ __all__ = ["Frozen", "FrozenByPattern", "Old"]
 
 Old = Tensor | FrozenBasis | Mapping[str, Any] | Callable[[str], Any] | Sequence[Any]
 """Frozen vectors: a tensor in the layout of the parameter, a basis, a mapping from names of parameters to these, a
-function of the name, or a sequence of these whose vectors are put together."""
+function of the name, or a sequence of these, whose vectors are concatenated."""
 
 FrozenByPattern = Mapping[Pattern, Old]
 """Frozen vectors by pattern; the first that matches a parameter is used."""

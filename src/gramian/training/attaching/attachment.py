@@ -51,12 +51,12 @@ _NAMED = 3
 
 @dataclass(eq=False, repr=False)
 class Attachment:
-    """The parameters that `attach` keeps orthogonal and those that it skips; it can be paused and removed.
+    """The result of `attach`: which parameters it keeps orthogonal and which it skips. It can be paused and removed.
 
     A copy, or one loaded from a pickle, lists the copied parameters but is attached to nothing: its `handle` is None.
 
     Attributes:
-        targets: The parameters that are acted on.
+        targets: The parameters that are updated.
         skipped: The others, each with its reason.
         settings: The strength, the rule and the penalty of each parameter.
         steps: Number of updates so far, on which a strength that varies depends.
@@ -99,10 +99,10 @@ class Attachment:
         """Continue from a state that `state_dict` returned.
 
         Raises:
-            OptionError: If it is no such state.
+            OptionError: If it is not such a state.
         """
         if set(state) != {"steps"}:
-            raise OptionError(f"a state must be one of state_dict(); got {sorted(map(str, state))}")
+            raise OptionError(f"a state must be one that state_dict() returned; got {sorted(map(str, state))}")
         self.steps = whole_number(state["steps"], name="steps", least=0)
 
     def check(self, target: SelectedParameter, settings: Settings | None = None) -> None:
@@ -148,8 +148,8 @@ class Attachment:
     def log(self, logger: Any, *, step: int | None = None, residuals: bool = True) -> dict[str, float]:
         """Write `metrics()` to an object with `add_scalar`, `log_metrics`, `log_dict` or `log`, and return them.
 
-        In a distributed run, processes that do not write pass None. The default of `step` is the number of updates; to
-        `log`, which may count steps itself, none is passed.
+        In a distributed run, processes that do not write pass None. By default `step` is the number of updates; a
+        method `log`, which may count steps itself, gets none.
         """
         metrics = self.metrics(residuals=residuals)
         write_metrics(logger, metrics, step=step, updates=self.steps)
@@ -213,7 +213,7 @@ def attach(
     against: FrozenByPattern | None = None,
     against_beta: Beta | None = None,
 ) -> Attachment:
-    r"""Keep weights orthogonal: after every `optimizer.step()`, one update with that group's learning rate.
+    r"""Keep weights orthogonal: one update after every `optimizer.step()`, with the learning rate of their group.
 
     The update is decoupled, as the weight decay of AdamW is: the penalty passes through no moment estimate and no loss
     scale, and has no state to save. If a gradient scaler skips a step, or the gradient of a parameter is None, there is
@@ -232,7 +232,7 @@ def attach(
     Args:
         optimizer: Any torch optimiser, any other with the same step hooks, or a wrapper that holds one as `.optimizer`;
             a hook is added to it.
-        model: The model; every selected parameter must be in the optimiser. Names have no prefixes of wrappers.
+        model: The model; every selected parameter must be in the optimiser. Names are without the prefixes of wrappers.
         beta: Strength β ≥ 0. With l1, 2β is the largest gradient of a task with respect to one inner product for which
             that inner product stays zero, in every layer. `math.inf` is a hard constraint: Newton–Schulz steps make
             every entry of X on which the penalty depends zero to rounding, at once and after every step. A function of
@@ -250,8 +250,8 @@ def attach(
             layout of the parameter, a function that returns one for a name, a mapping from names to tensors, or a
             sequence of these, such as one for each earlier task. Their orthonormal bases are computed once, here. See
             `gramian.step_`.
-        against_beta: Strength against frozen vectors, as `beta`, which it is by default. The largest gradient of a task
-            along one direction of the basis for which that inner product stays zero.
+        against_beta: Strength against frozen vectors, in the forms of `beta`, which is its default. It is the largest
+            gradient of a task along one direction of the basis for which that inner product stays zero.
 
     Returns:
         The attachment.
@@ -314,7 +314,7 @@ def attach(
     replaced = _take_over(stepper, attachment)
     if replaced:
         warnings.warn(
-            f"an earlier attachment on this optimizer acts no longer on {', '.join(replaced[:_SHOWN])}"
+            f"an earlier attachment on this optimizer no longer acts on {', '.join(replaced[:_SHOWN])}"
             f"{', …' if len(replaced) > _SHOWN else ''}: this one does, with {settings.strength(0)}, so that no "
             "parameter is stepped twice; try remove() of the earlier one first",
             AttachmentWarning,

@@ -19,8 +19,8 @@ _DISTANCE = 1e-2
 def check_fit(targets: Iterable[SelectedParameter], rule: Rule, penalty: Penalty, *, hard: bool) -> None:
     """Raise the errors that would otherwise be raised at the first step, after the optimiser has changed weights.
 
-    For rules and penalties of this package the requirements are known. Other ones are tried: one step of a small
-    tensor with the same m and n.
+    For rules and penalties of this package the requirements are known. Others are tried by one step of a small tensor
+    with the same m and n.
 
     Args:
         targets: The selected parameters.
@@ -48,7 +48,7 @@ def check_fit(targets: Iterable[SelectedParameter], rule: Rule, penalty: Penalty
 
 
 def _is_known(penalty: Penalty) -> bool:
-    """Say whether a penalty, and every penalty within it, belongs to this package."""
+    """Tell whether a penalty, and every penalty within it, belongs to this package."""
     inner = [value for held in vars(penalty).values() for value in (held if isinstance(held, tuple) else (held,))]
     return type(penalty).__module__.startswith("gramian.") and all(
         _is_known(part) for part in inner if isinstance(part, Penalty)

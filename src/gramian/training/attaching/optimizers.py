@@ -1,4 +1,4 @@
-"""The optimiser whose step changes the weights, within what Accelerate, Lightning and others wrap around it."""
+"""Find the optimiser whose step changes the weights inside the wrappers of Accelerate, Lightning and others."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _DEEPEST = 8
 def unwrap_optimizer(optimizer: Any) -> Optimizer:
     """Return the optimiser whose step changes the weights: wrappers hold it as `.optimizer`.
 
-    A wrapper with its own step hooks, which has its own way of stepping, counts as the optimiser.
+    A wrapper with separate step hooks, and thus a different step, counts as the optimiser.
 
     Raises:
         OptionError: If it is not an optimiser and wraps none, or has no step hooks.
@@ -32,8 +32,8 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
         current = inner
     if not isinstance(current, Optimizer):
         raise OptionError(
-            f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}, which is none and holds none "
-            "as .optimizer; try the optimizer whose step() changes the weights"
+            f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}, which is not an optimizer and "
+            "has none as .optimizer; try the optimizer whose step() changes the weights"
         )
     if not has_step_hooks(current):
         raise OptionError(

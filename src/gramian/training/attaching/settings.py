@@ -72,7 +72,7 @@ class Settings:
         self._choices: dict[str, Choice] = {}
 
     def of(self, target: SelectedParameter) -> Choice:
-        """Return what is done to a parameter.
+        """Return the strength, the rule and the penalty of a parameter.
 
         Raises:
             OptionError: If no pattern gives it a strength.
@@ -142,7 +142,7 @@ class Settings:
         return {**vars(self), "_model": None}
 
     def _value(self, option: str, target: SelectedParameter) -> Any:
-        """Return what the user gave for a parameter; None if that is nothing."""
+        """Return the user's value for a parameter, or None."""
         patterns = self._patterns.get(option)
         return getattr(self, option) if patterns is None else patterns.get(target.name)
 

@@ -101,7 +101,7 @@ def restore_targets_(
         if not result.converged:
             names = [target.name for target in batch]
             warnings.warn(
-                f"a hard constraint must be met; after {result.steps} steps ({result.stopped}) it is not in at "
+                f"a hard constraint must be met; after {result.steps} steps ({result.stopped}) it is not met in at "
                 f"least one of {', '.join(names[:6])}{', …' if len(names) > 6 else ''};"
                 f" its vectors are linearly dependent or "
                 "not finite; attachment.residuals() shows which; try to initialise it again",

@@ -54,10 +54,10 @@ class WarmUp:
 
 
 def check_strength(beta: Beta) -> Beta:
-    """Check a strength: a number is converted, and of anything else the first value is checked.
+    """Check a strength: convert a number to float, or check the first value of a function or a scheduler.
 
     Raises:
-        OptionError: If it is none, is negative, or varies and is infinite.
+        OptionError: If it is not a strength, is negative, or varies and is infinite.
     """
     if isinstance(beta, Scheduler) or callable(beta):
         strength_at(beta, 0)
@@ -73,7 +73,7 @@ def strength_at(beta: Beta, step: int) -> float:
         step: Number of updates before it.
 
     Raises:
-        OptionError: If a function or a scheduler returns a number that is no finite strength.
+        OptionError: If a function or a scheduler returns a number that is not a finite strength.
     """
     if isinstance(beta, (int, float)):
         return beta

@@ -1,3 +1,3 @@
-"""Weights that are orthonormal at every forward, as the polar factor of a parameter."""
+"""Weights that are orthonormal at every forward pass, as the polar factor of a parameter."""
 
 __all__ = []

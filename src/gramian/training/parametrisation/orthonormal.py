@@ -1,4 +1,4 @@
-"""A parametrisation: the weight is the polar factor of a parameter, so that it is orthonormal at every forward."""
+"""A parametrisation: the weight is the polar factor of a parameter, so that it is orthonormal at every forward pass."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ class Orthonormal(nn.Module):
     r"""Parametrise a weight as the polar factor of a parameter, the nearest weight with orthonormal groups.
 
     For `torch.nn.utils.parametrize.register_parametrization`; `gramian.training.orthonormal` registers it with the
-    layout of the layer. The weight is orthonormal to the rounding of its dtype at every forward, whatever changed the
-    parameter: any optimiser, an average of weights, a loaded file.
+    layout of the layer. The weight is orthonormal to the rounding of its dtype at every forward pass, whatever changed
+    the parameter: any optimiser, an average of weights, a loaded file.
 
-    The polar factor does not depend on the length of the parameter's vectors, only the gradient does, which shrinks as
-    they grow. So by default the forward pass in training mode also replaces the parameter by its polar factor
-    (retraction). This changes no weight. It keeps the learning rate at its meaning, makes the next polar factor cost
-    two products with Φ, and the gradient becomes that of the weight projected to the tangent space, which moments of
-    optimisers then estimate. The moments themselves are not changed. Weight decay has no effect.
+    The polar factor does not depend on the scale of the parameter, but the gradient does: it shrinks as the scale
+    grows. So by default the forward pass in training mode also replaces the parameter by its polar factor (retraction).
+    This changes no weight. It preserves the meaning of the learning rate, and the next polar factor costs two products
+    with Φ. The gradient is then that of the weight, projected onto the tangent space, and the optimiser's moments
+    estimate this gradient. The moments themselves are not changed. Weight decay has no effect.
 
     Args:
         layout: Layout of the weight; by default Φ[l, m, n], or one group [l, n].
-        retract: Whether the parameter is replaced at forward, in training mode with gradients. False for optimisers
+        retract: Whether the forward pass replaces the parameter, in training mode with gradients. False for optimisers
             that must find the parameter unchanged between their evaluations, such as LBFGS with a line search, and for
             `fully_shard`, whose gathered parameters are discarded after each forward.
 
@@ -117,21 +117,21 @@ class Orthonormal(nn.Module):
 def orthonormal(
     module: nn.Module, name: str = "weight", *, layout: Layout | str | None = None, retract: bool = True
 ) -> nn.Module:
-    r"""Keep a weight orthonormal at every forward, by a parametrisation of the module that holds it.
+    r"""Keep a weight orthonormal at every forward pass, by a parametrisation of the module that holds it.
 
-    As `torch.nn.utils.parametrizations.orthogonal`, for the groups of any layout and in 16 bits too. The weight starts
-    at the orthonormal one nearest to its present value, and an optimiser that has the parameter keeps it. The
-    parameter is then `parametrizations.weight.original`, in `state_dict` too. `module.weight = value` assigns the
+    Like `torch.nn.utils.parametrizations.orthogonal`, but for groups of any layout and also in 16 bits. The weight
+    starts at the orthonormal one nearest to its present value, and an optimiser that has the parameter still has it.
+    The parameter is then `parametrizations.weight.original`, in `state_dict` too. `module.weight = value` assigns the
     orthonormal weight nearest to a value, `torch.nn.utils.parametrize.remove_parametrizations` ends the
-    parametrisation, and `torch.nn.utils.parametrize.cached` computes a weight once that is used several times.
+    parametrisation, and `torch.nn.utils.parametrize.cached` computes a weight that is used several times only once.
 
     Args:
         module: Any module.
-        name: Name of a parameter of it, or of a module within it, such as 'layers.0.self_attn.q_proj.weight'. Heads of
-            attention are known if `module` contains the attention module.
+        name: Name of a parameter of it, or of a module within it, such as 'layers.0.self_attn.q_proj.weight'. Attention
+            heads are recognised if `module` contains the attention module.
         layout: Layout of the weight; by default that of `gramian.attach` for the layer: rows of linear layers, or
             columns where they are fewer, the filters of convolutions, heads, gates.
-        retract: Whether the parameter is replaced by its polar factor at forward; see `Orthonormal`.
+        retract: Whether the forward pass replaces the parameter by its polar factor; see `Orthonormal`.
 
     Returns:
         The module.

@@ -6,12 +6,13 @@ first.
 
 *Derivative.* dΦ = dQ·H + Q·dH. Write dQ = QΩ + N with QᵀN = 0; Ω is skew, because QᵀQ = I. The part of dΦ orthogonal to
 Q gives N = (I − QQᵀ)dΦ H⁻¹. In QᵀdΦ = ΩH + dH the symmetric dH cancels against the transpose: HΩ + ΩH = QᵀdΦ − dΦᵀQ, a
-Sylvester equation. It maps skew matrices to skew matrices and is self-adjoint. So the gradient G by Q becomes, by Φ,
+Sylvester equation. It maps skew matrices to skew matrices and is self-adjoint. So the gradient G with respect to Q
+becomes, with respect to Φ,
 
     QK + (I − QQᵀ)GH⁻¹, where HK + KH = QᵀG − GᵀQ.
 
 In the eigenvectors V of H the equation is diagonal: (VᵀKV)_ij = (VᵀSV)_ij / (λ_i + λ_j). For orthonormal Φ, H = I, and
-the gradient is G − Q·½(QᵀG + GᵀQ), the projection of G to the tangent space, without eigenvalues.
+the gradient is G − Q·½(QᵀG + GᵀQ), the projection of G onto the tangent space, without eigenvalues.
 """
 
 import math
@@ -34,7 +35,7 @@ __all__ = ["check_tall", "nearest_orthonormal", "polar_factor"]
 _L1 = L1()
 
 _ROUNDING = 2.0
-"""Residuals up to so many times the rounding level count as 0, so that a result is not computed again."""
+"""Residuals up to this multiple of the rounding level count as 0, so that a result is not computed again."""
 
 _NEAR = 0.5
 """The ‖X‖₂ up to which the power series is summed."""
@@ -134,7 +135,7 @@ def check_tall(length: int, groups: int, members: int) -> None:  # noqa: ARG001
 
 
 def _level(stored: torch.dtype, products: torch.dtype, length: int) -> float:
-    """Return the |X_jk| up to which groups count as orthonormal, above what a result has, so that it is final."""
+    """Return the |X_jk| up to which groups count as orthonormal; it exceeds that of a result, which is thus final."""
     rounded = 0.0 if stored == products else torch.finfo(stored).eps
     return _ROUNDING * (rounding_level(products, length, products=products) + rounded)
 
@@ -179,7 +180,7 @@ def _inverse_root_(X: GroupMatrices, terms: int) -> GroupMatrices:
 
 
 def _add_product(base: Phi, phi: Phi, M: GroupMatrices, scale: float) -> Phi:
-    """Compute B + scale·PM for every group with symmetric M, in the memory order of both if they are in the same."""
+    """Compute B + scale·PM for every group with symmetric M, in their memory order if they share one."""
     with reference.full_precision(phi):
         if phi.stride(0) == 1:  # vectors are contiguous, as the rows of a matrix
             transposed = (base.permute(1, 2, 0), M, phi.permute(1, 2, 0))

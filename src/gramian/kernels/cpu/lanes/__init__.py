@@ -1,3 +1,3 @@
-"""The lanes kernel: code for small groups that is written for the processor at the first use."""
+"""The lanes kernel: code for small groups that is generated for the processor at the first use."""
 
 __all__ = []

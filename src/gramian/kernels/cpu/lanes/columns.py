@@ -1,7 +1,7 @@
 """Groups whose vectors are contiguous in memory: the lanes hold rows, and sums and factors are single numbers.
 
 Every pair of vectors is multiplied row by row, so nothing has to be exchanged between lanes. The sums are written to
-the places in scratch memory that they have in the other memory orders, so that what follows is the same.
+the same places in scratch memory as for the other memory orders, so the further code is the same.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from gramian.kernels.cpu.lanes.matrices import Matrices
 __all__ = ["Columns"]
 
 _PAIRS = 12
-"""Sums that are held in registers; further pairs read the vectors again, from the cache."""
+"""Number of sums that are held in registers; further pairs read the vectors again, from the cache."""
 
 
 class Columns(Matrices):
@@ -92,7 +92,7 @@ class Columns(Matrices):
                 code.do(f"store {plan.scalar} {number}, ptr {self._entry(place, k, j)}")
 
     def _each_group(self, block: str, count: str, body: Callable[[str, str], None]) -> None:
-        """Run a body for each group of a block, with its place in the block and its index."""
+        """Run a body for each group of a block, with its position in the block and its index."""
         code = self.code
         first = code.integer("mul", block, self.plan.groups)
 

@@ -78,7 +78,7 @@ class _Plain(EntryFunction):
 def lane_function(penalty: Penalty) -> LaneFunction | None:
     """Return the entry-wise function of a penalty, or None if there are no instructions for it.
 
-    A subclass of a known penalty is a user's code, and not known.
+    Subclasses of known penalties are the user's code, and count as unknown.
     """
     build = _KNOWN.get(type(penalty))
     return None if build is None else build(penalty)

@@ -1,8 +1,8 @@
 r"""The lanes kernel, for many small groups on a CPU: the processor's vectors hold whole groups.
 
 One pass over Φ forms the Gram matrices of some groups, and a second one, from the cache, multiplies by their factors;
-for the penalties that `functions` knows, the factors are computed in registers. The code is written for this processor
-at the first use and compiled by llvmlite, which is installed with Numba: `pip install 'gramian[fast]'`.
+for the penalties that `functions` knows, the factors are computed in registers. The code is generated for this
+processor at the first use and compiled by llvmlite, which is installed with Numba: `pip install 'gramian[fast]'`.
 """
 
 import ctypes
@@ -107,7 +107,7 @@ class Lanes(Reference):
 
 
 def _by_columns(*tensors: Tensor) -> bool | None:
-    """Tell whether the vectors of all tensors are contiguous, and not the rows; None if neither are."""
+    """Tell whether the vectors of all tensors are contiguous, instead of the rows; None if neither are."""
     if all(tensor.stride(2) == 1 for tensor in tensors):
         return False
     return True if all(tensor.stride(0) == 1 for tensor in tensors) else None

@@ -18,7 +18,7 @@ from gramian.kernels.cpu.lanes.plan import Plan
 __all__ = ["write_function"]
 
 _ROWS = 8
-"""Rows of a partial sum. Where the rows are a power of two apart, all of them share the eight places of a set of the
+"""Rows of a partial sum. If the distance of rows is a power of two, all of them share the eight ways of one set of the
 first-level cache; with 32 rows a step took up to 1.8 times as long."""
 
 _MORE_ROWS, _LONG = 32, 1024

@@ -19,7 +19,7 @@ from typing import Any
 __all__ = ["compile_function", "converts_half", "is_installed", "vector_bytes"]
 
 _LEAST_VERSION = 20
-"""The LLVM of llvmlite 0.45, which needs no call to start it, and whose pointers have no type of what they point to."""
+"""The LLVM version of llvmlite 0.45, which needs no initialisation call and has untyped pointers."""
 
 
 class _Compiler:
@@ -59,7 +59,7 @@ def vector_bytes() -> int:
 
 @cache
 def converts_half() -> bool:
-    """Tell whether this processor converts float16; elsewhere LLVM would call functions that may be missing."""
+    """Tell whether this processor converts float16; otherwise LLVM would call functions that may be missing."""
     from llvmlite import binding
 
     return platform.machine().lower() in ("arm64", "aarch64") or bool(binding.get_host_cpu_features().get("f16c"))

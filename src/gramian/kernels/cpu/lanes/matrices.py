@@ -1,4 +1,4 @@
-"""The matrices of a block of groups: sums in scratch memory become the factors that its rows are multiplied by.
+"""The matrices of a block of groups: sums in scratch memory become the factors by which its rows are multiplied.
 
 The scratch memory holds `width` vectors for each vector of a row: X_d or M_d for each d, as `loops` defines them.
 """

@@ -1,4 +1,4 @@
-"""What a function of the lanes kernel computes, and how many groups it processes at once."""
+"""The plan of a function of the lanes kernel: what it computes, and how many groups it processes at once."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from gramian.kernels.cpu.lanes.functions import EntryFunction
 __all__ = ["Plan"]
 
 _SUMS = 8
-"""Sums that are held in registers."""
+"""Number of sums that are held in registers."""
 
 _COLUMNS = 256
 """Numbers of a row that are processed before the next row tile: several cache lines."""
@@ -15,7 +15,7 @@ _COLUMNS = 256
 
 @dataclass(frozen=True)
 class Plan:
-    """What a function computes, of which tensor."""
+    """The operation of a function, and the sizes, dtype and memory order of its tensor."""
 
     n: int
     dtype: str

@@ -1,4 +1,4 @@
-"""What device code does with one entry of X: the penalty, its subgradient and its prox residual."""
+"""The penalty, its subgradient and its prox residual for one entry of X, in device code."""
 
 # A type checker cannot follow the decorated functions.
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
@@ -33,7 +33,7 @@ def subgradient(x, parameter, PENALTY: tl.constexpr):
 
 @triton.jit
 def prox_residual(x, tau, parameter, PENALTY: tl.constexpr):
-    """C_τ of one entry, in a form that is right at τ = 0 and at τ = ∞."""
+    """C_τ of one entry, in a form that is correct at τ = 0 and at τ = ∞."""
     if PENALTY == 0:
         return tl.minimum(tl.maximum(x, -tau), tau)
     if PENALTY == 1:

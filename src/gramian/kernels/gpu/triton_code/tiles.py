@@ -1,4 +1,4 @@
-"""Device code for groups of more than 64 vectors: tile by tile, with what lies between two products of the library.
+"""Device code for groups of more than 64 vectors: the computation between two products of the library, tile by tile.
 
 A program has a tile (i, j) of X with j ≥ i, and writes its mirror image too, so that X is exactly symmetric.
 """
@@ -97,7 +97,7 @@ def symmetric_tiles(
 
 @triton.jit
 def _total(sums, group, which, down, across, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    """Sum what the tiles of a group wrote; the lower tiles wrote nothing."""
+    """Sum the results of the tiles of a group; the lower tiles have none."""
     tiles = down * across
     total = tl.zeros((BLOCK,), WIDE)
     for start in range(0, tiles, BLOCK):
@@ -111,7 +111,7 @@ def _total(sums, group, which, down, across, BLOCK: tl.constexpr, WIDE: tl.const
 def invalidate(sums, G, values, down, across, g_m, width, BLOCK: tl.constexpr, WIDE: tl.constexpr, ADD: tl.constexpr):
     """Write μ(X) to values[m], or add it; where it is not finite, set the first row of G to NaN, so that PG is NaN.
 
-    The sign of a NaN is 0, which would hide it.
+    The sign of a NaN is computed as 0, which would hide it.
     """
     group = tl.program_id(0).to(tl.int64)
     total = _total(sums, group, 0, down, across, BLOCK, WIDE)
