@@ -18,7 +18,7 @@ from gramian.kernels.cpu import threads
 from gramian.kernels.cpu.lanes import machine
 from gramian.kernels.cpu.lanes.functions import EntryFunction, lane_function
 from gramian.kernels.cpu.lanes.loops import write_function
-from gramian.kernels.cpu.lanes.plan import Plan
+from gramian.kernels.cpu.lanes.plan import Order, Plan
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
@@ -113,6 +113,14 @@ def _by_columns(*tensors: Tensor) -> bool | None:
     return True if all(tensor.stride(0) == 1 for tensor in tensors) else None
 
 
+def _order(phi: Phi, out: Phi) -> Order:
+    """Return what is adjacent in both tensors, as `Plan` defines it."""
+    if _by_columns(phi, out):
+        return "columns"
+    length, _, n = phi.shape
+    return "stack" if length and phi.stride(0) == n == out.stride(0) else "rows"
+
+
 def _widen(phi: Phi) -> Phi:
     """Return Φ in the compute dtype, in an order that the loops read."""
     wide = phi.to(reference.compute_dtype(phi.dtype))
@@ -148,11 +156,11 @@ def _run(
     if m == 0:
         return []
     size, dtype, width = phi.element_size(), _TYPES[phi.dtype], machine.vector_bytes()
-    columns = bool(_by_columns(phi, out))
-    adjacent = not columns and n & (n - 1) == 0 and phi.stride(1) == n == out.stride(1)
-    plan = Plan(n, dtype, mode, function, width, dense=False, columns=columns)
+    order = _order(phi, out)
+    plan = Plan(n, dtype, mode, function, width, dense=False, order=order)
     blocks = -(-m // plan.groups)
-    whole = m // plan.groups if adjacent else 0
+    existing = m if n == plan.width else m - 1  # the first numbers of the next group are read, too
+    whole = existing // plan.groups if order == "rows" and phi.stride(1) == n == out.stride(1) else 0
     failed = (ctypes.c_uint8 * (blocks if mode in ("step", "change") else 1))()
     scalars = ((ctypes.c_double if phi.dtype == torch.float64 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
     before = (

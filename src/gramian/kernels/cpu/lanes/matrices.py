@@ -107,6 +107,19 @@ class Matrices(Rows):
         failed = code.emit(f"fcmp uno {plan.scalar} {code.emit(f'extractelement {code.vector} {bad}, i32 0')}, 0.0")
         code.do(f"store i8 {code.emit(f'zext i1 {failed} to i8')}, ptr {code.address('%failed', block)}")
 
+    def _pairs(self, x: Vector) -> list[Vector]:
+        """Return the products x_j x_(j xor d) for each d."""
+        return [self.code.multiply(x, self.code.swap(x, d)) for d in range(self.plan.width)]
+
+    def _times(self, x: Vector, factors: list[Vector]) -> Vector:
+        """Multiply by the factors M_d, and add x where the result is P + PM."""
+        code = self.code
+        y = code.multiply(x, factors[0])
+        for d in range(1, self.plan.width):
+            y = code.add(code.multiply(code.swap(x, d), factors[d]), y)
+        # The change is small: adding it to x at the end rounds once.
+        return code.add(x, y) if self.plan.mode in ("step", "multiply_add") else y
+
     def _sum(self, terms: list[Vector]) -> Vector:
         total = terms[0]
         for term in terms[1:]:

@@ -1,10 +1,13 @@
 """What a function of the lanes kernel computes, and how many groups it processes at once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from gramian.kernels.cpu.lanes.functions import EntryFunction
 
-__all__ = ["Plan"]
+__all__ = ["Order", "Plan"]
+
+Order = Literal["rows", "columns", "stack"]
 
 _SUMS = 8
 """Sums that are held in registers."""
@@ -25,9 +28,9 @@ class Plan:
     function: EntryFunction | None
     vector_bytes: int
     dense: bool
-    """Whether the groups are adjacent, n is a power of two and all groups of a block exist."""
-    columns: bool = False
-    """Whether the numbers of a vector of a group are adjacent, instead of those of a row."""
+    """Whether the groups are adjacent and all those of a block exist; unless n is a power of two, the next one too."""
+    order: Order = "rows"
+    """What is adjacent: the numbers of a row of a group, those of a vector, or all those of a group, row by row."""
 
     @property
     def scalar(self) -> str:
