@@ -7,6 +7,7 @@ at the first use and compiled by llvmlite, which is installed with Numba: `pip i
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -155,12 +156,11 @@ def _run(
     length, m, n = phi.shape
     if m == 0:
         return []
-    size, dtype, width = phi.element_size(), _TYPES[phi.dtype], machine.vector_bytes()
-    order = _order(phi, out)
-    plan = Plan(n, dtype, mode, function, width, dense=False, order=order)
-    blocks = -(-m // plan.groups)
-    existing = m if n == plan.width else m - 1  # the first numbers of the next group are read, too
-    whole = existing // plan.groups if order == "rows" and phi.stride(1) == n == out.stride(1) else 0
+    size, order = phi.element_size(), _order(phi, out)
+    plan, groups, padded = _plan(n, phi.dtype, mode, function, order)
+    blocks = -(-m // groups)
+    adjacent = order == "rows" and phi.stride(1) == n == out.stride(1)
+    whole = (m - padded) // groups if adjacent else 0  # the first numbers of the next group are read, too
     failed = (ctypes.c_uint8 * (blocks if mode in ("step", "change") else 1))()
     scalars = ((ctypes.c_double if phi.dtype == torch.float64 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
     before = (
@@ -176,25 +176,35 @@ def _run(
 
     def loop(first: int, last: int) -> None:
         if first < whole:
-            _compiled(Plan(n, dtype, mode, function, width, dense=True))(*before, first, min(last, whole), *after)
+            _compiled(plan, dense=True)(*before, first, min(last, whole), *after)
         if last > whole:
-            _compiled(plan)(*before, max(first, whole), last, *after)
+            _compiled(plan, dense=False)(*before, max(first, whole), last, *after)
 
     threads.run_blocks(loop, blocks, length * m * n * n)
     flags = bytes(failed)
-    if not any(flags):
-        return []
+    return _groups_of(flags, groups, m) if 1 in flags else []
+
+
+def _groups_of(flags: bytes, groups: int, m: int) -> list[slice]:
+    """Return the groups of the blocks whose flag is 1, in one slice where blocks are adjacent."""
     places = [i for i, flag in enumerate(flags) if flag]
     firsts = [i for i, before in zip(places, [-2, *places], strict=False) if i != before + 1]
     lasts = [i for i, after in zip(places, [*places[1:], -2], strict=True) if i + 1 != after]
-    return [
-        slice(first * plan.groups, min(m, (last + 1) * plan.groups)) for first, last in zip(firsts, lasts, strict=True)
-    ]
+    return [slice(first * groups, min(m, (last + 1) * groups)) for first, last in zip(firsts, lasts, strict=True)]
 
 
 _ARGUMENTS = (*(2 * (ctypes.c_void_p,)), *(10 * (ctypes.c_int64,)), *(4 * (ctypes.c_void_p,)))
 
 
 @cache
-def _compiled(plan: Plan) -> Callable[..., None]:
-    return machine.compile_function(write_function(plan), "run", _ARGUMENTS)
+def _plan(
+    n: int, dtype: torch.dtype, mode: str, function: EntryFunction | None, order: Order
+) -> tuple[Plan, int, bool]:
+    """Return a plan, the groups of a block, and whether groups have lanes of zeros."""
+    plan = Plan(n, _TYPES[dtype], mode, function, machine.vector_bytes(), dense=False, order=order)
+    return plan, plan.groups, n < plan.width
+
+
+@cache
+def _compiled(plan: Plan, *, dense: bool) -> Callable[..., None]:
+    return machine.compile_function(write_function(replace(plan, dense=dense)), "run", _ARGUMENTS)
