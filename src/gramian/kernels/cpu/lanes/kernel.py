@@ -26,8 +26,14 @@ from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = ["Lanes"]
 
-_FEWEST_MEMBERS, _MOST_MEMBERS = 2, 8
-_FEWEST_GROUPS = 64
+_FEWEST_MEMBERS, _MOST_MEMBERS = 2, 16
+
+_MANY_GROUPS = 64
+"""Groups from which the threads can share the work evenly."""
+
+_LEAST, _MOST = 1 << 16, 1 << 22
+"""Multiplications of PᵀP for which fewer groups are computed, too: more than a call costs, and no work for threads."""
+
 _TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}
 
 
@@ -52,9 +58,13 @@ class Lanes(Reference):
         return None
 
     def slower_reason(self, problem: KernelSpec) -> str | None:
-        if problem.shape[1] < _FEWEST_GROUPS:
-            return f"there are fewer than {_FEWEST_GROUPS} groups"
-        return None
+        length, m, n = problem.shape
+        if m >= _MANY_GROUPS:
+            return None
+        work = length * m * n * n
+        if work < _LEAST:
+            return f"there are fewer than {_MANY_GROUPS} groups, which are too small to compile code for"
+        return f"there are fewer than {_MANY_GROUPS} groups, too few for all threads" if work > _MOST else None
 
     def residual(self, phi: Phi) -> GroupMatrices:
         wide = _widen(phi)

@@ -112,15 +112,18 @@ class _Loops(Stacked):
         code, plan = self.code, self.plan
         pieces = self._pieces("%phi", block, "%phi_m")
 
-        def row(r: str, sums: list[Vector]) -> list[Vector]:
-            xs = self._load_row(pieces, code.integer("mul", r, "%phi_l"))
-            terms = [term for x in xs for term in self._pairs(x)]
-            return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
+        for part in plan.parts:
 
-        partial = code.loop(top, bottom, 1, row, ["zeroinitializer"] * (plan.vectors * plan.width))
-        totals = [x for row in self._read(scratch) for x in row]
-        added = [code.add(a, b) for a, b in zip(totals, partial, strict=True)]
-        self._write(scratch, [added[v * plan.width : (v + 1) * plan.width] for v in range(plan.vectors)])
+            def row(r: str, sums: list[Vector], part: range = part) -> list[Vector]:
+                xs = self._load_row(pieces, code.integer("mul", r, "%phi_l"))
+                terms = [term for x in xs for term in self._pairs(x, part)]
+                return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
+
+            partial = code.loop(top, bottom, 1, row, ["zeroinitializer"] * (plan.vectors * len(part)))
+            slots = [self._slot(scratch, v, d) for v in range(plan.vectors) for d in part]
+            for slot, x in zip(slots, partial, strict=True):
+                total = code.emit(f"load {code.vector}, ptr {slot}, align {self.bytes}")
+                code.do(f"store {code.vector} {code.add(total, x)}, ptr {slot}, align {self.bytes}")
 
     def _products(self, count: str, start: str, scratch: str, body: Callable[..., None]) -> None:
         """Run a body for each block of a batch, or for each tile of rows and block."""

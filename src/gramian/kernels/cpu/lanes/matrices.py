@@ -3,6 +3,7 @@
 The scratch memory holds `width` vectors for each vector of a row: X_d or M_d for each d, as `loops` defines them.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 from gramian.kernels.cpu.lanes.code import Vector
@@ -107,9 +108,9 @@ class Matrices(Rows):
         failed = code.emit(f"fcmp uno {plan.scalar} {code.emit(f'extractelement {code.vector} {bad}, i32 0')}, 0.0")
         code.do(f"store i8 {code.emit(f'zext i1 {failed} to i8')}, ptr {code.address('%failed', block)}")
 
-    def _pairs(self, x: Vector) -> list[Vector]:
-        """Return the products x_j x_(j xor d) for each d."""
-        return [self.code.multiply(x, self.code.swap(x, d)) for d in range(self.plan.width)]
+    def _pairs(self, x: Vector, part: Iterable[int]) -> list[Vector]:
+        """Return the products x_j x_(j xor d) for some d."""
+        return [self.code.multiply(x, self.code.swap(x, d)) for d in part]
 
     def _times(self, x: Vector, factors: list[Vector]) -> Vector:
         """Multiply by the factors M_d, and add x where the result is P + PM."""

@@ -53,6 +53,13 @@ class Plan:
         return max(1, _SUMS // self.width)
 
     @property
+    def parts(self) -> list[range]:
+        """The d of the sums X_d that are formed in one pass over the rows: as many as there are registers for."""
+        registers = self.vectors * max(1, self.lanes * (8 if self.scalar == "double" else 4) // self.vector_bytes)
+        size = max(1, _SUMS // registers)
+        return [range(first, min(first + size, self.width)) for first in range(0, self.width, size)]
+
+    @property
     def groups(self) -> int:
         """Groups of a block."""
         return self.vectors * self.lanes // self.width

@@ -23,36 +23,11 @@ class Stacked(Columns):
 
         def group(i: str, index: str) -> None:
             base = code.address("%phi", code.integer("mul", code.least(index, final), "%phi_m"))
-
-            def several(r: str, sums: list[Vector]) -> list[Vector]:
-                terms = [term for v in range(plan.vectors) for term in self._pairs(self._load_rows_at(base, r, v))]
-                return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
-
-            def tile(top: str, sums: list[Vector]) -> list[Vector]:
-                bottom = code.least(code.integer("add", top, _TURNS * rows * plan.vectors), whole)
-                partial = code.loop(top, bottom, rows * plan.vectors, several, zeros)
-                return [code.add(a, b) for a, b in zip(sums, partial, strict=True)]
-
-            def one(r: str, sums: list[Vector], *, single: bool) -> list[Vector]:
-                terms = self._pairs(self._load_rows_at(base, r, single=single))
-                return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
-
-            rows = self.per_vector
-            whole, vectors = self._whole_rows(plan.vectors), self._whole_rows(1)
-            zeros = ["zeroinitializer"] * (plan.vectors * plan.width)
-            sums = code.loop(0, whole, _TURNS * rows * plan.vectors, tile, zeros)
-            sums = [self._sum(sums[d :: plan.width]) for d in range(plan.width)]
-            sums = code.loop(whole, vectors, rows, lambda r, sums: one(r, sums, single=False), sums)
-            sums = code.loop(vectors, "%length", 1, lambda r, sums: one(r, sums, single=True), sums)
             place = self._place(scratch, i)
-            for d, x in enumerate(sums):
-                distance = plan.width
-                while distance < plan.lanes:
-                    x = code.add(x, code.swap(x, distance))  # noqa: PLW2901
-                    distance *= 2
-                kind = f"<{plan.width} x {plan.scalar}>"
-                total = code.permute(x, range(plan.width))
-                code.do(f"store {kind} {total}, ptr {code.address(place, d * self.bytes)}, align {self.size}")
+            for part in plan.parts:
+                for d, total in zip(part, self._sums_of_rows(base, part), strict=True):
+                    kind = f"<{plan.width} x {plan.scalar}>"
+                    code.do(f"store {kind} {total}, ptr {code.address(place, d * self.bytes)}, align {self.size}")
 
         self._each_group(block, str(plan.groups), group)
 
@@ -85,6 +60,35 @@ class Stacked(Columns):
             code.loop(vectors, "%length", 1, lambda r, _: rows(r, 1, single=True))
 
         self._each_group(block, code.least(rest, plan.groups), group)
+
+    def _sums_of_rows(self, base: str, part: range) -> list[Vector]:
+        """Return the sums X_d of a group for some d."""
+        code, plan, rows = self.code, self.plan, self.per_vector
+
+        def turn(r: str, sums: list[Vector], vectors: int = 1, *, single: bool = False) -> list[Vector]:
+            xs = [self._load_rows_at(base, r, v, single=single) for v in range(vectors)]
+            terms = [term for x in xs for term in self._pairs(x, part)]
+            return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
+
+        def tile(top: str, sums: list[Vector]) -> list[Vector]:
+            bottom = code.least(code.integer("add", top, _TURNS * rows * plan.vectors), whole)
+            partial = code.loop(top, bottom, rows * plan.vectors, lambda r, sums: turn(r, sums, plan.vectors), zeros)
+            return [code.add(a, b) for a, b in zip(sums, partial, strict=True)]
+
+        whole, vectors = self._whole_rows(plan.vectors), self._whole_rows(1)
+        zeros = ["zeroinitializer"] * (plan.vectors * len(part))
+        sums = code.loop(0, whole, _TURNS * rows * plan.vectors, tile, zeros)
+        sums = [self._sum(sums[i :: len(part)]) for i in range(len(part))]
+        sums = code.loop(whole, vectors, rows, turn, sums)
+        sums = code.loop(vectors, "%length", 1, lambda r, sums: turn(r, sums, single=True), sums)
+        totals = []
+        for x in sums:
+            total, distance = x, plan.width
+            while distance < plan.lanes:
+                total = code.add(total, code.swap(total, distance))
+                distance *= 2
+            totals.append(code.permute(total, range(plan.width)))
+        return totals
 
     def _whole_rows(self, vectors: int) -> str:
         """Return the number of rows that fill so many vectors each time.
