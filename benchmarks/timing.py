@@ -44,13 +44,22 @@ def rates() -> tuple[float, float]:
     return 2 * 2048**3 / product, 2 * 4 * 2**25 / copy
 
 
-def in_turn(works: dict[str, Work], patience: float) -> dict[str, float]:
-    """Return the median seconds of each, timed in turn, in a new random order in each round."""
+def in_turn(works: dict[str, Work], patience: float, *, warm: bool = False) -> dict[str, float]:
+    """Return the median seconds of each, timed in turn, in a new random order in each round.
+
+    Args:
+        works: The functions.
+        patience: Seconds that the rounds take together, about.
+        warm: Whether each function is called twice in a turn and the second call timed. After a function of another
+            size a short call takes up to five times as long, because its code is no longer in the caches.
+    """
     order, shuffle = list(works), random.Random(0).shuffle
     first = sum(seconds(work) for work in works.values())
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(max(5, min(60, int(patience / first)))):
         shuffle(order)
         for name in order:
+            if warm:
+                works[name]()
             times[name].append(seconds(works[name]))
     return {name: median(durations) for name, durations in times.items()}
