@@ -116,6 +116,8 @@ class _Loops(Stacked):
 
             def row(r: str, sums: list[Vector], part: range = part) -> list[Vector]:
                 xs = self._load_row(pieces, code.integer("mul", r, "%phi_l"))
+                if part.start == 0:
+                    self._prefetch(pieces, code.integer("mul", code.integer("add", r, self.rows), "%phi_l"), write=0)
                 terms = [term for x in xs for term in self._pairs(x, part)]
                 return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
 
@@ -124,6 +126,14 @@ class _Loops(Stacked):
             for slot, x in zip(slots, partial, strict=True):
                 total = code.emit(f"load {code.vector}, ptr {slot}, align {self.bytes}")
                 code.do(f"store {code.vector} {code.add(total, x)}, ptr {slot}, align {self.bytes}")
+
+    def _prefetch(self, pieces: list[str], offset: str, *, write: int) -> None:
+        """Ask for a row of the next tile: rows are often a page apart, further than processors read ahead."""
+        code = self.code
+        code.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        step = max(1, 64 // (self.plan.lanes * self.stored_size)) if self.plan.dense else 1
+        for piece in pieces[::step]:
+            code.do(f"call void @llvm.prefetch.p0(ptr {code.address(piece, offset)}, i32 {write}, i32 3, i32 1)")
 
     def _products(self, count: str, start: str, scratch: str, body: Callable[..., None]) -> None:
         """Run a body for each block of a batch, or for each tile of rows and block."""
@@ -155,6 +165,8 @@ class _Loops(Stacked):
         def row(r: str, _: list[Vector]) -> list[Vector]:
             offset = code.integer("mul", r, "%phi_l")
             xs = self._load_row(sources, offset)
+            if plan.mode != "step":
+                self._prefetch(targets, code.integer("mul", code.integer("add", r, self.rows), "%out_l"), write=1)
             ys = [self._times(x, factor) for x, factor in zip(xs, factors, strict=True)]
             self._store_row(targets, offset if plan.mode == "step" else code.integer("mul", r, "%out_l"), ys)
             return []
