@@ -10,21 +10,17 @@ written to small_steps.md. It takes about ten minutes on an otherwise idle machi
 import argparse
 import json
 import math
-import random
-import resource
-import subprocess
-import sys
-import threading
-import time
 import warnings
-from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
 import torch
 from matplotlib.figure import Figure
+from peak_memory import peak, print_peak
 from peers import METHODS, Method, Work, prepare, version
 from record import RESULTS, commit, machine, table, write
+from small_steps import write_steps
+from timing import CACHE, LAYOUTS, draw, draw_in_order, in_turn, rates, seconds
 from torch import Tensor
 
 import gramian
@@ -38,8 +34,9 @@ from gramian.typing import Phi
 warnings.filterwarnings("ignore")
 
 SHAPES = (
-    (256, 192, 4), (64, 4096, 2), (64, 4096, 4), (64, 4096, 8), (64, 100_000, 4), (256, 16, 64), (512, 8, 128),
-    (512, 4, 256), (512, 1, 512), (1024, 1, 1024), (512, 1, 2048), (512, 1, 4096), (2048, 1, 4096),
+    (256, 192, 4), (64, 4096, 2), (64, 4096, 4), (64, 4096, 8), (64, 100_000, 4), (128, 256, 12), (64, 2048, 16),
+    (128, 128, 24), (64, 1024, 32), (256, 16, 64), (512, 8, 128), (512, 4, 256), (512, 1, 512), (1024, 1, 1024),
+    (512, 1, 2048), (512, 1, 4096), (2048, 1, 4096),
 )  # fmt: skip
 QUICK = ((256, 192, 4), (64, 4096, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
 GROWTH = {
@@ -49,43 +46,13 @@ GROWTH = {
 MEMORY = ((1024, 1, 8192), (512, 1, 32768))
 SIXTEEN = ((256, 192, 4), (256, 16, 64), (512, 1, 512), (512, 1, 2048))
 SMALL_SHAPES = ((64, 4096, 2), (64, 4096, 4), (64, 4096, 8))
-LAYOUTS = {"l m n": (0, 1, 2), "m l n": (1, 0, 2), "(m n) l": (1, 2, 0)}
-"""Memory orders, as axes of Φ."""
 LAYERS = {"16–64": (16, 32, 64), "64–256": (64, 128, 256), "256–1024": (256, 512, 1024)}
 """Sides from which the shapes of 100 layers are drawn."""
-
-STEPS = (
-    (64, 4096, 2), (64, 4096, 4), (64, 4096, 8), (64, 4095, 3), (64, 4095, 7), (256, 192, 4), (256, 20000, 4),
-    (768, 8192, 4),
-)  # fmt: skip
-"""Shapes of many small groups for the proximal step, over a copy of Φ."""
-CACHE = 1 << 25
-"""Bytes above which Φ is larger than the caches."""
 
 FIGURE = RESULTS.parents[1] / "docs" / "figures" / "kernels.png"
 SLOW = ("autograd, compiled", "torch orthogonal", "geotorch")
 LONGEST = 6.0
 """Most seconds for one call of a slow method."""
-
-
-def seconds(work: object) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def draw(shape: tuple[int, int, int]) -> Phi:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator) / math.sqrt(shape[0])
-
-
-def rates() -> tuple[float, float]:
-    """Measure flops per second of a float32 product, and bytes per second of a copy from memory."""
-    a, b, c = (torch.randn(2048, 2048) for _ in range(3))
-    source, target = (torch.zeros(1 << 25) for _ in range(2))
-    product = median(seconds(lambda: torch.mm(a, b, out=c)) for _ in range(15))
-    copy = median(seconds(lambda: target.copy_(source)) for _ in range(15))
-    return 2 * 2048**3 / product, 2 * 4 * 2**25 / copy
 
 
 def check(method: Method, phi: Phi) -> None:
@@ -121,27 +88,17 @@ def measure(shape: tuple[int, int, int], methods: tuple[Method, ...], patience: 
     }
     # A method that is much slower disturbs the timing of the next one: it is timed separately, three times.
     slow = {name for name in ready if first[name] > 30 * min(first.values())}
+    target = torch.zeros_like(phi)
+    ready["copy"] = lambda: target.copy_(phi)
     for name in slow:
         result[name] = median(seconds(ready[name]) for _ in range(3)) if first[name] < LONGEST / 3 else first[name]
     turns = [name for name in ready if name not in slow]
     return result | in_turn({name: ready[name] for name in turns}, patience)
 
 
-def in_turn(works: dict[str, Work], patience: float) -> dict[str, float]:
-    """Return the median seconds of each, timed in turn, in a new random order in each round."""
-    order, shuffle = list(works), random.Random(0).shuffle
-    first = sum(seconds(work) for work in works.values())
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(max(5, min(60, int(patience / first)))):
-        shuffle(order)
-        for name in order:
-            times[name].append(seconds(works[name]))
-    return {name: median(durations) for name, durations in times.items()}
-
-
 def in_memory_order(shape: tuple[int, int, int], axes: tuple[int, int, int], patience: float) -> dict[str, float]:
     """Time small groups in one memory order, with all installed kernels and with those of torch only."""
-    phi = draw(shape).permute(*axes).contiguous().permute(*(axes.index(axis) for axis in range(3)))
+    phi = draw_in_order(shape, axes)
     works = {name: prepare(method, phi) for name, method in named("gramian", "two products")}
     with patch.object(simd, "_INSTALLED", False), patch.object(lanes, "is_installed", lambda: False):
         explanation = kernels.explain(shape, strides=phi.stride())
@@ -151,51 +108,6 @@ def in_memory_order(shape: tuple[int, int, int], axes: tuple[int, int, int], pat
             return works["gramian"]()
 
     return in_turn({"gramian": works["gramian"], "with torch alone": with_torch_alone, **works}, patience)
-
-
-def small_steps(shape: tuple[int, int, int], axes: tuple[int, int, int], patience: float) -> dict[str, float]:
-    """Time steps and gradients of small groups near the manifold beside a copy of Φ, in one memory order."""
-    phi = draw(shape).permute(*axes).contiguous().permute(*(axes.index(axis) for axis in range(3)))
-    gramian.foreach.restore_([phi])
-    target, grad = torch.zeros_like(phi), torch.zeros_like(phi)
-    P = phi.permute(1, 0, 2)
-
-    def forced(name: str) -> Work:
-        def work() -> object:
-            with kernels.use(name):
-                return gramian.step_(phi, lr=1e-9)
-
-        return work
-
-    def cholesky_qr() -> Tensor:
-        return torch.linalg.solve_triangular(torch.linalg.cholesky(P.mT @ P).mT, P, upper=True, left=False)
-
-    works: dict[str, Work] = {
-        "copy": lambda: target.copy_(phi),
-        "step_": lambda: gramian.step_(phi, lr=1e-9),
-        "gradient, out=": lambda: gramian.value_and_grad(phi, out=grad),
-        "gradient, new memory": lambda: gramian.value_and_grad(phi),
-        "step_, batched": forced("batched"),
-        "QR": lambda: torch.linalg.qr(P),
-        "Cholesky-QR": cholesky_qr,
-    }
-    if kernels.explain(shape, strides=phi.stride()).chosen == "lanes" and simd._INSTALLED:
-        works["step_, simd"] = forced("simd")
-    return in_turn(works, patience)
-
-
-def step_rows(results: dict[tuple[tuple[int, int, int], str], dict[str, float]]) -> str:
-    """Write the times of small steps in copies of Φ, and the limit that each shape is held against."""
-    names = ["step_", "gradient, out=", "gradient, new memory", "step_, simd", "step_, batched", "QR", "Cholesky-QR"]
-    body = []
-    for (shape, order), times in results.items():
-        most = 1.6 if 4 * math.prod(shape) > CACHE else 3
-        where = "larger than the caches" if most < 3 else "in the cache"
-        held = times["step_"] <= most * times["copy"]
-        cells = [", ".join(map(str, shape)), order, f"{1e3 * times['copy']:.3g}"]
-        cells.append(f"{most} copies, {where}: {'held' if held else 'missed'}")
-        body.append([*cells, *(f"{times[name] / times['copy']:.2f}" if name in times else "–" for name in names)])
-    return table(["l, m, n", "order", "copy, ms", "limit of step_", *names], body)
 
 
 def many(sides: tuple[int, ...], patience: float) -> dict[str, float]:
@@ -240,47 +152,22 @@ def named(*names: str) -> list[tuple[str, Method]]:
     return [(method.name, method) for method in METHODS if method.name in names]
 
 
-def peak(shape: tuple[int, int, int], method: str) -> float | None:
-    """Return the peak memory of one call in MiB beyond Φ, measured in a new process; None if it does not finish."""
-    command = [sys.executable, __file__, "--peak", method, *map(str, shape)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    return float(done.stdout) if done.returncode == 0 else None
-
-
-def print_peak(method: str, shape: tuple[int, int, int]) -> None:
-    phi = draw(shape)
-    work = prepare(next(each for each in METHODS if each.name == method), phi)
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    print(memory_needed(work) / 2**20)
-
-
-def resident() -> int:
-    """Return the bytes of memory in use, on Linux."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def memory_needed(work: Work) -> int:
-    """Run a function, and return the bytes of memory that it needed at most beyond those in use before it."""
-    most, done = 0, threading.Event()
-
-    def watch() -> None:  # the peak that the system reports includes that of the parent process
-        nonlocal most
-        while not done.wait(0.0005):
-            most = max(most, resident())
-
-    before = resident()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    work()
-    done.set()
-    watcher.join()
-    return max(most, resident()) - before
-
-
-def limit(shape: tuple[int, int, int], flops: float, bandwidth: float) -> float:
-    """Return the least seconds: 3·m·l·n² flops, or one read of Φ and one write of the gradient."""
+def roofline(shape: tuple[int, int, int], flops: float, bandwidth: float) -> dict[str, float]:
+    """Return the least seconds of 3·m·l·n² flops, and of one read of Φ and one write of the gradient."""
     length, m, n = shape
-    return max(3 * m * length * n**2 / flops, 2 * 4 * length * m * n / bandwidth)
+    return {"arithmetic": 3 * m * length * n**2 / flops, "bandwidth": 2 * 4 * length * m * n / bandwidth}
+
+
+def limit(result: dict) -> tuple[str, float]:
+    """Return the limit that a row is held against, in words and in seconds.
+
+    Where memory limits the loss and its gradient, it is three copies of Φ in the cache and 1.6 of a larger one;
+    elsewhere two products by hand.
+    """
+    if result["roofline"]["arithmetic"] > result["roofline"]["bandwidth"]:
+        return "arithmetic: two products", result["seconds"]["two products"]
+    copies = 1.6 if 4 * math.prod(result["shape"]) > CACHE else 3
+    return f"bandwidth: {copies} copies", copies * result["copy"]
 
 
 def rows(results: list[dict], kind: str) -> str:
@@ -292,13 +179,15 @@ def rows(results: list[dict], kind: str) -> str:
         cells = [", ".join(map(str, result["shape"])), result["kernel"]]
         cells.append(f"{1e3 * times[base]:.3g} ms")
         if kind == "penalty":
-            cells.append(f"{100 * result['limit'] / times[base]:.0f} %")
+            words, least = limit(result)
+            best = max(result["roofline"].values()) / times[base]
+            cells += [words, f"{times[base] / least:.2f}", f"{100 * best:.0f} %"]
         else:
             cells.append(f"{times[base] / times['gramian']:.2f}")
         cells += [f"{t / times[base]:.2f}" if isinstance(t := times[name], float) else t for name in names[1:]]
         body.append(cells)
-    fourth = "of the limit" if kind == "penalty" else "over loss + gradient"
-    return table(["l, m, n", "kernel", base, fourth, *names[1:]], body)
+    more = ["limit", "over the limit", "of the machine's rate"] if kind == "penalty" else ["over loss + gradient"]
+    return table(["l, m, n", "kernel", base, *more, *names[1:]], body)
 
 
 def milliseconds(what: str, results: dict[str, dict[str, float]]) -> str:
@@ -325,17 +214,6 @@ def growth(quick: bool, patience: float) -> tuple[dict, Figure]:
     return curves, figure
 
 
-def write_steps() -> None:
-    """Time steps and gradients of many small groups in every memory order, and write the table."""
-    times = {(shape, name): small_steps(shape, axes, 1.0) for shape in STEPS for name, axes in LAYOUTS.items()}
-    write(
-        "small_steps.md",
-        "Many small groups near the manifold, float32: times divided by that of a warm copy of Φ, medians of "
-        f"interleaved rounds.\n\n{step_rows(times)}\n"
-        f"Measured by `python benchmarks/kernels.py --steps` on {machine()}.\n",
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer shapes, no memory: under two minutes")
@@ -359,7 +237,13 @@ def main() -> None:
         times = measure(shape, methods, patience) | {each.name: "–" for each in METHODS if each not in methods}
         explanation = kernels.explain(shape)
         results.append(
-            {"shape": shape, "kernel": explanation.chosen, "limit": limit(shape, flops, bandwidth), "seconds": times}
+            {
+                "shape": shape,
+                "kernel": explanation.chosen,
+                "copy": times.pop("copy"),
+                "roofline": roofline(shape, flops, bandwidth),
+                "seconds": times,
+            }
         )
         print(shape, explanation.chosen, f"{1e3 * times['gramian']:.3g} ms", flush=True)
     results = results[1:]  # without the timing of the cold machine
@@ -405,9 +289,11 @@ def main() -> None:
     )
     text += milliseconds("l, m, n", halves)
     text += (
-        "\nfloat32 unless bfloat16 is named, Φ[l, m, n] contiguous; medians of interleaved rounds. The limit is "
-        f"3·m·l·n² flops at {flops / 1e9:.0f} GFLOP/s, or Φ read and the gradient written at "
-        f"{bandwidth / 1e9:.0f} GB/s, both measured in the same run. "
+        "\nfloat32 unless bfloat16 is named, Φ[l, m, n] contiguous; medians of interleaved rounds. The gradient is new "
+        "memory in every column. The limit is a number of warm copies of Φ where its bytes take longer than the flops, "
+        "and otherwise two products by hand; the machine's rate is "
+        f"{flops / 1e9:.0f} GFLOP/s, for 3·m·l·n² flops, or {bandwidth / 1e9:.0f} GB/s, for Φ and the gradient, both "
+        "measured in the same run. "
         f"Peers: {', '.join(f'{name} {each}' for name, each in versions.items() if each)}.\n\n"
         f"Measured by `python benchmarks/kernels.py{' --quick' if options.quick else ''}` on {machine()}.\n"
     )

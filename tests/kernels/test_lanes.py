@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_every_penalty_near_and_far(penalty) -> None:
             torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", range(2, 9))
+@pytest.mark.parametrize("n", [*range(2, 9), pytest.param(11, marks=pytest.mark.slow), 16])
 def test_every_size_and_memory_order(n) -> None:
     for m in (1, 5, 66):
         phi = frames(41, m, n)
@@ -171,24 +172,61 @@ class TestCode:
         compiler = target.create_target_machine(cpu=cpu, opt=3)
         return compiler.emit_assembly(binding.parse_assembly(write_function(plan)))
 
+    @staticmethod
+    def loops(lines: list[str]) -> list[list[str]]:
+        """Return the instructions of each innermost loop: from a label to a jump back to it, with no other label."""
+        labels = {line.split(":")[0]: i for i, line in enumerate(lines) if re.match(r"\.?L\w+:", line)}
+        found = []
+        for i, line in enumerate(lines):
+            target = re.search(r"\.L\w+", line)
+            if target and line.split()[0].startswith(("j", "b")) and labels.get(target[0], i) < i:
+                body = lines[labels[target[0]] + 1 : i]
+                if not any(label in labels for label in (each.split(":")[0] for each in body)):
+                    found.append([each.strip() for each in body if each.startswith("\t")])
+        return found
+
     @pytest.mark.parametrize(
-        ("triple", "cpu", "size", "product", "register"),
+        ("triple", "cpu", "size", "product", "single"),
         [
-            ("x86_64-unknown-linux-gnu", "skylake-avx512", 64, "vfmadd", "%zmm"),
-            ("x86_64-unknown-linux-gnu", "haswell", 32, "vfmadd", "%ymm"),
-            ("x86_64-unknown-linux-gnu", "x86-64", 16, "mulps", "%xmm"),
-            ("aarch64-unknown-linux-gnu", "neoverse-n1", 16, "fmla", ".4s"),
+            (
+                "x86_64-unknown-linux-gnu",
+                "skylake-avx512",
+                64,
+                r"vf\w*(madd|sub)\w*ps.*%zmm|vmulps.*%zmm",
+                r"v?(f\w+|mul)ss\b",
+            ),
+            (
+                "x86_64-unknown-linux-gnu",
+                "haswell",
+                32,
+                r"vf\w*(madd|sub)\w*ps.*%ymm|vmulps.*%ymm",
+                r"v?(f\w+|mul)ss\b",
+            ),
+            ("x86_64-unknown-linux-gnu", "x86-64", 16, r"mulps.*%xmm", r"mulss\b"),
+            ("aarch64-unknown-linux-gnu", "neoverse-n1", 16, r"(fmla|fmul)\s.*\.4s", r"(fmul|fmadd)\ss"),
         ],
+        ids=["avx512", "avx2", "sse", "neon"],
     )
-    @pytest.mark.parametrize("n", [2, 4, 7, 8])
-    def test_is_vectorised(self, triple, cpu, size, product, register, n) -> None:
+    @pytest.mark.parametrize("n", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 8, 16))])
+    @pytest.mark.parametrize("order", ["rows", "stack", "columns"])
+    def test_is_vectorised(self, triple, cpu, size, product, single, n, order) -> None:
         for mode in ("step", "gradient"):
-            plan = Plan(n, "float", mode, lane_function(L1()).function, size, dense=n != 7)  # pyright: ignore
+            dense = order == "rows"
+            plan = Plan(n, "float", mode, lane_function(L1()).function, size, dense=dense, order=order)  # pyright: ignore
             lines = self.assembly(triple, cpu, plan).splitlines()
-            products = [line for line in lines if product in line and register in line]
-            # A row: `width` products for the Gram matrix and as many for the result, of each vector.
-            assert len(products) >= 2 * plan.width * plan.vectors - plan.vectors
             assert not any("call" in line.split() or "bl" in line.split() for line in lines)
+            loops = self.loops(lines)
+            vectors = [sum(re.match(product, line) is not None for line in loop) for loop in loops]
+            singles = [sum(re.match(single, line) is not None for line in loop) for loop in loops]
+            # Numbers are multiplied one by one only where vectors of a group end with rows that fill no vector.
+            assert not any(both[0] and both[1] for both in zip(vectors, singles, strict=True))
+            assert order == "columns" or not any(singles)
+            counts = sorted(vectors)
+            # Two passes over the rows, one for the Gram matrix and one for the result, each with all its products.
+            pairs = min(12, n * (n + 1) // 2) if order == "columns" else plan.vectors * len(plan.parts[0])
+            result = n * n if order == "columns" else plan.vectors * plan.width
+            assert counts[-1] >= max(pairs, result)
+            assert counts[-2] >= min(pairs, result)
 
 
 def test_the_width_of_vectors_is_that_of_the_processor() -> None:
@@ -206,6 +244,18 @@ class TestOut:
             assert same is out
             torch.testing.assert_close(out, grad)
             torch.testing.assert_close(found, value)
+
+    @pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+    def test_gets_the_gradient_of_middle_sizes_in_any_order(self, axes) -> None:
+        phi = draw((72, 270, 64))  # more than one batch of groups
+        phi[3, 1] = math.nan
+        value, grad = gramian.value_and_grad(phi)
+        out = torch.full_like(phi.permute(axes), math.nan, memory_format=torch.contiguous_format)
+        out = out.permute([axes.index(axis) for axis in range(3)])
+        found, _ = gramian.value_and_grad(phi, out=out)
+        torch.testing.assert_close(out, grad, equal_nan=True)
+        torch.testing.assert_close(found, value, equal_nan=True)
+        assert out[:, 1].isnan().all()
 
     def test_through_a_layout_that_is_not_a_view(self) -> None:
         weight = draw((24, 10, 2)).flatten(1)

@@ -20,6 +20,9 @@ __all__ = ["Batched"]
 
 _BANDS = 4
 _LEAST_MIRRORED = 512
+_LEAST_DIRECT = 64
+"""Smallest n for which a product that is written in the order [l, m, n] takes less time than a copy of the result."""
+
 _WORKSPACE = 1 << 20  # entries: 4 MiB in float32
 
 
@@ -46,21 +49,41 @@ class Batched(Reference):
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
         P = reference.group_matrices(phi)
         transposed = P.shape[2] <= reference.SMALL
-        with reference.full_precision(P):
-            if P.shape[0] * P.shape[2] ** 2 <= _WORKSPACE:
+        if P.shape[0] * P.shape[2] ** 2 <= _WORKSPACE:
+            with reference.full_precision(P):
                 values, grad = _products(P, penalty, 2 * beta, transposed)
-            else:
-                grad = torch.empty_like(P.mT if transposed else P, memory_format=torch.contiguous_format)
-                parts = [
-                    _products(part, penalty.select_groups(which), 2 * beta, transposed, grad[which])[0]
-                    for which, part in _group_batches(P)
-                ]
-                values = torch.cat(parts)
+        else:
+            grad = torch.empty_like(P.mT if transposed else P, memory_format=torch.contiguous_format)
+            values = _write_products(P, penalty, 2 * beta, transposed, grad)
         result = (grad.mT if transposed else grad).permute(1, 0, 2)
         reference.invalidate_groups_(result, values)
         if result.dtype != phi.dtype:
             result = result.to(phi.dtype)
         return values if beta == 1 else beta * values, result
+
+    def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
+        P = reference.group_matrices(phi)
+        if P.shape[2] < _LEAST_DIRECT or out.dtype != P.dtype:
+            return super().value_and_grad_into(out, phi, penalty, beta)
+        values = _write_products(P, penalty, 2 * beta, False, out.permute(1, 0, 2))
+        reference.invalidate_groups_(out, values)
+        return values if beta == 1 else beta * values
+
+
+def _write_products(
+    P: Tensor,
+    penalty: Penalty,
+    scale: float,
+    transposed: bool,  # noqa: FBT001
+    out: Tensor,
+) -> Tensor:
+    """Write scale·PG, or its transpose, to `out`, for some groups at a time; return μ(X)."""
+    with reference.full_precision(P):
+        parts = [
+            _products(part, penalty.select_groups(which), scale, transposed, out[which])[0]
+            for which, part in _group_batches(P)
+        ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _products(

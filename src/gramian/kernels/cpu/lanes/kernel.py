@@ -7,6 +7,7 @@ processor at the first use and compiled by llvmlite, which is installed with Num
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -18,15 +19,21 @@ from gramian.kernels.cpu import threads
 from gramian.kernels.cpu.lanes import machine
 from gramian.kernels.cpu.lanes.functions import EntryFunction, lane_function
 from gramian.kernels.cpu.lanes.loops import write_function
-from gramian.kernels.cpu.lanes.plan import Plan
+from gramian.kernels.cpu.lanes.plan import Order, Plan
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi
 
 __all__ = ["Lanes"]
 
-_FEWEST_MEMBERS, _MOST_MEMBERS = 2, 8
-_FEWEST_GROUPS = 64
+_FEWEST_MEMBERS, _MOST_MEMBERS = 2, 16
+
+_MANY_GROUPS = 64
+"""Groups from which the threads can share the work evenly."""
+
+_LEAST, _MOST = 1 << 16, 1 << 22
+"""Multiplications of PᵀP for which fewer groups are computed, too: more than a call costs, and no work for threads."""
+
 _TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat", torch.float16: "half"}
 
 
@@ -51,9 +58,13 @@ class Lanes(Reference):
         return None
 
     def slower_reason(self, problem: KernelSpec) -> str | None:
-        if problem.shape[1] < _FEWEST_GROUPS:
-            return f"there are fewer than {_FEWEST_GROUPS} groups"
-        return None
+        length, m, n = problem.shape
+        if m >= _MANY_GROUPS:
+            return None
+        work = length * m * n * n
+        if work < _LEAST:
+            return f"there are fewer than {_MANY_GROUPS} groups, which are too small to compile code for"
+        return f"there are fewer than {_MANY_GROUPS} groups, too few for all threads" if work > _MOST else None
 
     def residual(self, phi: Phi) -> GroupMatrices:
         wide = _widen(phi)
@@ -113,6 +124,14 @@ def _by_columns(*tensors: Tensor) -> bool | None:
     return True if all(tensor.stride(0) == 1 for tensor in tensors) else None
 
 
+def _order(phi: Phi, out: Phi) -> Order:
+    """Return what is adjacent in both tensors, as `Plan` defines it."""
+    if _by_columns(phi, out):
+        return "columns"
+    length, _, n = phi.shape
+    return "stack" if length and phi.stride(0) == n == out.stride(0) else "rows"
+
+
 def _widen(phi: Phi) -> Phi:
     """Return Φ in the compute dtype, in an order that the loops read."""
     wide = phi.to(reference.compute_dtype(phi.dtype))
@@ -147,12 +166,11 @@ def _run(
     length, m, n = phi.shape
     if m == 0:
         return []
-    size, dtype, width = phi.element_size(), _TYPES[phi.dtype], machine.vector_bytes()
-    columns = bool(_by_columns(phi, out))
-    adjacent = not columns and n & (n - 1) == 0 and phi.stride(1) == n == out.stride(1)
-    plan = Plan(n, dtype, mode, function, width, dense=False, columns=columns)
-    blocks = -(-m // plan.groups)
-    whole = m // plan.groups if adjacent else 0
+    size, order = phi.element_size(), _order(phi, out)
+    plan, groups, padded = _plan(n, phi.dtype, mode, function, order)
+    blocks = -(-m // groups)
+    adjacent = order == "rows" and phi.stride(1) == n == out.stride(1)
+    whole = (m - padded) // groups if adjacent else 0  # the first numbers of the next group are read, too
     failed = (ctypes.c_uint8 * (blocks if mode in ("step", "change") else 1))()
     scalars = ((ctypes.c_double if phi.dtype == torch.float64 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
     before = (
@@ -168,25 +186,35 @@ def _run(
 
     def loop(first: int, last: int) -> None:
         if first < whole:
-            _compiled(Plan(n, dtype, mode, function, width, dense=True))(*before, first, min(last, whole), *after)
+            _compiled(plan, dense=True)(*before, first, min(last, whole), *after)
         if last > whole:
-            _compiled(plan)(*before, max(first, whole), last, *after)
+            _compiled(plan, dense=False)(*before, max(first, whole), last, *after)
 
     threads.run_blocks(loop, blocks, length * m * n * n)
     flags = bytes(failed)
-    if not any(flags):
-        return []
+    return _groups_of(flags, groups, m) if 1 in flags else []
+
+
+def _groups_of(flags: bytes, groups: int, m: int) -> list[slice]:
+    """Return the groups of the blocks whose flag is 1, in one slice where blocks are adjacent."""
     places = [i for i, flag in enumerate(flags) if flag]
     firsts = [i for i, before in zip(places, [-2, *places], strict=False) if i != before + 1]
     lasts = [i for i, after in zip(places, [*places[1:], -2], strict=True) if i + 1 != after]
-    return [
-        slice(first * plan.groups, min(m, (last + 1) * plan.groups)) for first, last in zip(firsts, lasts, strict=True)
-    ]
+    return [slice(first * groups, min(m, (last + 1) * groups)) for first, last in zip(firsts, lasts, strict=True)]
 
 
 _ARGUMENTS = (*(2 * (ctypes.c_void_p,)), *(10 * (ctypes.c_int64,)), *(4 * (ctypes.c_void_p,)))
 
 
 @cache
-def _compiled(plan: Plan) -> Callable[..., None]:
-    return machine.compile_function(write_function(plan), "run", _ARGUMENTS)
+def _plan(
+    n: int, dtype: torch.dtype, mode: str, function: EntryFunction | None, order: Order
+) -> tuple[Plan, int, bool]:
+    """Return a plan, the groups of a block, and whether groups have lanes of zeros."""
+    plan = Plan(n, _TYPES[dtype], mode, function, machine.vector_bytes(), dense=False, order=order)
+    return plan, plan.groups, n < plan.width
+
+
+@cache
+def _compiled(plan: Plan, *, dense: bool) -> Callable[..., None]:
+    return machine.compile_function(write_function(replace(plan, dense=dense)), "run", _ARGUMENTS)

@@ -12,8 +12,8 @@ A block of groups is read once for the Gram matrices and once more, from the cac
 from collections.abc import Callable
 
 from gramian.kernels.cpu.lanes.code import Vector
-from gramian.kernels.cpu.lanes.columns import Columns
 from gramian.kernels.cpu.lanes.plan import Plan
+from gramian.kernels.cpu.lanes.stacked import Stacked
 
 __all__ = ["write_function"]
 
@@ -23,6 +23,9 @@ first-level cache; with 32 rows a step took up to 1.8 times as long."""
 
 _MORE_ROWS, _LONG = 32, 1024
 """Rows of a partial sum where l exceeds 1024: with 8, the sum of many partial sums in float32 would lose accuracy."""
+
+_CACHE = 1 << 14
+"""Bytes of whole groups that are read twice: half of a first-level cache."""
 
 _ARGUMENTS = (
     "ptr %phi, ptr %out, i64 %phi_l, i64 %phi_m, i64 %phi_n, i64 %out_l, i64 %out_m, i64 %out_n, i64 %length, "
@@ -37,7 +40,7 @@ def write_function(plan: Plan) -> str:
     return _Loops(plan).module()
 
 
-class _Loops(Columns):
+class _Loops(Stacked):
     """Writes the loops over blocks and rows."""
 
     def module(self) -> str:
@@ -47,27 +50,38 @@ class _Loops(Columns):
         self.rows = code.emit(f"select i1 {long}, i64 {_MORE_ROWS}, i64 {_ROWS}")
         scratch = code.emit(f"alloca [{sums} x {code.vector}], align 64")
 
+        size = self._batch_size()
+
         def batch(start: str, _: list[Vector]) -> list[Vector]:
-            end = code.least(code.integer("add", start, plan.blocks), "%last")
+            end = code.least(code.integer("add", start, size), "%last")
             here = code.integer("sub", end, start)
             if plan.mode.startswith("multiply"):
                 self._each(here, start, lambda block, place: self._load_matrices(block, self._at(scratch, place)))
             else:
                 self._each(here, start, lambda _, place: self._clear(self._at(scratch, place)))
-                self._products(here, start, scratch, self.gram_of_columns, self._gram)
+                gram = {"rows": self._gram, "columns": self.gram_of_columns, "stack": self.gram_of_stack}
+                self._products(here, start, scratch, gram[plan.order])
                 self._each(here, start, lambda block, place: self._matrices(block, self._at(scratch, place)))
             if plan.mode != "residual":
-                self._products(
-                    here, start, scratch, self._unless_failed(self.multiply_columns), self._unless_failed(self._apply)
-                )
+                multiply = {"rows": self._apply, "columns": self.multiply_columns, "stack": self.multiply_stack}
+                self._products(here, start, scratch, self._unless_failed(multiply[plan.order]))
             return []
 
-        code.loop("%first", "%last", plan.blocks, batch)
+        code.loop("%first", "%last", size, batch)
         code.do("ret void")
         attributes = f'"prefer-vector-width"="{8 * plan.vector_bytes}" "min-legal-vector-width"="512"'
         body = "\n".join(code.lines)
         declarations = "\n".join(sorted(code.declarations))
         return f"{declarations}\ndefine void @run({_ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
+
+    def _batch_size(self) -> str | int:
+        """Return how many blocks are processed together: whole groups only as far as they stay in the cache."""
+        code, plan = self.code, self.plan
+        if plan.order == "rows":
+            return plan.blocks
+        block = code.integer("mul", "%length", plan.groups * plan.n * self.stored_size)
+        fitting = code.integer("udiv", _CACHE, code.integer("add", block, 1))
+        return code.least(code.integer("add", fitting, 1), plan.blocks)
 
     def _at(self, scratch: str, place: str) -> str:
         offset = self.code.integer("mul", place, self.plan.vectors * self.plan.width * self.bytes)
@@ -98,29 +112,35 @@ class _Loops(Columns):
         code, plan = self.code, self.plan
         pieces = self._pieces("%phi", block, "%phi_m")
 
-        def row(r: str, sums: list[Vector]) -> list[Vector]:
-            xs = self._load_row(pieces, code.integer("mul", r, "%phi_l"))
-            terms = [code.multiply(x, code.swap(x, d)) for x in xs for d in range(plan.width)]
-            return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
+        for part in plan.parts:
 
-        partial = code.loop(top, bottom, 1, row, ["zeroinitializer"] * (plan.vectors * plan.width))
-        totals = [x for row in self._read(scratch) for x in row]
-        added = [code.add(a, b) for a, b in zip(totals, partial, strict=True)]
-        self._write(scratch, [added[v * plan.width : (v + 1) * plan.width] for v in range(plan.vectors)])
+            def row(r: str, sums: list[Vector], part: range = part) -> list[Vector]:
+                xs = self._load_row(pieces, code.integer("mul", r, "%phi_l"))
+                if part.start == 0:
+                    self._prefetch(pieces, code.integer("mul", code.integer("add", r, self.rows), "%phi_l"), write=0)
+                terms = [term for x in xs for term in self._pairs(x, part)]
+                return [code.add(total, term) for total, term in zip(sums, terms, strict=True)]
 
-    def _products(
-        self,
-        count: str,
-        start: str,
-        scratch: str,
-        by_columns: Callable[..., None],
-        by_rows: Callable[..., None],
-    ) -> None:
-        """Run one of two bodies for each block of a batch: of whole vectors, or of a tile of rows."""
-        if self.plan.columns:
-            self._each(count, start, lambda block, place: by_columns(self._at(scratch, place), block))
+            partial = code.loop(top, bottom, 1, row, ["zeroinitializer"] * (plan.vectors * len(part)))
+            slots = [self._slot(scratch, v, d) for v in range(plan.vectors) for d in part]
+            for slot, x in zip(slots, partial, strict=True):
+                total = code.emit(f"load {code.vector}, ptr {slot}, align {self.bytes}")
+                code.do(f"store {code.vector} {code.add(total, x)}, ptr {slot}, align {self.bytes}")
+
+    def _prefetch(self, pieces: list[str], offset: str, *, write: int) -> None:
+        """Ask for a row of the next tile: rows are often a page apart, further than processors read ahead."""
+        code = self.code
+        code.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        step = max(1, 64 // (self.plan.lanes * self.stored_size)) if self.plan.dense else 1
+        for piece in pieces[::step]:
+            code.do(f"call void @llvm.prefetch.p0(ptr {code.address(piece, offset)}, i32 {write}, i32 3, i32 1)")
+
+    def _products(self, count: str, start: str, scratch: str, body: Callable[..., None]) -> None:
+        """Run a body for each block of a batch, or for each tile of rows and block."""
+        if self.plan.order == "rows":
+            self._tiles(count, start, lambda place, *where: body(self._at(scratch, place), *where))
         else:
-            self._tiles(count, start, lambda place, *where: by_rows(self._at(scratch, place), *where))
+            self._each(count, start, lambda block, place: body(self._at(scratch, place), block))
 
     def _unless_failed(self, body: Callable[..., None]) -> Callable[..., None]:
         """Return a body that does nothing for a block whose step has to be computed elsewhere."""
@@ -145,13 +165,9 @@ class _Loops(Columns):
         def row(r: str, _: list[Vector]) -> list[Vector]:
             offset = code.integer("mul", r, "%phi_l")
             xs = self._load_row(sources, offset)
-            ys = []
-            for x, factor in zip(xs, factors, strict=True):
-                y = code.multiply(x, factor[0])
-                for d in range(1, plan.width):
-                    y = code.add(code.multiply(code.swap(x, d), factor[d]), y)
-                # The change is small: adding it to x at the end rounds once.
-                ys.append(code.add(x, y) if plan.mode in ("step", "multiply_add") else y)
+            if plan.mode != "step":
+                self._prefetch(targets, code.integer("mul", code.integer("add", r, self.rows), "%out_l"), write=1)
+            ys = [self._times(x, factor) for x, factor in zip(xs, factors, strict=True)]
             self._store_row(targets, offset if plan.mode == "step" else code.integer("mul", r, "%out_l"), ys)
             return []
 

@@ -3,6 +3,7 @@
 The scratch memory holds `width` vectors for each vector of a row: X_d or M_d for each d, as `loops` defines them.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 from gramian.kernels.cpu.lanes.code import Vector
@@ -106,6 +107,19 @@ class Matrices(Rows):
         bad = code.over_lanes(bad, plan.lanes, code.add)
         failed = code.emit(f"fcmp uno {plan.scalar} {code.emit(f'extractelement {code.vector} {bad}, i32 0')}, 0.0")
         code.do(f"store i8 {code.emit(f'zext i1 {failed} to i8')}, ptr {code.address('%failed', block)}")
+
+    def _pairs(self, x: Vector, part: Iterable[int]) -> list[Vector]:
+        """Return the products x_j x_(j xor d) for some d."""
+        return [self.code.multiply(x, self.code.swap(x, d)) for d in part]
+
+    def _times(self, x: Vector, factors: list[Vector]) -> Vector:
+        """Multiply by the factors M_d, and add x where the result is P + PM."""
+        code = self.code
+        y = code.multiply(x, factors[0])
+        for d in range(1, self.plan.width):
+            y = code.add(code.multiply(code.swap(x, d), factors[d]), y)
+        # The change is small: adding it to x at the end rounds once.
+        return code.add(x, y) if self.plan.mode in ("step", "multiply_add") else y
 
     def _sum(self, terms: list[Vector]) -> Vector:
         total = terms[0]

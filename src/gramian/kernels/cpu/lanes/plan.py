@@ -1,10 +1,13 @@
 """The plan of a function of the lanes kernel: what it computes, and how many groups it processes at once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from gramian.kernels.cpu.lanes.functions import EntryFunction
 
-__all__ = ["Plan"]
+__all__ = ["Order", "Plan"]
+
+Order = Literal["rows", "columns", "stack"]
 
 _SUMS = 8
 """Number of sums that are held in registers."""
@@ -25,9 +28,9 @@ class Plan:
     function: EntryFunction | None
     vector_bytes: int
     dense: bool
-    """Whether the groups are adjacent, n is a power of two and all groups of a block exist."""
-    columns: bool = False
-    """Whether the numbers of a vector of a group are adjacent, instead of those of a row."""
+    """Whether the groups are adjacent and all those of a block exist; unless n is a power of two, the next one too."""
+    order: Order = "rows"
+    """What is adjacent: the numbers of a row of a group, those of a vector, or all those of a group, row by row."""
 
     @property
     def scalar(self) -> str:
@@ -48,6 +51,13 @@ class Plan:
     def vectors(self) -> int:
         """Vectors that are processed at once."""
         return max(1, _SUMS // self.width)
+
+    @property
+    def parts(self) -> list[range]:
+        """The d of the sums X_d that are formed in one pass over the rows: as many as there are registers for."""
+        registers = self.vectors * max(1, self.lanes * (8 if self.scalar == "double" else 4) // self.vector_bytes)
+        size = max(1, _SUMS // registers)
+        return [range(first, min(first + size, self.width)) for first in range(0, self.width, size)]
 
     @property
     def groups(self) -> int:

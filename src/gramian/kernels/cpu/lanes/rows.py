@@ -36,7 +36,7 @@ class Rows:
     def _pieces(self, base: str, block: str, stride: str) -> list[str]:
         """Return the pointers to row 0 of a block: one for each vector if dense, otherwise one for each group."""
         code, plan = self.code, self.plan
-        if plan.dense:
+        if plan.dense and plan.n == plan.width:
             start = code.address(base, code.integer("mul", block, plan.groups * plan.n * self.stored_size))
             return [code.address(start, v * plan.lanes * self.stored_size) for v in range(plan.vectors)]
         return [code.address(base, code.integer("mul", i, stride)) for i in self._group_indices(block)]
@@ -44,38 +44,45 @@ class Rows:
     def _load_row(self, pieces: list[str], offset: str) -> list[Vector]:
         """Load the vectors of a row, with zeros in the lanes between groups."""
         code, plan = self.code, self.plan
-        raw = f"<{plan.lanes} x {self.stored}>"
-        if plan.dense:
-            loads = [code.emit(f"load {raw}, ptr {code.address(p, offset)}, align {self.stored_size}") for p in pieces]
+        pointers = [code.address(piece, offset) for piece in pieces]
+        if plan.dense and plan.n == plan.width:
+            raw = f"<{plan.lanes} x {self.stored}>"
+            loads = [code.emit(f"load {raw}, ptr {pointer}, align {self.stored_size}") for pointer in pointers]
             return [self._widen(load) for load in loads]
-        kind = f"<{plan.n} x {self.stored}>"
-        vectors = []
-        for v in range(plan.vectors):
-            x = "zeroinitializer"
-            for i in range(self.per_vector):
-                pointer = code.address(pieces[v * self.per_vector + i], offset)
-                piece = code.emit(f"load {kind}, ptr {pointer}, align {self.stored_size}")
-                lanes = range(plan.lanes)
-                inside = [lane // plan.width == i and self.members[lane] for lane in lanes]
-                wide = self._shuffle(
-                    kind, piece, "poison", [lane % plan.width if inside[lane] else 0 for lane in lanes]
-                )
-                x = self._shuffle(raw, x, wide, [lane + (plan.lanes if inside[lane] else 0) for lane in lanes])
-            vectors.append(self._widen(x))
-        return vectors
+        read = plan.width if plan.dense else plan.n
+        parts = [pointers[v * self.per_vector : (v + 1) * self.per_vector] for v in range(plan.vectors)]
+        return [self._gather(part, read) for part in parts]
 
     def _store_row(self, pieces: list[str], offset: str, vectors: list[Vector]) -> None:
         code, plan = self.code, self.plan
-        raw, kind = f"<{plan.lanes} x {self.stored}>", f"<{plan.n} x {self.stored}>"
+        pointers = [code.address(piece, offset) for piece in pieces]
         narrow = [self._narrow(y) for y in vectors]
-        if plan.dense:
-            for pointer, y in zip(pieces, narrow, strict=True):
-                code.do(f"store {raw} {y}, ptr {code.address(pointer, offset)}, align {self.stored_size}")
+        if plan.dense and plan.n == plan.width:
+            for pointer, y in zip(pointers, narrow, strict=True):
+                code.do(f"store <{plan.lanes} x {self.stored}> {y}, ptr {pointer}, align {self.stored_size}")
             return
-        for i, pointer in enumerate(pieces):
-            start = i % self.per_vector * plan.width
-            part = self._shuffle(raw, narrow[i // self.per_vector], "poison", [start + j for j in range(plan.n)])
-            code.do(f"store {kind} {part}, ptr {code.address(pointer, offset)}, align {self.stored_size}")
+        for v, y in enumerate(narrow):
+            self._scatter(pointers[v * self.per_vector : (v + 1) * self.per_vector], y)
+
+    def _gather(self, pointers: list[str], read: int) -> Vector:
+        """Load n numbers from each pointer into the lanes of a group, zeros elsewhere; `read` numbers may be read."""
+        code, plan = self.code, self.plan
+        raw, kind, lanes = f"<{plan.lanes} x {self.stored}>", f"<{read} x {self.stored}>", range(plan.lanes)
+        x = "zeroinitializer"
+        for i, pointer in enumerate(pointers):
+            piece = code.emit(f"load {kind}, ptr {pointer}, align {self.stored_size}")
+            inside = [lane // plan.width == i and self.members[lane] for lane in lanes]
+            wide = self._shuffle(kind, piece, "poison", [lane % plan.width if inside[lane] else 0 for lane in lanes])
+            x = self._shuffle(raw, x, wide, [lane + (plan.lanes if inside[lane] else 0) for lane in lanes])
+        return self._widen(x)
+
+    def _scatter(self, pointers: list[str], y: str) -> None:
+        """Store the first n lanes of each group at its pointer."""
+        code, plan = self.code, self.plan
+        raw, kind = f"<{plan.lanes} x {self.stored}>", f"<{plan.n} x {self.stored}>"
+        for i, pointer in enumerate(pointers):
+            part = self._shuffle(raw, y, "poison", [i * plan.width + j for j in range(plan.n)])
+            code.do(f"store {kind} {part}, ptr {pointer}, align {self.stored_size}")
 
     def _shuffle(self, kind: str, a: str, b: str, places: list[int]) -> str:
         mask = ", ".join(f"i32 {place}" for place in places)
