@@ -112,7 +112,8 @@ def _fused_loss(fused: FusedStep, beta: float, losses: list[Scalar]) -> Scalar:
     """Return the loss of a fused step, with the losses of the groups that it left out."""
     for which in fused.failed:
         fused.values[which] = 0
-    return _total([beta * fused.values.sum(), *losses])
+    total = fused.values.sum() if fused.total is None or fused.failed else fused.total
+    return _total([total if beta == 1 else beta * total, *losses])
 
 
 def _round_step_(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) -> Scalar:
