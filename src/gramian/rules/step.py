@@ -12,7 +12,7 @@ from gramian.penalties import Penalty, as_penalty
 from gramian.rules.apply import admit, apply_
 from gramian.rules.base import Rule
 from gramian.rules.registry import as_rule, check_compatible
-from gramian.typing import Scalar
+from gramian.typing import LearningRate, Scalar
 
 __all__ = ["step_"]
 
@@ -20,7 +20,7 @@ __all__ = ["step_"]
 def step_(
     phi: Tensor,
     *,
-    lr: float,
+    lr: LearningRate,
     beta: float = 1.0,
     rule: str | Rule = "proximal",
     penalty: str | Penalty = "l1",

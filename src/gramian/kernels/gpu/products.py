@@ -197,9 +197,10 @@ def _factor(
     limits, scratch = X.new_empty(m, 2), X.new_empty(m, n)
     options: dict[str, Any] = {"PENALTY": epilogue.kind, **launching.sums(X.dtype)}
     width = 1 << (n - 1).bit_length()
+    rows = max(1, min(8 if width < 512 else 16, 8192 // width))
     launching.launch(
         "limit_step", (m,), phi, X, sums, values, total, limits, scratch, total if rate is None else rate,
-        length, n, m, *sums.shape[1:3], *phi.stride(), tau, epilogue.parameter, ROWS=max(1, min(8 if width < 512 else 16, 8192 // width)),
+        length, n, m, *sums.shape[1:3], *phi.stride(), tau, epilogue.parameter, ROWS=rows,
         WIDTH=width, RATE=rate is not None, WRITE=n <= _ONE_PROGRAM, num_warps=8, **options,
     )  # fmt: skip
     if n > _ONE_PROGRAM:
