@@ -106,7 +106,8 @@ def step_(
 
     Args:
         tensors: Each Φ[l, m, n], one group [l, n], or any tensor with a layout; written to; all on one device.
-        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'.
+        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'. A tensor of one number on a device is
+            not read by the host.
         beta: Strength β ≥ 0.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.

@@ -84,8 +84,9 @@ def check_lr(lr: Any) -> Any:
     """
     if type(lr) is float and lr >= 0:
         return lr
-    if hasattr(lr, "device") and _stays_on_device(lr):
-        return lr.reshape(())
+    tensor: Any = lr
+    if hasattr(tensor, "device") and _stays_on_device(tensor):
+        return tensor.reshape(())
     return real_number(lr, name="lr", zero=True, infinite=True, attempt="0.1")
 
 

@@ -64,5 +64,5 @@ def shrink(kernel: Kernel, phi: Phi, Q: Tensor, *, lr: LearningRate, beta: float
     Y = kernel.cross_gram(phi, Q)
     tau = step_length(lr, beta)
     loss = (1.0 if math.isinf(beta) else beta) * Y.abs().sum()
-    C = Y.clamp(-tau, tau).neg_()  # −(Y − soft(Y, τ))
+    C = Y.clamp(-tau, tau).neg_()  # pyright: ignore  # −(Y − soft(Y, τ))
     return reference.combine(Q, C, rows=phi.stride(0) < phi.stride(2)), loss

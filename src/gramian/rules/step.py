@@ -37,7 +37,8 @@ def step_(
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout; written to.
-        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'.
+        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'. A tensor of one number on a device is
+            not read by the host; its number is then not checked.
         beta: Strength β ≥ 0. With l1, inner products smaller than 4ηβ converge to zero quadratically.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.
