@@ -15,7 +15,7 @@ from torch import Tensor
 from gramian.errors import DtypeError, LayoutError, OvercompleteWarning
 from gramian.typing import FLOATING_DTYPES, Phi
 
-__all__ = ["Layout", "as_layout", "as_phi", "from_phi", "is_view"]
+__all__ = ["Layout", "as_layout", "as_phi", "from_phi"]
 
 _RESERVED = ("pattern", "self")  # parameters of Layout: a size of that name could not be given
 
@@ -236,14 +236,6 @@ def from_phi(phi: Phi, parameter: Tensor, layout: Layout | str | None) -> Tensor
         return phi.squeeze(1)
     resolved = as_layout(layout, parameter.ndim)
     return phi if resolved is None else resolved.from_phi(phi, tuple(parameter.shape))
-
-
-def is_view(layout: Layout | str | None) -> bool:
-    """Tell whether Φ is a view of any parameter with this layout: no axis of Φ joins several of the parameter."""
-    if layout is None:
-        return True
-    sides = layout.sides() if isinstance(layout, Layout) else _uncompiled(_parse)(layout.partition(";")[0])
-    return all(len(axis) <= 1 for axis in sides[1])
 
 
 @cache

@@ -27,7 +27,7 @@ from gramian.kernels import reference
 from gramian.kernels.base import is_plain
 from gramian.kernels.dispatch import choose, is_forced
 from gramian.kernels.gpu.operators import is_traceable
-from gramian.layout import Layout, as_phi, from_phi, is_view
+from gramian.layout import Layout, as_layout, as_phi, from_phi
 from gramian.penalties import L1, Coherence, Frobenius, Huber, Penalty, SquaredFrobenius, Sum
 from gramian.rules.against import shrink
 from gramian.rules.base import Rule, Step, is_groupwise
@@ -290,8 +290,14 @@ def _is_in_place(operand: Operand, penalty: Penalty) -> bool:
     """Tell whether Φ can be stepped in the memory of its tensor; 16 bits only without frozen vectors."""
     tensor, layout, phi, plain, frozen = operand
     if torch.compiler.is_compiling():
-        return frozen is None and is_traceable(phi, penalty) and is_view(layout)
+        return frozen is None and is_traceable(phi, penalty) and _is_view(tensor, layout)
     exact = phi.dtype == reference.compute_dtype(phi.dtype)
     if not plain or not (exact or frozen is None):
         return False
     return phi.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+
+
+def _is_view(tensor: Tensor, layout: Layout | str | None) -> bool:
+    """Tell whether Φ is a view of any tensor with this layout: no axis of Φ joins several of the tensor."""
+    resolved = as_layout(layout, tensor.ndim)
+    return resolved is None or all(len(axis) <= 1 for axis in resolved.sides()[1])
