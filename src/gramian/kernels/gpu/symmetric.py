@@ -45,8 +45,9 @@ def symmetric_product(
     wide = reference.compute_dtype(phi.dtype)
     exact = epilogue.exact and not step
     G = phi.new_empty(m, last - first, n - first, dtype=phi.dtype if exact else wide)
-    # Other orders than rows side by side take more pointers, which must not spill.
-    size = phi.element_size() if phi.stride(2) == 1 else max(4, phi.element_size())
+    # Other orders than rows side by side, and a copy that is not aligned, take more pointers, which must not spill.
+    simple = phi.stride(2) == 1 and (copy is None or n % 16 == 0)
+    size = phi.element_size() if simple else max(4, phi.element_size())
     tile, rows, warps, stages = _CONFIGURATIONS[size]
     grid = (-(-(last - first) // tile), -(-(n - first) // tile), m)
     sums = torch.empty(m, *grid[:2], 2, dtype=wide, device=phi.device)
