@@ -24,7 +24,7 @@ from gramian.rules import Rule, as_rule, proximal
 from gramian.rules.apply import Operand, admit, apply_, batches, side_by_side
 from gramian.rules.registry import check_compatible, check_hard
 from gramian.rules.restore import MOST_STEPS, Restoration, free_lengths, until_restored
-from gramian.typing import Scalar
+from gramian.typing import LearningRate, Scalar
 
 __all__ = ["restore_", "step_", "value_and_grad"]
 
@@ -85,7 +85,7 @@ def value_and_grad(
 def step_(
     tensors: Sequence[Tensor],
     *,
-    lr: float,
+    lr: LearningRate,
     beta: float = 1.0,
     rule: str | Rule = "proximal",
     penalty: str | Penalty = "l1",
@@ -106,7 +106,8 @@ def step_(
 
     Args:
         tensors: Each Φ[l, m, n], one group [l, n], or any tensor with a layout; written to; all on one device.
-        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'.
+        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'. A tensor of one number on a device is
+            not read by the host.
         beta: Strength β ≥ 0.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.

@@ -70,17 +70,23 @@ def real_number(value: Any, *, name: str, zero: bool = False, infinite: bool = F
     raise OptionError(f"{name} must be {'0 or ' if zero else ''}positive; got {number!r}; try {name}={attempt}")
 
 
-def check_lr(lr: Any) -> float:
+def check_lr(lr: Any) -> Any:
     """Check a learning rate η ≥ 0; infinity is allowed.
 
+    A tensor on a device, such as the learning rate of a capturable optimiser, is not read, because that would wait for
+    the device; nor is a tensor that torch.compile traces. Whether its number is valid is then not checked.
+
     Returns:
-        The number.
+        The number, or that tensor, 0-dimensional.
 
     Raises:
-        OptionError: If it is negative, NaN or not a number.
+        OptionError: If it is negative, NaN or not a number, or a tensor that a derivative is taken by.
     """
     if type(lr) is float and lr >= 0:
         return lr
+    tensor: Any = lr
+    if hasattr(tensor, "device") and _stays_on_device(tensor):
+        return tensor.reshape(())
     return real_number(lr, name="lr", zero=True, infinite=True, attempt="0.1")
 
 
@@ -124,6 +130,15 @@ def _as_float(value: Any, name: str, attempt: str) -> float:
     if getattr(value, "shape", None) == () and getattr(getattr(value, "dtype", None), "kind", "") in ("f", "i", "u"):
         return float(value)
     raise OptionError(f"{name} must be a number; got {_describe(value)}; try {name}={attempt}")
+
+
+def _stays_on_device(value: Any) -> bool:
+    """Tell whether a value is a tensor of one real number that must not be read."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or (value.device.type == "cpu" and not torch.compiler.is_compiling()):
+        return False
+    return value.numel() == 1 and value.is_floating_point() and not value.requires_grad
 
 
 def _constant(value: Any, name: str, attempt: str) -> float:

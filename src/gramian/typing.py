@@ -7,7 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FLOATING_DTYPES", "Block", "Entries", "GroupMatrices", "GroupMatrix", "GroupScalars", "Phi", "Scalar"]
+__all__ = [
+    "FLOATING_DTYPES",
+    "Block",
+    "Entries",
+    "GroupMatrices",
+    "GroupMatrix",
+    "GroupScalars",
+    "LearningRate",
+    "Phi",
+    "Scalar",
+]
 
 Phi = Float[Tensor, "l m n"]
 """Learnable parameters: m groups, each of n vectors of length l."""
@@ -29,6 +39,9 @@ Entries = Float[Tensor, "..."]
 
 Scalar = Float[Tensor, ""]
 """A 0-dimensional tensor."""
+
+LearningRate = float | Scalar
+"""A learning rate η: a number, or a 0-dimensional tensor on a device, which is not read."""
 
 FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The dtypes that a parameter may have."""

@@ -62,6 +62,8 @@ class Case(NamedTuple):
     penalty: str = "l1"
     step: bool = False
     order: str = "l m n"
+    rate: bool = False
+    """Whether the learning rate is on the device."""
 
     def phi(self) -> Tensor:
         length, m, n = self.shape
@@ -76,30 +78,23 @@ class Case(NamedTuple):
     def run(self) -> None:
         kernel, phi, penalty = self.kernel(), self.phi(), as_penalty(self.penalty)
         if self.step:
-            kernel.proximal_step(phi, penalty, 0.1, in_place=True)
+            rate = torch.empty((), device="meta") if self.rate else None
+            kernel.proximal_step(phi, penalty, 0.1, in_place=True, rate=rate)
         else:
             kernel.value_and_grad(phi, penalty, 1.0)
 
 
 FEW = {
-    "sm_80": (
-        Case(Registers, (64, 4096, 4), BF16),
-        Case(Fused, (256, 64, 16), FP32, step=True),
-        Case(Products, (512, 8, 128), FP32),
-    ),
+    "sm_80": (Case(Registers, (64, 4096, 4), BF16), Case(Fused, (256, 64, 16), FP32, step=True)),
     "sm_90": (
-        Case(Registers, (64, 4096, 4), FP32, step=True),
         Case(Registers, (768, 8192, 8), FP32, order="m n l"),
-        Case(Fused, (512, 64, 64), BF16),
+        Case(Fused, (4096, 1, 64), FP32, step=True, rate=True),
+        Case(Products, (512, 8, 128), FP32),
         Case(Products, (512, 8, 128), BF16, step=True),
-        Case(Tiled, (2048, 1, 2048), BF16),
+        Case(Products, (512, 1, 257), FP32, step=True, rate=True),
     ),
-    "sm_100": (
-        Case(Registers, (256, 192, 3), FP32),
-        Case(Fused, (4096, 1, 64), BF16, step=True),
-        Case(Tiled, (2048, 1, 2048), FP32),
-    ),
-    "gfx942": (Case(Registers, (64, 4096, 4), FP32), Case(Fused, (256, 64, 16), BF16)),
+    "sm_100": (Case(Registers, (256, 192, 3), FP32, step=True, rate=True), Case(Tiled, (2048, 1, 2048), BF16)),
+    "gfx942": (Case(Fused, (256, 64, 16), BF16),),
 }
 
 
@@ -111,6 +106,10 @@ def all_cases() -> Iterator[Case]:
         ):
             rest = dtype, penalty, step, order
             few = penalty != "l1" or dtype == FP16
+            if penalty == "l1" and order == "l m n" and step:
+                for shape, kernel in (((256, 4096, 4), Registers), ((256, 640, 16), Fused), ((4096, 1, 64), Fused)):
+                    yield Case(kernel, shape, *rest, rate=True)
+                yield Case(Products, (512, 3, 300), *rest, rate=True)
             for length, n in itertools.product(
                 (256,) if few else (64, 256, 768), (4, 8) if few else (1, 2, 3, 4, 5, 8)
             ):

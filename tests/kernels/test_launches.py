@@ -14,6 +14,8 @@ from gramian.kernels.gpu.products import Products
 from gramian.kernels.gpu.registers import Registers
 from gramian.kernels.gpu.tiled import Tiled
 from gramian.kernels.reference import Reference
+from gramian.penalties import as_penalty
+from gramian.rules import restore
 from tests.cases import overcomplete_is_meant
 from tests.kernels.cases import HAS_TRITON
 
@@ -49,17 +51,45 @@ def operations(monkeypatch) -> Iterator[list[str]]:
 SMALL, MEDIUM, TALL, LARGE, HUGE = (64, 4096, 4), (512, 64, 64), (4096, 1, 64), (512, 8, 128), (4096, 1, 4096)
 
 
+THREE = ["fused_gram", "fused_factor", "fused_apply"]
+
+
 @pytest.mark.parametrize(
     ("kernel", "shape", "dtype", "gradient", "step"),
     [
-        (Registers, SMALL, torch.float32, ["whole_groups", "sum"], 3),
-        (Registers, SMALL, torch.bfloat16, ["whole_groups", "sum"], 3),
-        (Fused, MEDIUM, torch.bfloat16, ["fused_update", "sum", "sum"], 4),
-        (Fused, MEDIUM, torch.float32, ["fused_update", "sum", "sum"], 6),
-        (Fused, TALL, torch.float32, ["fused_gram", "fused_factor", "fused_apply", "sum", "sum"], 6),
-        (Products, LARGE, torch.float32, ["bmm", "residual_tiles", "invalidate", "baddbmm", "sum"], 8),
-        (Tiled, HUGE, torch.bfloat16, ["symmetric_tiles", "invalidate", "baddbmm", "sum"], 11),
-        (Tiled, HUGE, torch.float32, ["symmetric_tiles", "invalidate", "baddbmm", "sum"], 8),
+        (Registers, SMALL, torch.float32, ["whole_groups", "sum"], ["whole_groups", "sum"]),
+        (Registers, SMALL, torch.bfloat16, ["whole_groups", "sum"], ["whole_groups", "sum"]),
+        (Fused, MEDIUM, torch.bfloat16, ["fused_update", "sum"], ["fused_update", "sum"]),
+        (Fused, MEDIUM, torch.float32, ["fused_update", "sum"], THREE),
+        (Fused, TALL, torch.float32, [*THREE, "sum"], THREE),
+        (
+            Products,
+            LARGE,
+            torch.float32,
+            ["bmm", "residual_tiles", "invalidate", "baddbmm", "sum"],
+            ["symmetric_tiles", "limit_step", "baddbmm_"],
+        ),
+        (
+            Products,
+            LARGE,
+            torch.bfloat16,
+            ["_to_copy", "_to_copy", "bmm", "residual_tiles", "invalidate", "baddbmm", "sum"],
+            ["symmetric_tiles", "limit_step", "bmm", "add"],
+        ),
+        (
+            Tiled,
+            HUGE,
+            torch.bfloat16,
+            ["symmetric_tiles", "invalidate", "baddbmm", "sum"],
+            ["symmetric_tiles", "limit_step", "step_factor", "bmm", "add"],
+        ),
+        (
+            Tiled,
+            HUGE,
+            torch.float32,
+            ["symmetric_tiles", "invalidate", "baddbmm", "sum"],
+            ["symmetric_tiles", "limit_step", "step_factor", "baddbmm_"],
+        ),
     ],
 )
 def test_launches(operations, kernel, shape, dtype, gradient, step) -> None:
@@ -69,7 +99,7 @@ def test_launches(operations, kernel, shape, dtype, gradient, step) -> None:
         assert operations == gradient
         operations.clear()
         gramian.step_(phi, lr=0.1)
-        assert len(operations) == step, operations
+        assert operations == step
 
 
 @pytest.mark.parametrize(
@@ -99,6 +129,67 @@ def test_nothing_waits_for_the_device(operations, kernel, shape, rule, dtype) ->
             gramian.step_(phi, lr=0.1, rule=rule, penalty=penalty)
             gramian.loss(phi.requires_grad_(), penalty=penalty).backward()
     assert operations
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [(Registers, SMALL), (Fused, TALL), (Products, LARGE), (Tiled, HUGE), (Reference, (64, 5, 40))],
+    ids=lambda each: getattr(each, "name", str(each)),
+)
+def test_a_learning_rate_on_the_device_is_not_read(operations, kernel, shape) -> None:
+    phi, lr = torch.empty(shape, device="meta"), torch.empty((), device="meta")
+    with override(kernel()):
+        gramian.step_(phi, lr=0.1)
+        launches = operations.copy()
+        operations.clear()
+        gramian.step_(phi, lr=lr)
+        assert kernel is Reference or operations == launches
+        for rule in ("subgradient", "polyak"):
+            gramian.step_(phi, lr=lr, rule=rule)
+        if kernel is not Tiled:
+            gramian.step_(phi, lr=lr, penalty="coherence")
+
+
+def test_a_learning_rate_on_the_device_gives_the_same_step(monkeypatch) -> None:
+    monkeypatch.setattr("gramian.options._stays_on_device", lambda value: True)
+    monkeypatch.setattr("gramian.kernels.gpu.products._ONE_PROGRAM", 40)
+    for kernel, shape, dtype in (
+        ("registers", (20, 3, 4), torch.float64),
+        ("fused", (20, 3, 10), torch.float64),
+        ("fused", (60, 1, 40), torch.float32),
+        ("products", (40, 2, 40), torch.bfloat16),
+        ("products", (50, 2, 41), torch.float64),
+    ):
+        phi = (torch.randn(shape, dtype=torch.float64) / shape[0] ** 0.5).to(dtype)
+        expected = phi.clone()
+        with gramian.kernels.use("reference"):
+            loss = gramian.step_(expected, lr=0.03, beta=0.5)
+        with gramian.kernels.use(kernel):
+            found = gramian.step_(phi, lr=torch.tensor(0.03, dtype=torch.float64), beta=0.5)
+        close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+        torch.testing.assert_close(phi, expected, rtol=close, atol=close)
+        torch.testing.assert_close(found, loss, rtol=max(close, 1e-12), atol=0)
+
+
+def test_a_restoration_waits_after_some_steps_only(monkeypatch) -> None:
+    numbers = iter([9.0, 1e-1, 1e-2, 1e-4, 1e-8, 0.0, 0.0, 0.0])
+    reads: list[int] = []
+    original = restore._read
+    monkeypatch.setattr(restore, "_read", lambda some: reads.append(len(some)) or original(some))
+
+    class OnDevice:
+        device = torch.device("cuda")
+
+    def step(_penalty):
+        number = torch.tensor(next(numbers))
+        return OnDevice() if not reads and number == 9 else number
+
+    done = restore.until_restored(step, as_penalty("l1"), dtype=torch.float32, length=9)
+    assert (done.steps, done.stopped, reads) == (7, "converged", [2, 4])
+    numbers = iter([torch.tensor(9.0), torch.tensor(1e-1), torch.tensor(0.0)])
+    reads.clear()
+    done = restore.until_restored(lambda _: next(numbers), as_penalty("l1"), dtype=torch.float32, length=9)
+    assert (done.steps, done.stopped, reads) == (3, "converged", [1, 1])
 
 
 def test_a_bfloat16_tensor_is_not_copied_to_float32(operations) -> None:

@@ -8,11 +8,13 @@ from gramian.errors import OptionError
 from gramian.kernels.base import KernelSpec
 from gramian.kernels.dispatch import LADDER
 from tests.cases import ALL_CASES, over_all_penalties
-from tests.kernels.cases import KERNELS, numbers, over_kernels
+from tests.kernels.cases import KERNELS, numbers, over_kernels_and
+
+# Each way through the launchers: device code for the penalty, or torch's G of entries, of matrices, of each group.
+_INTERPRETED = ("l1", "huber", "squared_frobenius", "coherence", "weighted sum, of each group")
 
 
-@over_kernels
-@over_all_penalties
+@over_kernels_and("case", ALL_CASES, interpreted=_INTERPRETED)
 def test_agrees_with_the_reference(kernel, case) -> None:
     shape = KERNELS[kernel].small
     phi = case.draw(shape)

@@ -27,7 +27,7 @@ from gramian.rules.base import is_coordinatewise, is_groupwise
 from gramian.rules.registry import check_compatible, check_hard
 from gramian.rules.restore import MOST_STEPS, Restoration, until_restored
 from gramian.rules.writable import check_writable
-from gramian.typing import Scalar
+from gramian.typing import LearningRate, Scalar
 
 __all__ = ["Plan", "is_sharded", "plan", "sharded_restore_", "sharded_step_", "whole_tensor"]
 
@@ -105,7 +105,7 @@ def plan(parameter: Any, layout: Layout, rule: str | Rule = "proximal") -> Plan:
 def sharded_step_(
     parameter: Any,
     *,
-    lr: float,
+    lr: LearningRate,
     beta: float,
     rule: str | Rule,
     penalty: str | Penalty,

@@ -12,7 +12,7 @@ from gramian.kernels import chunks
 from gramian.kernels.gpu import epilogues
 from gramian.penalties import Penalty
 from gramian.torch_internals import is_transformed
-from gramian.typing import GroupMatrices, GroupScalars, Phi
+from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
 __all__ = ["FusedStep", "Kernel", "KernelSpec", "is_plain"]
 
@@ -49,6 +49,8 @@ class FusedStep(NamedTuple):
     """Φ after the step, or its change, which is new memory."""
     failed: list[slice]
     """Groups whose step was neither computed nor written, because one of their Gram matrices is not finite."""
+    total: Scalar | None = None
+    """The sum of the values, where a launch computed it too."""
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -123,14 +125,23 @@ class Kernel(ABC):
         out.copy_(grad)
         return values
 
-    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:  # noqa: ARG002
+    def proximal_step(
+        self,
+        phi: Phi,  # noqa: ARG002
+        penalty: Penalty,  # noqa: ARG002
+        tau: float,  # noqa: ARG002
+        *,
+        in_place: bool,  # noqa: ARG002
+        rate: Scalar | None = None,  # noqa: ARG002
+    ) -> FusedStep | None:
         """Compute the step of `gramian.rules.proximal` without writing matrices to memory.
 
         Args:
             phi: Φ[l, m, n], in its dtype.
             penalty: The penalty.
-            tau: τ = 4ηβ for w = 1.
+            tau: τ = 4ηβ for w = 1; 4β with a `rate`.
             in_place: Whether Φ is stepped; otherwise its change is returned.
+            rate: η, on the device of Φ, which is not read by the host; only where Φ is on a device.
 
         Returns:
             The step, or None if the kernel has none for the penalty; then nothing is written.

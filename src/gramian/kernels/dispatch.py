@@ -16,6 +16,7 @@ from gramian.kernels.cpu.panel import Panel
 from gramian.kernels.cpu.simd import Simd
 from gramian.kernels.gpu.epilogues import epilogue
 from gramian.kernels.gpu.fused import Fused
+from gramian.kernels.gpu.operators import OPERATORS, is_traceable
 from gramian.kernels.gpu.products import Products
 from gramian.kernels.gpu.registers import Registers
 from gramian.kernels.gpu.tiled import Tiled
@@ -46,8 +47,14 @@ _MOST_CHOICES = 4096
 _watchers: ContextVar[tuple[list[str], ...]] = ContextVar("watchers", default=())
 
 
-def choose(phi: Phi, penalty: Penalty) -> Kernel:
+def choose(phi: Phi, penalty: Penalty, *, differentiated: bool = False) -> Kernel:
     """Choose the kernel for a tensor and a penalty.
+
+    Args:
+        phi: Φ[l, m, n].
+        penalty: The penalty.
+        differentiated: Whether a derivative may pass through the result. While torch.compile traces, a transform of
+            torch.func cannot be told from a plain call, and an operator has no forward derivative.
 
     Raises:
         OptionError: If a kernel is forced that does not support them.
@@ -55,7 +62,7 @@ def choose(phi: Phi, penalty: Penalty) -> Kernel:
     """
     penalty.check_sizes(phi.shape[1], phi.shape[2])
     if torch.compiler.is_compiling():
-        return REFERENCE
+        return OPERATORS if not differentiated and is_traceable(phi, penalty) else REFERENCE
     override = _override.get()
     if override is not None:
         kernel = override

@@ -81,7 +81,8 @@ def loss(
         cross = strength * _cross_gram(groups, against, layout).abs().sum()
         return loss(groups, beta=beta, penalty=mu) + cross if beta > 0 else cross
     if not (torch.is_grad_enabled() and groups.requires_grad):
-        return (beta * choose(groups, mu).value(groups, mu)).sum()
+        kernel = choose(groups, mu, differentiated=torch.is_grad_enabled())
+        return (beta * kernel.value(groups, mu)).sum()
     return gram_loss(groups, beta, mu)
 
 

@@ -31,19 +31,21 @@ from torch import Tensor
 
 from gramian.kernels import reference
 from gramian.kernels.base import Kernel
-from gramian.typing import Phi, Scalar
+from gramian.typing import LearningRate, Phi, Scalar
 
 __all__ = ["shrink", "step_length"]
 
 
-def step_length(lr: float, beta: float) -> float:
+def step_length(lr: LearningRate, beta: float) -> LearningRate:
     """Return τ = ηβ; infinity for an infinite β at any η, and 0 for β = 0 at any η."""
     if math.isinf(beta):
         return math.inf
+    if isinstance(lr, Tensor):
+        return lr * beta if beta > 0 else 0.0
     return lr * beta if lr > 0 and beta > 0 else 0.0
 
 
-def shrink(kernel: Kernel, phi: Phi, Q: Tensor, *, lr: float, beta: float) -> tuple[Phi, Scalar]:
+def shrink(kernel: Kernel, phi: Phi, Q: Tensor, *, lr: LearningRate, beta: float) -> tuple[Phi, Scalar]:
     r"""Compute the change −Q(Y − soft(Y, ηβ)), with Y = QᵀΦ_i for each group, and the loss before it.
 
     Args:
@@ -62,5 +64,5 @@ def shrink(kernel: Kernel, phi: Phi, Q: Tensor, *, lr: float, beta: float) -> tu
     Y = kernel.cross_gram(phi, Q)
     tau = step_length(lr, beta)
     loss = (1.0 if math.isinf(beta) else beta) * Y.abs().sum()
-    C = Y.clamp(-tau, tau).neg_()  # −(Y − soft(Y, τ))
+    C = Y.clamp(-tau, tau).neg_()  # pyright: ignore  # −(Y − soft(Y, τ))
     return reference.combine(Q, C, rows=phi.stride(0) < phi.stride(2)), loss

@@ -26,14 +26,15 @@ from gramian.frozen import FrozenBasis, FrozenVectors, as_frozen
 from gramian.kernels import reference
 from gramian.kernels.base import is_plain
 from gramian.kernels.dispatch import choose, is_forced
-from gramian.layout import Layout, as_phi, from_phi
+from gramian.kernels.gpu.operators import is_traceable
+from gramian.layout import Layout, as_layout, as_phi, from_phi
 from gramian.penalties import L1, Coherence, Frobenius, Huber, Penalty, SquaredFrobenius, Sum
 from gramian.rules.against import shrink
 from gramian.rules.base import Rule, Step, is_groupwise
 from gramian.rules.prox import proximal, proximal_
 from gramian.rules.registry import RULES
 from gramian.rules.writable import check_disjoint, check_writable
-from gramian.typing import Phi, Scalar
+from gramian.typing import LearningRate, Phi, Scalar
 
 __all__ = ["Operand", "admit", "apply_", "batches", "put_", "side_by_side"]
 
@@ -122,7 +123,7 @@ def admit(
 def apply_(
     operands: Sequence[Operand],
     *,
-    lr: float,
+    lr: LearningRate,
     beta: float,
     rule: Rule,
     penalty: Penalty,
@@ -153,13 +154,15 @@ def apply_(
         chosen = [[operands[i] for i in batch] for batch in batches(operands, penalty)]
     else:
         chosen = [[operand] for operand in operands]
+    if isinstance(lr, Tensor) and rule not in RULES.values():
+        lr = float(lr)  # another rule need not know tensors
     options: dict[str, Any] = {"lr": lr, "beta": beta, "penalty": penalty}
     strength = beta if against_beta is None else against_beta
     cannot_fail = rule in RULES.values() and _is_arithmetic(penalty) and (len(chosen) < 2 or not is_forced())
     if not cannot_fail:
         computed = [_compute(batch, rule, options, strength) for batch in chosen]
         return [_write(batch, *result) for batch, result in zip(chosen, computed, strict=True)]
-    in_place = [rule is proximal and len(batch) == 1 and _is_in_place(batch[0]) for batch in chosen]
+    in_place = [rule is proximal and len(batch) == 1 and _is_in_place(batch[0], penalty) for batch in chosen]
     return [
         _step_in_place(batch[0], options, strength)
         if direct
@@ -283,10 +286,18 @@ def _is_arithmetic(penalty: Penalty) -> bool:
     return type(penalty) in _ARITHMETIC
 
 
-def _is_in_place(operand: Operand) -> bool:
+def _is_in_place(operand: Operand, penalty: Penalty) -> bool:
     """Tell whether Φ can be stepped in the memory of its tensor; 16 bits only without frozen vectors."""
-    tensor, _, phi, plain, frozen = operand
+    tensor, layout, phi, plain, frozen = operand
+    if torch.compiler.is_compiling():
+        return frozen is None and is_traceable(phi, penalty) and _is_view(tensor, layout)
     exact = phi.dtype == reference.compute_dtype(phi.dtype)
     if not plain or not (exact or frozen is None):
         return False
     return phi.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+
+
+def _is_view(tensor: Tensor, layout: Layout | str | None) -> bool:
+    """Tell whether Φ is a view of any tensor with this layout: no axis of Φ joins several of the tensor."""
+    resolved = as_layout(layout, tensor.ndim)
+    return resolved is None or all(len(axis) <= 1 for axis in resolved.sides()[1])

@@ -1,7 +1,7 @@
 """Update rules as functions from Φ to a change of Φ, and the properties that they declare."""
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from gramian.penalties import Penalty
 from gramian.typing import Phi, Scalar
@@ -25,10 +25,11 @@ class Rule(Protocol):
     """An update rule: a pure function from Φ to a `Step`. The caller adds the change.
 
     A rule gets Φ in the compute dtype and returns a change of the same shape, dtype and device, and a 0-dimensional
-    loss. Further properties are declared by the decorators `groupwise` and `coordinatewise`.
+    loss. A built-in rule may get the learning rate as a 0-dimensional tensor on the device of Φ; another rule gets a
+    number. Further properties are declared by the decorators `groupwise` and `coordinatewise`.
     """
 
-    def __call__(self, phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+    def __call__(self, phi: Phi, *, lr: Any, beta: float, penalty: Penalty) -> Step:
         """Apply the rule once; `phi` is not written to."""
         ...
 

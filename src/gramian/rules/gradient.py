@@ -3,20 +3,21 @@
 import math
 
 import torch
+from torch import Tensor
 
 from gramian.errors import OptionError, ShapeError
 from gramian.kernels.base import is_plain
 from gramian.kernels.dispatch import choose
 from gramian.penalties import Penalty
 from gramian.rules.base import Step, coordinatewise, groupwise
-from gramian.typing import GroupScalars, Phi
+from gramian.typing import GroupScalars, LearningRate, Phi
 
 __all__ = ["check_finite_lr", "check_tall", "polyak", "subgradient"]
 
 
 @groupwise
 @coordinatewise
-def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+def subgradient(phi: Phi, *, lr: LearningRate, beta: float, penalty: Penalty) -> Step:
     r"""Step along the negative gradient: P ← P − η·2βPG.
 
     With l1 it oscillates around the kink with an amplitude of about ηβ, unless η decays.
@@ -48,7 +49,7 @@ def subgradient(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
 
 
 @groupwise
-def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+def polyak(phi: Phi, *, lr: LearningRate, beta: float, penalty: Penalty) -> Step:
     r"""Step along the negative gradient by Polyak's length: P ← P − min(η, L_i/‖∂L_i‖²)·∂L_i, for each group.
 
     Polyak's length needs the smallest possible loss, which is 0 when n ≤ l. So no step length has to be tuned.
@@ -86,13 +87,13 @@ def polyak(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     return Step(-lengths[:, None] * grad, values.sum())
 
 
-def check_finite_lr(lr: float) -> None:
+def check_finite_lr(lr: LearningRate) -> None:
     """Check that a learning rate is finite, as the subgradient rule requires.
 
     Raises:
         OptionError: If it is infinite.
     """
-    if math.isinf(lr):
+    if not isinstance(lr, Tensor) and math.isinf(lr):  # a tensor is not read
         raise OptionError("lr must be finite for the subgradient rule; got inf; try rule='proximal', which allows it")
 
 

@@ -6,9 +6,11 @@ from torch import Tensor
 from gramian.kernels import chunks, norms, reference
 from gramian.kernels.base import FusedStep, Kernel, is_plain
 from gramian.kernels.dispatch import choose
+from gramian.kernels.gpu.operators import OPERATORS
 from gramian.penalties import Penalty
 from gramian.rules.base import Step, coordinatewise, groupwise
-from gramian.typing import GroupMatrices, Phi, Scalar
+from gramian.rules.operators import traced_change, traced_step_
+from gramian.typing import GroupMatrices, LearningRate, Phi, Scalar
 
 __all__ = ["proximal", "proximal_"]
 
@@ -21,7 +23,7 @@ _ROOM = 1 << 24
 
 @groupwise
 @coordinatewise
-def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
+def proximal(phi: Phi, *, lr: LearningRate, beta: float, penalty: Penalty) -> Step:
     r"""Step by the prox of the penalty along P(I − S): P ← P − PC/2w with C = C_τw(X) and τ = 4ηβ.
 
     For l1 it is the subgradient step where |X_jk| ≥ τw, and a Newton–Schulz step, which squares the residual, where
@@ -54,7 +56,9 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
         -0.0003...
     """
     kernel = choose(phi, penalty)
-    fused = kernel.proximal_step(phi, penalty, _tau(lr, beta), in_place=False)
+    if kernel is OPERATORS:
+        return Step(*traced_change(phi, lr=lr, beta=beta, penalty=penalty))
+    fused = _fused(kernel, phi, penalty, lr, beta, in_place=False)
     if fused is None:
         return _step(kernel, phi, lr, beta, penalty)
     losses: list[Scalar] = []
@@ -65,7 +69,7 @@ def proximal(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Step:
     return Step(fused.out, _fused_loss(fused, beta, losses))
 
 
-def _step(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) -> Step:
+def _step(kernel: Kernel, phi: Phi, lr: LearningRate, beta: float, penalty: Penalty) -> Step:
     if _streams(kernel, phi):
         steps = [_streamed(kernel, P, lr, beta, penalty) for P in phi.to(reference.compute_dtype(phi.dtype)).unbind(1)]
         return Step(torch.stack([D for D, _ in steps], dim=1).to(phi.dtype), _total([loss for _, loss in steps]))
@@ -78,7 +82,7 @@ def _step(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) ->
     return Step(changes[0] if len(changes) == 1 else torch.cat(changes, dim=1), _total(losses))
 
 
-def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
+def proximal_(phi: Phi, *, lr: LearningRate, beta: float, penalty: Penalty) -> Scalar:
     """Make the step of `proximal` in place; a 16-bit Φ is stepped in float32 and rounded once.
 
     Returns:
@@ -88,7 +92,9 @@ def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
         Beyond Φ, at most another tensor of its size and 64 MiB, for an entry-wise penalty.
     """
     kernel = choose(phi, penalty)
-    fused = kernel.proximal_step(phi, penalty, _tau(lr, beta), in_place=True)
+    if kernel is OPERATORS:
+        return traced_step_(phi, lr=lr, beta=beta, penalty=penalty)
+    fused = _fused(kernel, phi, penalty, lr, beta, in_place=True)
     if fused is not None:
         parts = [(phi[:, which], penalty.select_groups(which)) for which in fused.failed]
         return _fused_loss(fused, beta, [_round_step_(kernel, part, lr, beta, mu) for part, mu in parts])
@@ -108,14 +114,30 @@ def proximal_(phi: Phi, *, lr: float, beta: float, penalty: Penalty) -> Scalar:
     return _total(losses)
 
 
+def _fused(
+    kernel: Kernel,
+    phi: Phi,
+    penalty: Penalty,
+    lr: LearningRate,
+    beta: float,
+    *,
+    in_place: bool,
+) -> FusedStep | None:
+    """Let the kernel step; it reads a learning rate on the device there."""
+    if isinstance(lr, Tensor) and beta > 0:
+        return kernel.proximal_step(phi, penalty, 4 * beta, in_place=in_place, rate=lr.to(phi.device))
+    return kernel.proximal_step(phi, penalty, float(_tau(lr, beta)), in_place=in_place)
+
+
 def _fused_loss(fused: FusedStep, beta: float, losses: list[Scalar]) -> Scalar:
     """Return the loss of a fused step, with the losses of the groups that it left out."""
     for which in fused.failed:
         fused.values[which] = 0
-    return _total([beta * fused.values.sum(), *losses])
+    total = fused.values.sum() if fused.total is None or fused.failed else fused.total
+    return _total([total if beta == 1 else beta * total, *losses])
 
 
-def _round_step_(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) -> Scalar:
+def _round_step_(kernel: Kernel, phi: Phi, lr: LearningRate, beta: float, penalty: Penalty) -> Scalar:
     """Step in the compute dtype and write the result, rounded once."""
     wide = phi.to(reference.compute_dtype(phi.dtype))
     step = _step(kernel, wide, lr, beta, penalty)
@@ -123,7 +145,10 @@ def _round_step_(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Pena
     return step.loss
 
 
-def _tau(lr: float, beta: float) -> float:
+def _tau(lr: LearningRate, beta: float) -> LearningRate:
+    """Return τ = 4ηβ, which is 0 for β = 0 at any η."""
+    if isinstance(lr, Tensor):
+        return 4 * beta * lr if beta > 0 else 0.0
     return 4 * lr * beta if beta > 0 and lr > 0 else 0.0
 
 
@@ -143,7 +168,7 @@ def _total(losses: list[Scalar]) -> Scalar:
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
-def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) -> tuple[GroupMatrices, Scalar]:
+def _factor(kernel: Kernel, phi: Phi, lr: LearningRate, beta: float, penalty: Penalty) -> tuple[GroupMatrices, Scalar]:
     """Compute −S of every group, and the loss."""
     M = kernel.residual(phi)  # X, overwritten by −S: one matrix, however large
     loss = beta * chunks.value(M, penalty, kernel.chunk_size).sum()
@@ -154,7 +179,7 @@ def _factor(kernel: Kernel, phi: Phi, lr: float, beta: float, penalty: Penalty) 
     shrinks = penalty.minimal_at_zero  # ‖C‖_F ≤ ‖X‖_F
     if readable and shrinks and sizes.max().item() <= _NEAR:
         # The common case in training: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no bound.
-        shrunk = chunks.prox_residual_(M, penalty, M.new_tensor(tau), kernel.chunk_size)
+        shrunk = chunks.prox_residual_(M, penalty, torch.as_tensor(tau, dtype=M.dtype), kernel.chunk_size)
         return chunks.scale_(shrunk, -0.5, kernel.chunk_size), loss
     near = (sizes <= (_NEAR if shrinks else -1))[:, None, None]
     diagonal = M.diagonal(dim1=-2, dim2=-1)
@@ -183,14 +208,14 @@ def _streams(kernel: Kernel, phi: Phi) -> bool:
     return kernel.streams_residual and phi.shape[2] > phi.shape[0] and phi.numel() > 0
 
 
-def _streamed(kernel: Kernel, P: Tensor, lr: float, beta: float, penalty: Penalty) -> tuple[Tensor, Scalar]:
+def _streamed(kernel: Kernel, P: Tensor, lr: LearningRate, beta: float, penalty: Penalty) -> tuple[Tensor, Scalar]:
     """Compute −PS and the loss of one group with n > l.
 
     Each panel of C is formed once. So the estimate of ‖C‖₂ starts from a sample of its columns, formed beforehand, and
     is refined by one power step over the panels.
     """
     w = norms.gram_norm(P).clamp_min(1)
-    tau = 4 * lr * beta * w if beta > 0 and lr > 0 else 0 * w
+    tau = _tau(lr, beta) * w
     sampled = kernel.residual_columns(P, norms.sample(P))
     norm = norms.StreamingNorm(chunks.prox_residual_(sampled[None], penalty, tau)[0])
 

@@ -9,6 +9,7 @@ from gramian.penalties import Penalty
 from gramian.rules.base import Rule
 from gramian.rules.gradient import check_finite_lr, check_tall, polyak, subgradient
 from gramian.rules.prox import proximal
+from gramian.typing import LearningRate
 
 __all__ = ["RULES", "as_rule", "check_compatible", "check_hard"]
 
@@ -40,7 +41,9 @@ def as_rule(rule: str | Rule) -> Rule:
     return RULES[rule]
 
 
-def check_compatible(rule: Rule, penalty: Penalty, shape: Sequence[int] | None = None, *, lr: float = 0.0) -> None:
+def check_compatible(
+    rule: Rule, penalty: Penalty, shape: Sequence[int] | None = None, *, lr: LearningRate = 0.0
+) -> None:
     """Check that a rule accepts a penalty, a learning rate and Φ of a shape (l, m, n).
 
     Raises:

@@ -12,7 +12,7 @@ from gramian.penalties import Penalty, as_penalty
 from gramian.rules.apply import admit, apply_
 from gramian.rules.base import Rule
 from gramian.rules.registry import as_rule, check_compatible
-from gramian.typing import Scalar
+from gramian.typing import LearningRate, Scalar
 
 __all__ = ["step_"]
 
@@ -20,7 +20,7 @@ __all__ = ["step_"]
 def step_(
     phi: Tensor,
     *,
-    lr: float,
+    lr: LearningRate,
     beta: float = 1.0,
     rule: str | Rule = "proximal",
     penalty: str | Penalty = "l1",
@@ -37,7 +37,8 @@ def step_(
 
     Args:
         phi: Φ[l, m, n], one group [l, n], or any tensor with a layout; written to.
-        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'.
+        lr: Learning rate η ≥ 0; infinity is allowed for 'proximal' and 'polyak'. A tensor of one number on a device is
+            not read by the host; its number is then not checked.
         beta: Strength β ≥ 0. With l1, inner products smaller than 4ηβ converge to zero quadratically.
         rule: Name or `Rule`.
         penalty: Name or `Penalty`.

@@ -20,7 +20,7 @@ from gramian.kernels.gpu import epilogues, launching
 from gramian.kernels.gpu.launching import or_reference
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
-from gramian.typing import GroupMatrices, GroupScalars, Phi
+from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
 __all__ = ["Fused", "Update"]
 
@@ -39,6 +39,8 @@ class Update(NamedTuple):
     scale: float
     step: bool = False
     add: bool = False
+    rate: Tensor | None = None
+    """A factor of the scale, on the device."""
 
     @property
     def numbers(self) -> tuple[float, float]:
@@ -100,44 +102,48 @@ class Fused(Reference):
         epilogue = epilogues.epilogue(penalty)
         if epilogue is None:
             return super().value_and_grad_into(out, phi, penalty, beta)
-        values = self._update(phi, out, Update(epilogue, 2 * beta))
+        values, _ = self._update(phi, out, Update(epilogue, 2 * beta))
         return values if beta == 1 else beta * values
 
     @or_reference
-    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:
+    def proximal_step(
+        self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool, rate: Scalar | None = None
+    ) -> FusedStep | None:
         epilogue = epilogues.epilogue(penalty)
         if epilogue is None:
             return None
         out = phi if in_place else torch.empty_like(phi)
-        values = self._update(phi, out, Update(epilogue, tau, step=True, add=in_place))
+        values, total = self._update(phi, out, Update(epilogue, tau, step=True, add=in_place, rate=rate))
         if in_place:
             torch.autograd.graph.increment_version(phi)
-        return FusedStep(values, out, [])
+        return FusedStep(values, out, [], total)
 
-    def _update(self, phi: Phi, out: Phi, update: Update) -> GroupScalars:
-        """Write an update to `out` and return μ(X)."""
+    def _update(self, phi: Phi, out: Phi, update: Update) -> tuple[GroupScalars, Scalar | None]:
+        """Write an update to `out` and return μ(X), and the sum over the groups where a launch computes it too."""
         _, m, n = phi.shape
-        values = phi.new_empty(m, n, dtype=reference.compute_dtype(phi.dtype))
-        options = {"PENALTY": update.epilogue.kind, "STEP": update.step}
+        values = phi.new_empty(m, dtype=reference.compute_dtype(phi.dtype))
+        options = {"PENALTY": update.epilogue.kind, "STEP": update.step, "RATE": update.rate is not None}
+        rate = values if update.rate is None else update.rate
         splits = _splits(phi)
         # The norms of a step and tf32 products in one program would spill registers from n = 33 on.
         together = not (update.step and phi.dtype == torch.float32 and n > _MOST // 2)
         if splits == 1 and together:
             _launch(
-                "fused_update", (1,), phi, phi, out, values, strides=out.stride(), numbers=update.numbers,
+                "fused_update", (1,), phi, phi, out, values, rate, strides=out.stride(), numbers=update.numbers,
                 EXACT=not update.step and update.epilogue.exact, ADD=update.add, **options,
                 **launching.precision(phi.dtype),
             )  # fmt: skip
-        else:
-            grams = values.new_empty(splits, m, n, n)
-            M = values.new_empty(m, n, n)
-            _gram(phi, grams, splits, partial=True)
-            _launch(
-                "fused_factor", (1,), phi, phi, grams, M, values, numbers=(splits, *update.numbers),
-                **options, **launching.sums(phi.dtype),
-            )  # fmt: skip
-            _apply(phi, M, out, add=update.add)
-        return values.sum(dim=1)
+            return values, None
+        grams = values.new_empty(splits, m, n, n)
+        M = values.new_empty(m, n, n)
+        _gram(phi, grams, splits, partial=True)
+        _launch(
+            "fused_factor", (1,), phi, phi, grams, M, values, rate, numbers=(splits, *update.numbers),
+            **options, **launching.sums(phi.dtype),
+        )  # fmt: skip
+        total = values.new_empty(()) if update.step and m > 0 else None
+        _apply(phi, M, out, add=update.add, values=values, total=total)
+        return values, total
 
 
 def _splits(phi: Phi) -> int:
@@ -154,12 +160,24 @@ def _gram(phi: Phi, X: Tensor, splits: int, *, partial: bool) -> None:
     _launch("fused_gram", (splits,), phi, phi, X, numbers=(span,), SPLIT=partial, **options)
 
 
-def _apply(phi: Phi, M: GroupMatrices, out: Phi, *, add: bool) -> None:
+def _apply(
+    phi: Phi,
+    M: GroupMatrices,
+    out: Phi,
+    *,
+    add: bool,
+    values: GroupScalars | None = None,
+    total: Scalar | None = None,
+) -> None:
+    """Write PM, or P + PM, to `out`, and the sum of the values to `total`."""
     splits = _splits(phi)
     options = launching.precision(M.dtype)
     del options["NARROW"]
     numbers = (-(-phi.shape[0] // splits),)
-    _launch("fused_apply", (splits,), phi, phi, M, out, strides=out.stride(), numbers=numbers, ADD=add, **options)
+    _launch(
+        "fused_apply", (splits,), phi, phi, M, out, M if values is None else values, M if total is None else total,
+        strides=out.stride(), numbers=numbers, ADD=add, TOTAL=total is not None, **options,
+    )  # fmt: skip
 
 
 def _launch(

@@ -1,8 +1,11 @@
 r"""The products kernel, for groups of more than 64 vectors on a GPU: one launch between two products of a library.
 
 The launch reads PᵀP once and overwrites it with G, exactly symmetric. In 16 bits the products are those of 16-bit
-numbers, summed in float32, and the signs of l1 are exact. A proximal step has three launches between its products: X,
-the norms that limit the step with one program for each group, and its factor. None of them waits for the device.
+numbers, summed in float32, and the signs of l1 are exact.
+
+A proximal step is a symmetric product that writes X and a copy of Φ; the norms that limit the step and its factor, with
+one program for each group (from n = 257 on the factor has a launch of its own, with many programs); and the product of
+the copy and the factor, written to Φ. None of them waits for the device.
 """
 
 from collections.abc import Iterator
@@ -16,9 +19,10 @@ from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.gpu import epilogues, launching
 from gramian.kernels.gpu.epilogues import Epilogue
 from gramian.kernels.gpu.launching import or_reference
+from gramian.kernels.gpu.symmetric import symmetric_product
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
-from gramian.typing import GroupMatrices, GroupScalars, Phi
+from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
 __all__ = ["Products", "invalidate_", "scaled_product"]
 
@@ -29,6 +33,9 @@ _ROOM = 1 << 24
 
 _MOST_PROGRAMS = 65535
 """Largest size of the third axis of a grid."""
+
+_ONE_PROGRAM = 256
+"""The n up to which one program writes the factor of a group."""
 
 
 class Products(Reference):
@@ -77,19 +84,35 @@ class Products(Reference):
         return values if beta == 1 else beta * values
 
     @or_reference
-    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:
+    def proximal_step(
+        self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool, rate: Scalar | None = None
+    ) -> FusedStep | None:
         epilogue = epilogues.epilogue(penalty)
         if epilogue is None:
             return None
         values = phi.new_empty(phi.shape[1], dtype=reference.compute_dtype(phi.dtype))
+        total = values.new_empty(())
         out = phi if in_place else torch.empty_like(phi)
-        factors = [_factor(phi[:, which], epilogue, tau, values[which]) for which in _parts(phi)]
-        for which, M in zip(_parts(phi), factors, strict=True):
-            P = phi[:, which].to(M.dtype).permute(1, 0, 2)
-            with reference.full_precision(P):
-                product = torch.baddbmm(P, P, M) if in_place else torch.bmm(P, M)
-            out[:, which].copy_(product.permute(1, 0, 2))
-        return FusedStep(values, out, [])
+        parts = list(_parts(phi))
+        factors = [
+            _factor(phi[:, which], epilogue, tau, rate=rate, keep=in_place, values=values[which], total=total)
+            for which in parts
+        ]
+        for which, (P, M) in zip(parts, factors, strict=True):
+            _step(P, M, out[:, which].permute(1, 0, 2), in_place=in_place)
+        return FusedStep(values, out, [], total if len(parts) == 1 else None)
+
+
+def _step(P: Tensor, M: GroupMatrices, out: Tensor, *, in_place: bool) -> None:
+    """Write PM to `out`, or if it is Φ, add it; P is not in the memory of Φ then."""
+    with reference.full_precision(P):
+        if out.dtype != P.dtype:
+            product = torch.bmm(P, M)
+            torch.add(P, product, out=out) if in_place else out.copy_(product)
+        elif in_place:
+            out.baddbmm_(P, M)
+        else:
+            torch.bmm(P, M, out=out)
 
 
 def _parts(phi: Phi) -> Iterator[slice]:
@@ -152,20 +175,38 @@ def invalidate_(G: Tensor, sums: Tensor, values: GroupScalars, *, add: bool) -> 
     )  # fmt: skip
 
 
-def _factor(phi: Phi, epilogue: Epilogue, tau: float, values: GroupScalars) -> GroupMatrices:
-    """Compute −S of every group, and write μ(X) to `values`."""
-    X = _gram(phi)
-    m, n, _ = X.shape
-    sums = _tiles(X, epilogue, step=True, out=X)
+def _factor(
+    phi: Phi,
+    epilogue: Epilogue,
+    tau: float,
+    *,
+    rate: Scalar | None,
+    keep: bool,
+    values: GroupScalars,
+    total: Scalar,
+) -> tuple[Tensor, GroupMatrices]:
+    """Compute −S of every group; write μ(X) to `values` and its sum to `total`.
+
+    Returns:
+        P, [m, l, n], in the compute dtype: a copy if `keep`, because Φ will be written to; and −S.
+    """
+    length, m, n = phi.shape
+    copied = keep or phi.dtype != values.dtype
+    P = values.new_empty(m, length, n) if copied else phi.permute(1, 0, 2)
+    X, sums = symmetric_product(phi, epilogue, 0, n, step=True, copy=P if copied else None)
     limits, scratch = X.new_empty(m, 2), X.new_empty(m, n)
     options: dict[str, Any] = {"PENALTY": epilogue.kind, **launching.sums(X.dtype)}
     width = 1 << (n - 1).bit_length()
+    rows = max(1, min(8 if width < 512 else 16, 8192 // width))
     launching.launch(
-        "limit_step", (m,), phi, X, sums, values, limits, scratch, phi.shape[0], n, *sums.shape[1:3], *phi.stride(),
-        tau, epilogue.parameter, ROWS=max(1, min(8, 8192 // width)), WIDTH=width, num_warps=8, **options,
+        "limit_step", (m,), phi, X, sums, values, total, limits, scratch, total if rate is None else rate,
+        length, n, m, *sums.shape[1:3], *phi.stride(), tau, epilogue.parameter, ROWS=rows,
+        WIDTH=width, RATE=rate is not None, WRITE=n <= _ONE_PROGRAM, num_warps=8, **options,
     )  # fmt: skip
-    block = 1024
-    launching.launch(
-        "step_factor", (-(-n * n // block), m), X, X, limits, n, epilogue.parameter, BLOCK=block, num_warps=4, **options
-    )
-    return X
+    if n > _ONE_PROGRAM:
+        block = 1024
+        launching.launch(
+            "step_factor", (-(-n * n // block), m), X, X, limits, n, epilogue.parameter, BLOCK=block, num_warps=4,
+            **options,
+        )  # fmt: skip
+    return P, X

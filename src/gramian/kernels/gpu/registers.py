@@ -10,7 +10,7 @@ from gramian.kernels import reference
 from gramian.kernels.base import KernelSpec
 from gramian.kernels.gpu import launching
 from gramian.kernels.gpu.fused import Fused, Update
-from gramian.typing import GroupScalars, Phi
+from gramian.typing import GroupScalars, Phi, Scalar
 
 __all__ = ["Registers"]
 
@@ -35,24 +35,26 @@ class Registers(Fused):
             return f"it is for n from 1 to {_MOST}; n is {problem.shape[2]}"
         return super().unsupported_reason(problem)
 
-    def _update(self, phi: Phi, out: Phi, update: Update) -> GroupScalars:
+    def _update(self, phi: Phi, out: Phi, update: Update) -> tuple[GroupScalars, Scalar | None]:
         length, m, n = phi.shape
         tile = _tile(phi)
         if -(-m // tile.groups) < _FEWEST_PROGRAMS and length >= _LONG:
             return super()._update(phi, out, update)  # which shares the rows of a group among programs
         values = phi.new_empty(m, dtype=reference.compute_dtype(phi.dtype))
         if m == 0:
-            return values
+            return values, None
         p_adjacent, p_dense = _order(phi)
         d_adjacent, d_dense = _order(out)
         launching.launch(
-            "whole_groups", (-(-m // tile.groups),), phi, out, values, length, m, *phi.stride(), *out.stride(),
+            "whole_groups", (-(-m // tile.groups),), phi, out, values,
+            values if update.rate is None else update.rate, length, m, *phi.stride(), *out.stride(),
             *update.numbers, N=n, MEMBERS=_members(n), GROUPS=tile.groups, ROWS=tile.rows, ONE_TILE=length <= tile.rows,
             P_ADJACENT=p_adjacent, P_DENSE=p_dense, D_ADJACENT=d_adjacent, D_DENSE=d_dense,
-            PENALTY=update.epilogue.kind, STEP=update.step, ADD=update.add, num_warps=tile.warps,
+            PENALTY=update.epilogue.kind, STEP=update.step, ADD=update.add,
+            RATE=update.rate is not None, num_warps=tile.warps,
             **launching.sums(phi.dtype),
         )  # fmt: skip
-        return values
+        return values, None
 
 
 class _Tile(NamedTuple):

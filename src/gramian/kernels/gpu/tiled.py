@@ -13,12 +13,13 @@ from torch import Tensor
 from gramian.kernels import reference
 from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.cpu.panel import Panel
-from gramian.kernels.gpu import epilogues, launching
+from gramian.kernels.gpu import epilogues
 from gramian.kernels.gpu.epilogues import Epilogue
 from gramian.kernels.gpu.launching import or_reference
 from gramian.kernels.gpu.products import Products, invalidate_, scaled_product
+from gramian.kernels.gpu.symmetric import symmetric_product
 from gramian.penalties import Penalty
-from gramian.typing import GroupScalars, Phi
+from gramian.typing import GroupScalars, Phi, Scalar
 
 __all__ = ["Tiled"]
 
@@ -75,10 +76,12 @@ class Tiled(Products, Panel):
             out[:, which].copy_(D.add_(0 * values[which, None]))
         return values if beta == 1 else beta * values
 
-    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:
+    def proximal_step(
+        self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool, rate: Scalar | None = None
+    ) -> FusedStep | None:
         if phi.shape[2] > phi.shape[0]:
             return None  # X is larger than Φ, and streamed
-        return super().proximal_step(phi, penalty, tau, in_place=in_place)
+        return super().proximal_step(phi, penalty, tau, in_place=in_place, rate=rate)
 
 
 def _strips(phi: Phi) -> Iterator[tuple[int, int]]:
@@ -100,26 +103,9 @@ def _parts(phi: Phi) -> Iterator[slice]:
 
 def _strip(phi: Phi, epilogue: Epilogue, first: int, last: int, values: GroupScalars) -> Tensor:
     """Compute G[I, i:] of every group for the block I from `first` to `last`, and add its part of μ(X)."""
-    length, m, n = phi.shape
-    wide = reference.compute_dtype(phi.dtype)
-    G = phi.new_empty(m, last - first, n - first, dtype=phi.dtype if epilogue.exact else wide)
-    # Other orders than rows side by side take more pointers, which must not spill.
-    tile, rows, warps, stages = _CONFIGURATIONS[
-        phi.element_size() if phi.stride(2) == 1 else max(4, phi.element_size())
-    ]
-    grid = (-(-(last - first) // tile), -(-(n - first) // tile), m)
-    sums = values.new_empty(m, *grid[:2], 2)
-    launching.launch(
-        "symmetric_tiles", grid, phi, G, sums, length, n, first, last, *phi.stride(), epilogue.parameter,
-        TILE=tile, ROWS=rows, PENALTY=epilogue.kind, num_warps=warps, num_stages=stages,
-        **launching.precision(phi.dtype),
-    )  # fmt: skip
+    G, sums = symmetric_product(phi, epilogue, first, last)
     invalidate_(G, sums, values, add=first > 0)
     return G
-
-
-_CONFIGURATIONS = {2: (128, 64, 8, 3), 4: (64, 32, 4, 2), 8: (64, 16, 4, 1)}
-"""Edge of a tile, rows at a time, warps and stages, for each size of an entry in bytes."""
 
 
 def _add_product(D: Tensor, A: Tensor, B: Tensor, scale: float, *, add: bool) -> None:

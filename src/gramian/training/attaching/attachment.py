@@ -17,7 +17,7 @@ from gramian.errors import AttachmentWarning, OptionError
 from gramian.kernels.reference import cross_gram
 from gramian.layout import Layout
 from gramian.objective import residual
-from gramian.options import whole_number
+from gramian.options import check_lr, whole_number
 from gramian.penalties import Penalty
 from gramian.rules import Rule
 from gramian.selection import Layouts, Pattern, SelectedParameter, Selector, SkippedParameter, select_parameters
@@ -391,7 +391,7 @@ def _update(optimizer: Optimizer, targets: dict[int, SelectedParameter], attachm
         ]
         if not active:
             continue
-        lr = float(group["lr"])
+        lr = check_lr(group["lr"])  # on a device it is not read
         for beta, choice, some in attachment.settings.at(active, attachment.steps):
             bases = None if frozen is None else [frozen.of(target) for target in some]
             pull = None if frozen is None else frozen.strength(beta, attachment.steps)

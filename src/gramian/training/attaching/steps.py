@@ -17,7 +17,7 @@ from gramian.penalties import Penalty
 from gramian.rules import Rule
 from gramian.rules.restore import Restoration, rounding_level
 from gramian.selection import SelectedParameter
-from gramian.typing import Scalar
+from gramian.typing import LearningRate, Scalar
 
 __all__ = ["restore_targets_", "step_targets_", "unrestored"]
 
@@ -28,7 +28,7 @@ _RESTORED = 4
 def step_targets_(
     targets: Sequence[SelectedParameter],
     *,
-    lr: float,
+    lr: LearningRate,
     beta: float,
     rule: str | Rule,
     penalty: str | Penalty,

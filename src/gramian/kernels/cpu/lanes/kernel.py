@@ -22,7 +22,7 @@ from gramian.kernels.cpu.lanes.loops import write_function
 from gramian.kernels.cpu.lanes.plan import Order, Plan
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
-from gramian.typing import GroupMatrices, GroupScalars, Phi
+from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
 __all__ = ["Lanes"]
 
@@ -104,7 +104,15 @@ class Lanes(Reference):
         _run("multiply_add", phi, phi, matrices=M.contiguous())
         torch.autograd.graph.increment_version(phi)
 
-    def proximal_step(self, phi: Phi, penalty: Penalty, tau: float, *, in_place: bool) -> FusedStep | None:
+    def proximal_step(
+        self,
+        phi: Phi,
+        penalty: Penalty,
+        tau: float,
+        *,
+        in_place: bool,
+        rate: Scalar | None = None,  # noqa: ARG002
+    ) -> FusedStep | None:
         known = lane_function(penalty)
         if known is None:
             return None

@@ -1,4 +1,4 @@
-"""The penalty, its subgradient and its prox residual for one entry of X, in device code."""
+"""The penalty, its subgradient and its prox residual for one entry of X, and sums of entries, in device code."""
 
 # A type checker cannot follow the decorated functions.
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
@@ -7,7 +7,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["chirp", "prox_residual", "subgradient", "value"]
+__all__ = ["chirp", "prox_residual", "subgradient", "sum_of", "value"]
 
 
 @triton.jit
@@ -53,3 +53,13 @@ def chirp(k):
     series = 1 - q / 72 * (1 - q / 110 * (1 - q / 156 * (1 - q / 210 * series)))
     series = 1 - q / 6 * (1 - q / 20 * (1 - q / 42 * series))
     return 1 - 2 * q * series * series
+
+
+@triton.jit
+def sum_of(numbers, count, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """Sum an array, always in the same order."""
+    total = tl.zeros((BLOCK,), WIDE)
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        total += tl.load(numbers + i, mask=i < count, other=0.0)
+    return tl.sum(total, axis=0)

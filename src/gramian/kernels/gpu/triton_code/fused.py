@@ -10,7 +10,7 @@ WIDE is the dtype of sums, NARROW that of factors. A tile has FOLD adjacent grou
 import triton
 import triton.language as tl
 
-from gramian.kernels.gpu.triton_code.entries import chirp, prox_residual, subgradient, value
+from gramian.kernels.gpu.triton_code.entries import chirp, prox_residual, subgradient, sum_of, value
 
 __all__ = ["fused_apply", "fused_factor", "fused_gram", "fused_update"]
 
@@ -132,8 +132,8 @@ def _factor(
     N: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr, PENALTY: tl.constexpr,
     STEP: tl.constexpr,
 ):  # fmt: skip
-    """Return the row sums of the penalty, the factor of P (scale·G, or −S), and whether a group has a factor."""
-    sums = tl.sum(tl.where(same, value(X, parameter, PENALTY), 0.0), axis=1)
+    """Return μ(X) of the group of each column, the factor of P (scale·G, or −S), and whether a group has a factor."""
+    total = _group_sum(tl.sum(tl.where(same, value(X, parameter, PENALTY), 0.0), axis=1), same)
     if STEP:
         M, finite = _negative_step(X, same, member, there, scale, parameter, N, COLUMNS, WIDE, PENALTY)
         known = finite
@@ -145,9 +145,9 @@ def _factor(
             M = tl.where((known & (finite == 0))[None, :], half, M)
     else:
         # The sign of a NaN is 0, which would hide it.
-        known = _group_sum(sums, same) * 0 == 0
+        known = total * 0 == 0
         M = tl.where(same, scale * subgradient(X, parameter, PENALTY), 0.0)
-    return sums, tl.where(same & (known == 0)[None, :], float("nan"), M), known
+    return total, tl.where(same & (known == 0)[None, :], float("nan"), M), known
 
 
 @triton.jit
@@ -171,11 +171,11 @@ def fused_gram(
 
 @triton.jit
 def fused_factor(
-    P, X, M, values, length, m, p_l, p_m, p_n, splits, scale, parameter,
+    P, X, M, values, rate, length, m, p_l, p_m, p_n, splits, scale, parameter,
     N: tl.constexpr, FOLD: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
-    PENALTY: tl.constexpr, STEP: tl.constexpr,
+    PENALTY: tl.constexpr, STEP: tl.constexpr, RATE: tl.constexpr,
 ):  # fmt: skip
-    """Sum PᵀP over the splits; write the factor of P to M[m, n, n] and the row sums of the penalty to values[m, n]."""
+    """Sum PᵀP over the splits; write the factor of P to M[m, n, n] and μ(X) to values[m]."""
     group, member, there = _columns(tl.program_id(0), m, N, FOLD, COLUMNS)
     same = (group[:, None] == group[None, :]) & there[:, None] & there[None, :]
     where = (group * N + member)[:, None] * N + member[None, :]
@@ -184,35 +184,39 @@ def fused_factor(
         gram += tl.load(X + where, mask=same, other=0.0)
         X += m * (N * N)
     tile, same = _residual(gram, group, member, there, WIDE)
-    sums, factor, _ = _factor(
+    if RATE:
+        scale = scale * tl.load(rate).to(WIDE)
+    total, factor, _ = _factor(
         P, tile, same, member, there, length, p_l, group * p_m + member * p_n, scale, parameter,
         N, COLUMNS, ROWS, WIDE, PENALTY, STEP,
     )  # fmt: skip
-    tl.store(values + group * N + member, sums, mask=there)
+    tl.store(values + group, total, mask=there & (member == 0))
     tl.store(M + where, factor, mask=same)
 
 
 @triton.jit
 def fused_update(
-    P, D, values, length, m, p_l, p_m, p_n, d_l, d_m, d_n, scale, parameter,
+    P, D, values, rate, length, m, p_l, p_m, p_n, d_l, d_m, d_n, scale, parameter,
     N: tl.constexpr, FOLD: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
     NARROW: tl.constexpr, PRECISION: tl.constexpr, PENALTY: tl.constexpr, EXACT: tl.constexpr, STEP: tl.constexpr,
-    ADD: tl.constexpr,
+    ADD: tl.constexpr, RATE: tl.constexpr,
 ):  # fmt: skip
-    """Write scale·PG to D[l, m, n], or for a STEP with τ = scale, −PS or P − PS; D may be P.
+    """Write μ(X) to values[m], and to D[l, m, n] scale·PG, or for a STEP with τ = scale, −PS or P − PS; D may be P.
 
-    The row sums of the penalty's entries go to values[m, n].
+    With a RATE, τ is its product with the number in memory.
     """
     block = tl.program_id(0)
     group, member, there = _columns(block, m, N, FOLD, COLUMNS)
     offset = group * p_m + member * p_n
     gram = _gram(P, 0, length, p_l, offset, there, COLUMNS, ROWS, WIDE, NARROW, PRECISION)
     X, same = _residual(gram, group, member, there, WIDE)
-    sums, M, known = _factor(
+    if RATE:
+        scale = scale * tl.load(rate).to(WIDE)
+    total, M, known = _factor(
         P, X, same, member, there, length, p_l, offset, 1.0 if EXACT else scale, parameter,
         N, COLUMNS, ROWS, WIDE, PENALTY, STEP,
     )  # fmt: skip
-    tl.store(values + group * N + member, sums, mask=there)
+    tl.store(values + group, total, mask=there & (member == 0))
     M = tl.where(known[None, :], M, 0.0)  # 0·NaN would spread a NaN to other groups of the tile
     for start in range(0, length, ROWS):
         rows = _load(P, start, length, p_l, offset, there, ROWS)
@@ -230,11 +234,17 @@ def fused_update(
 
 @triton.jit
 def fused_apply(
-    P, M, D, length, m, p_l, p_m, p_n, d_l, d_m, d_n, span,
+    P, M, D, values, total, length, m, p_l, p_m, p_n, d_l, d_m, d_n, span,
     N: tl.constexpr, FOLD: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
-    PRECISION: tl.constexpr, ADD: tl.constexpr,
+    PRECISION: tl.constexpr, ADD: tl.constexpr, TOTAL: tl.constexpr,
 ):  # fmt: skip
-    """Write PM, or P + PM, to D[l, m, n], which may be P, for M[m, n, n]; `span` rows in a program."""
+    """Write PM, or P + PM, to D[l, m, n], which may be P, for M[m, n, n]; `span` rows in a program.
+
+    For a TOTAL, the first program writes the sum of values[m], in a fixed order.
+    """
+    if TOTAL:  # noqa: SIM102, known when it is compiled
+        if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
+            tl.store(total, sum_of(values, m, 1024, WIDE))
     group, member, there = _columns(tl.program_id(0), m, N, FOLD, COLUMNS)
     first = tl.program_id(1) * span
     last = tl.minimum(first + span, length)

@@ -229,12 +229,15 @@ def _multiply(x, M, N: tl.constexpr, ADD: tl.constexpr):
 
 @triton.jit
 def whole_groups(
-    P, D, values, length, m, p_l, p_m, p_n, d_l, d_m, d_n, scale, parameter,
+    P, D, values, rate, length, m, p_l, p_m, p_n, d_l, d_m, d_n, scale, parameter,
     N: tl.constexpr, MEMBERS: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, ONE_TILE: tl.constexpr,
     P_ADJACENT: tl.constexpr, P_DENSE: tl.constexpr, D_ADJACENT: tl.constexpr, D_DENSE: tl.constexpr,
-    WIDE: tl.constexpr, PENALTY: tl.constexpr, STEP: tl.constexpr, ADD: tl.constexpr,
+    WIDE: tl.constexpr, PENALTY: tl.constexpr, STEP: tl.constexpr, ADD: tl.constexpr, RATE: tl.constexpr,
 ):  # fmt: skip
-    """Write μ(X) to values[m], and to D scale·PG, or for a STEP with τ = scale, −PS or P − PS; D may be P."""
+    """Write μ(X) to values[m], and to D scale·PG, or for a STEP with τ = scale, −PS or P − PS; D may be P.
+
+    With a RATE, τ is its product with the number in memory.
+    """
     COUNT: tl.constexpr = N * (N + 1) // 2
     block = tl.program_id(0)
     x = _load(P, 0, length, m, p_l, p_m, p_n, block, N, MEMBERS, GROUPS, ROWS, P_ADJACENT, P_DENSE, WIDE)
@@ -252,6 +255,8 @@ def whole_groups(
     total = _value(X, parameter, N, PENALTY)
     group = block * GROUPS + tl.arange(0, GROUPS)
     tl.store(values + group, total, mask=group < m)
+    if RATE:
+        scale = scale * tl.load(rate).to(WIDE)
     if STEP:
         M = _negative_step(X, sums[COUNT], scale, parameter, N, PENALTY)
     else:

@@ -54,13 +54,14 @@ def residual_tiles(
 
 @triton.jit
 def symmetric_tiles(
-    P, G, sums, length, n, first, last, p_l, p_m, p_n, parameter,
+    P, Q, G, sums, length, n, first, last, p_l, p_m, p_n, parameter,
     TILE: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr, NARROW: tl.constexpr, PRECISION: tl.constexpr,
-    PENALTY: tl.constexpr,
+    PENALTY: tl.constexpr, STEP: tl.constexpr, COPY: tl.constexpr,
 ):  # fmt: skip
     """Write G[I, i:] of every group for the block I from i = `first` to `last`, to G[m, last − first, n − first].
 
-    The share of a tile of X in μ(X) goes to sums[m, down, across, 2].
+    For a STEP it writes X instead. The shares of a tile of X in μ(X), and for a STEP in ‖X‖²_F, go to
+    sums[m, down, across, 2]. For a COPY, the programs on the diagonal write P to Q[m, l, n], in its dtype.
     """
     down, across = tl.program_id(0), tl.program_id(1)
     if across >= down:
@@ -76,6 +77,9 @@ def symmetric_tiles(
             row = (start + k).to(tl.int64)[:, None] * p_l
             a = tl.load(left + row, mask=inside & (i < last)[None, :], other=0.0).to(NARROW)
             b = tl.load(right + row, mask=inside & (j < n)[None, :], other=0.0).to(NARROW)
+            if COPY:
+                where = Q + (group * length + start + k.to(tl.int64))[:, None] * n + i[None, :]
+                tl.store(where, a.to(Q.dtype.element_ty), mask=inside & ((i < last) & (i == j))[None, :])
             X += tl.dot(tl.trans(a), b, input_precision=PRECISION, out_dtype=WIDE)
         there = (i < last)[:, None] & (j < n)[None, :]
         within = (j < last) & (across == down)
@@ -85,7 +89,12 @@ def symmetric_tiles(
         times = tl.where(within, 1.0, 2.0).to(WIDE)
         place = sums + ((group * tl.num_programs(0) + down) * tl.num_programs(1) + across) * 2
         tl.store(place, tl.sum(value(X, parameter, PENALTY) * times[None, :]))
-        out = subgradient(X, parameter, PENALTY).to(G.dtype.element_ty)
+        out = X
+        if STEP:
+            tl.store(place + 1, tl.sum(X * X * times[None, :]))
+        else:
+            out = subgradient(X, parameter, PENALTY)
+        out = out.to(G.dtype.element_ty)
         G += group * (last - first) * (n - first)
         row, column = (i - first).to(tl.int64), (j - first).to(tl.int64)
         tl.store(G + row[:, None] * (n - first) + column[None, :], out, mask=there)
@@ -104,6 +113,19 @@ def _total(sums, group, which, down, across, BLOCK: tl.constexpr, WIDE: tl.const
         tile = start + tl.arange(0, BLOCK)
         written = (tile < tiles) & (tile % across >= tile // across)
         total += tl.load(sums + (group * tiles + tile) * 2 + which, mask=written, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _total_of_all(sums, m, down, across, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """Sum μ(X) over the groups, from what their tiles wrote."""
+    tiles = down * across
+    total = tl.zeros((BLOCK,), WIDE)
+    for start in range(0, m * tiles, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        tile = i % tiles
+        written = (i < m * tiles) & (tile % across >= tile // across)
+        total += tl.load(sums + i.to(tl.int64) * 2, mask=written, other=0.0)
     return tl.sum(total, axis=0)
 
 
@@ -200,14 +222,20 @@ def _norms(
 
 @triton.jit
 def limit_step(
-    P, X, sums, values, limits, scratch, length, n, down, across, p_l, p_m, p_n, tau, parameter,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr, PENALTY: tl.constexpr,
+    P, X, sums, values, total, limits, scratch, rate, length, n, m, down, across, p_l, p_m, p_n, tau, parameter,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr, PENALTY: tl.constexpr, RATE: tl.constexpr,
+    WRITE: tl.constexpr,
 ):  # fmt: skip
-    """Write μ(X) to values[m], and to limits[m, 2] the τw and the −1/2·size of `gramian.rules.proximal`.
+    """Write μ(X) to values[m], its sum to total, and to limits[m, 2] the τw and −1/2·size of `gramian.rules.proximal`.
 
-    The second is 0 for a finite group whose Gram matrix overflows, and NaN for a group that is not finite.
+    The second is 0 for a finite group whose Gram matrix overflows, and NaN for a group that is not finite. With WRITE,
+    X is overwritten with −S. With a RATE, τ is its product with the number in memory.
     """
     group = tl.program_id(0).to(tl.int64)
+    if RATE:
+        tau = tau * tl.load(rate).to(WIDE)
+    if tl.program_id(0) == 0:
+        tl.store(total, _total_of_all(sums, m, down, across, 1024, WIDE))
     tl.store(values + group, _total(sums, group, 0, down, across, 256, WIDE))
     size = tl.sqrt(_total(sums, group, 1, down, across, 256, WIDE))
     X += group * n * n
@@ -232,6 +260,23 @@ def limit_step(
             factor = tl.sum(bad, axis=0)
     tl.store(limits + group * 2, tau * w)
     tl.store(limits + group * 2 + 1, factor)
+    if WRITE:
+        tl.debug_barrier()  # all threads have read X before one overwrites it
+        column = tl.arange(0, WIDTH)
+        for start in range(0, n, ROWS):
+            row = start + tl.arange(0, ROWS)
+            there = (row < n)[:, None] & (column < n)[None, :]
+            where = X + row.to(tl.int64)[:, None] * n + column[None, :]
+            half = tl.where(row[:, None] == column[None, :], -0.5, 0.0).to(WIDE)
+            x = tl.load(where, mask=there, other=0.0)
+            tl.store(where, _negative_factor(x, tau * w, factor, half, parameter, PENALTY), mask=there)
+
+
+@triton.jit
+def _negative_factor(x, tau, factor, half, parameter, PENALTY: tl.constexpr):
+    step = tl.where(factor == 0, half, prox_residual(x, tau, parameter, PENALTY) * factor)
+    # The prox residual of a NaN need not be one.
+    return tl.where(factor * 0 == 0, step, float("nan"))
 
 
 @triton.jit
@@ -243,7 +288,4 @@ def step_factor(X, M, limits, n, parameter, BLOCK: tl.constexpr, WIDE: tl.conste
     there = entry < n.to(tl.int64) * n
     x = tl.load(X + group * n * n + entry, mask=there, other=0.0)
     half = tl.where(entry % n == entry // n, -0.5, 0.0).to(WIDE)
-    step = tl.where(factor == 0, half, prox_residual(x, tau, parameter, PENALTY) * factor)
-    # The prox residual of a NaN need not be one.
-    step = tl.where(factor * 0 == 0, step, float("nan"))
-    tl.store(M + group * n * n + entry, step, mask=there)
+    tl.store(M + group * n * n + entry, _negative_factor(x, tau, factor, half, parameter, PENALTY), mask=there)
