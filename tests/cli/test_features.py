@@ -139,7 +139,7 @@ def test_errors_are_one_line(command, store, tmp_path) -> None:
     for arguments, words in (
         ((), "a new run needs STORE; got none"),
         ((store, "--groups", "axb"), "--groups must be a number, or two as in 64x4"),
-        ((store, "--steps", 3, "--seconds", 3), "give --steps or --seconds"),
+        ((store, "--steps", 3, "--seconds", 3), "the duration must be given once, by --steps or --seconds"),
         (
             (store, "--groups", "4x11", "--active", 2),
             "as many orthonormal atoms as a sample has numbers, 10; got size 11",

@@ -179,7 +179,8 @@ def _factor(kernel: Kernel, phi: Phi, lr: LearningRate, beta: float, penalty: Pe
     shrinks = penalty.minimal_at_zero  # ‖C‖_F ≤ ‖X‖_F
     if readable and shrinks and sizes.max().item() <= _NEAR:
         # The common case in training: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no bound.
-        shrunk = chunks.prox_residual_(M, penalty, torch.as_tensor(tau, dtype=M.dtype), kernel.chunk_size)
+        tau = torch.as_tensor(tau, dtype=M.dtype, device=M.device)
+        shrunk = chunks.prox_residual_(M, penalty, tau, kernel.chunk_size)
         return chunks.scale_(shrunk, -0.5, kernel.chunk_size), loss
     near = (sizes <= (_NEAR if shrinks else -1))[:, None, None]
     diagonal = M.diagonal(dim1=-2, dim2=-1)

@@ -92,7 +92,7 @@ def test_soft_thresholds_shorten_codes_and_learn() -> None:
 
 def test_only_a_soft_threshold_has_a_price() -> None:
     for name in KINDS:
-        selection = trained(name)
+        selection = trained(name, 2)
         candidates, x = draw(selection, 20)
         codes = selection(candidates, x, frames())
         price = selection.price(candidates, codes)

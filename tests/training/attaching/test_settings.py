@@ -168,7 +168,7 @@ class TestVarying:
         step(twin, other, 3)
         same(model, twin)
         assert str(again).startswith("β = 0.5 now")
-        with pytest.raises(OptionError, match=r"a state must be one of state_dict\(\)"):
+        with pytest.raises(OptionError, match=r"a state must be one that state_dict\(\) returned"):
             again.load_state_dict({"beta": 1.0})
 
 

@@ -78,8 +78,8 @@ def coordinate_descent(
 
     Examples:
         >>> import torch, gramian
-        >>> phi = gramian.orthogonalize(torch.randn(32, 8, 4)).phi
-        >>> result = coordinate_descent(torch.randn(10, 32), phi, lam=1.0)
+        >>> phi = gramian.orthogonalize(torch.randn(32, 8, 4).double()).phi
+        >>> result = coordinate_descent(torch.randn(10, 32).double(), phi, lam=1.0)
         >>> result.codes.shape, result.converged
         (torch.Size([10, 8, 4]), True)
 
