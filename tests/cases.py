@@ -261,6 +261,12 @@ COMPOSITIONS = {
 
 ALL_CASES = PENALTY_CASES | NORM_CASES | FREE_LENGTHS | COMPOSITIONS
 
+_SLOW = {
+    "huber, free lengths", "squared_frobenius, free lengths", "spectral, free lengths", "logcosh, free lengths",
+    "2 spectral", "elastic", "l1 and coherence", "weighted l1", "target of l1", "cosine of l1",
+}  # fmt: skip
+"""Cases whose parts others have, too: only in the slow tests."""
+
 RULE_CASES = {
     "subgradient": oracle.subgradient_step,
     "polyak": oracle.polyak_step,
@@ -314,7 +320,8 @@ def over(
 ) -> pytest.MarkDecorator:
     """Parametrize a test over the cases of a table that satisfy a condition."""
     chosen = {name: case for name, case in cases.items() if needs(case)}
-    return pytest.mark.parametrize("case", chosen.values(), ids=chosen)
+    marks = {name: [pytest.mark.slow] if name in _SLOW else [] for name in chosen}
+    return pytest.mark.parametrize("case", [pytest.param(chosen[name], id=name, marks=marks[name]) for name in chosen])
 
 
 over_penalties = over(PENALTY_CASES)

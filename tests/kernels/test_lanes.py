@@ -60,7 +60,7 @@ def test_every_penalty_near_and_far(penalty) -> None:
             torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", [*range(2, 9), pytest.param(11, marks=pytest.mark.slow), 16])
+@pytest.mark.parametrize("n", [*range(2, 9), *(pytest.param(n, marks=pytest.mark.slow) for n in (11, 16))])
 def test_every_size_and_memory_order(n) -> None:
     for m in (1, 5, 66):
         phi = frames(41, m, n)
