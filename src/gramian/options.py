@@ -80,7 +80,7 @@ def check_lr(lr: Any) -> Any:
         The number, or that tensor, 0-dimensional.
 
     Raises:
-        OptionError: If it is negative, NaN or not a number, or a tensor that a derivative is taken by.
+        OptionError: If it is negative, NaN or not a number, or a tensor with respect to which a derivative is taken.
     """
     if type(lr) is float and lr >= 0:
         return lr

@@ -11,8 +11,8 @@ It comes after a step of the task and before the step within groups. In exact ar
    y_j = −ηq_jᵀg_k, which the prox sets to zero if and only if |q_jᵀg_k| ≤ β. So β is the largest gradient of the task
    along one q_j for which the inner product stays exactly zero, for any k, l, m, n and η. If the gradient is larger,
    what exceeds β remains: y_j = −η(q_jᵀg_k ∓ β).
-2. ***The step within groups keeps it zero.** Every rule of this package changes a group by a product from the right, P
-   ← PM with M[n, n]. Then QᵀPM = (QᵀP)M, and each row of QᵀP that is zero stays zero. If QᵀP = 0, the step against
+2. **The step within groups keeps it zero.** Every rule of this package changes a group by a product from the right,
+   P ← PM with M[n, n]. Then QᵀPM = (QᵀP)M, and each row of QᵀP that is zero stays zero. If QᵀP = 0, the step against
    frozen vectors in turn does not change P, and thus not PᵀP. So the two penalties do not disturb each other, and
    alternating their steps has no error of splitting: with gradient descent and gradients of at most β, the iterates are
    those of the same training of the l − k coordinates in a basis of the complement of Q, without frozen vectors.

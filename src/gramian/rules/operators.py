@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels import reference
-from gramian.kernels.gpu.epilogues import epilogue
-from gramian.kernels.gpu.operators import penalty_of
+from gramian.kernels.gpu.operators import epilogue_of, penalty_of
 from gramian.penalties import Penalty
 from gramian.typing import LearningRate, Phi, Scalar
 
@@ -61,9 +60,9 @@ def traced_change(phi: Phi, *, lr: LearningRate, beta: float, penalty: Penalty) 
 
 
 def _numbers_of(lr: LearningRate, beta: float, penalty: Penalty) -> tuple[Any, ...]:
-    known = epilogue(penalty)
-    kind, parameter = (0, 0.0) if known is None else (known.kind, known.parameter)
-    return (lr, 0.0, beta, kind, parameter) if isinstance(lr, Tensor) else (None, lr, beta, kind, parameter)
+    known = epilogue_of(penalty)
+    rates = (lr, 0.0) if isinstance(lr, Tensor) else (None, lr)
+    return (*rates, beta, known.kind, known.parameter)
 
 
 def _rate(lr: Tensor | None, rate: float) -> LearningRate:

@@ -95,7 +95,7 @@ def test_only_a_soft_threshold_has_a_price() -> None:
         selection = trained(name, 2)
         candidates, x = draw(selection, 20)
         codes = selection(candidates, x, frames())
-        price = selection.price(candidates, codes)
+        price = selection.price(codes, selection.observed(candidates, codes, x))
         assert (price is None) == (name != "soft")
         if price is not None:
             torch.testing.assert_close(price, 0.6 * selection.threshold * codes.norm(dim=2).sum(dim=1))

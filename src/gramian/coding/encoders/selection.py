@@ -76,8 +76,13 @@ class Selection(nn.Module, ABC):
     def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:
         """Return the codes of the candidates, 0 for those that are not active."""
 
-    def price(self, candidates: Candidates, codes: Float[Tensor, "batch k n"]) -> Float[Tensor, " batch"] | None:
-        """Compute what training adds to ‖x − Φa‖² for the codes of each sample; None for nothing."""
+    def price(self, codes: Float[Tensor, "batch k n"], statistic: Float[Tensor, ""]) -> Float[Tensor, " batch"] | None:
+        """Compute what training adds to ‖x − Φa‖² for the codes of each sample; None for nothing.
+
+        Args:
+            codes: The codes of the candidates.
+            statistic: The statistic of the batch, from `observed`.
+        """
         return None
 
     def observed(
@@ -128,11 +133,11 @@ class Threshold(Selection):
 
     def kept(self, norms: Float[Tensor, "batch k"]) -> Bool[Tensor, "batch k"]:
         """Return which candidates exceed the running threshold."""
-        return norms > self.level(norms)
+        return norms > self.level(self.batch_threshold(norms))
 
-    def level(self, norms: Float[Tensor, "batch k"]) -> Float[Tensor, ""]:
-        """Return the running threshold; that of this batch if none has been tracked."""
-        return torch.where(self.seen > 0, self.threshold.to(norms), self.batch_threshold(norms))
+    def level(self, batch_threshold: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return the running threshold; that of the batch if none has been tracked."""
+        return torch.where(self.seen > 0, self.threshold.to(batch_threshold), batch_threshold)
 
     def batch_threshold(self, norms: Float[Tensor, "batch k"]) -> Float[Tensor, ""]:
         """Compute the threshold for which `active` groups of this batch are active on average."""
@@ -185,15 +190,14 @@ class SoftThreshold(Threshold):
         return (self.log_ratio.mean() - self.log_ratio).detach().exp()
 
     def forward(self, candidates: Candidates, x: Float[Tensor, "batch l"], frames: Rows) -> Float[Tensor, "batch k n"]:
-        level = self.level(candidates.norms)
+        level = self.level(self.batch_threshold(candidates.norms))
         ratio = (self.log_ratio - self.log_ratio.mean()).exp()[candidates.groups]
         lengths = torch.linalg.vector_norm(candidates.values, dim=2)
         tiny = torch.finfo(lengths.dtype).tiny
         return candidates.values * (1 - level * ratio / lengths.clamp_min(tiny)).clamp_min(0)[..., None]
 
-    def price(self, candidates: Candidates, codes: Float[Tensor, "batch k n"]) -> Float[Tensor, " batch"]:
-        lengths = torch.linalg.vector_norm(codes, dim=2)
-        return 2 * _PRICE * self.level(candidates.norms) * lengths.sum(dim=1)
+    def price(self, codes: Float[Tensor, "batch k n"], statistic: Float[Tensor, ""]) -> Float[Tensor, " batch"]:
+        return 2 * _PRICE * self.level(statistic) * torch.linalg.vector_norm(codes, dim=2).sum(dim=1)
 
 
 def first(values: Float[Tensor, "batch k n"], count: int) -> Bool[Tensor, "k 1"]:

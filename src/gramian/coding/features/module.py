@@ -184,9 +184,9 @@ class BlockSparseAutoencoder(nn.Module):
         if self.training:
             statistic = error.new_zeros(())
             if self.select is not None and candidates is not None:
-                price = self.select.price(candidates, codes.values)
-                loss = loss if price is None else loss + price.mean() / x.shape[1]
                 statistic = self.select.observed(candidates, codes.values.detach(), error.detach())
+                price = self.select.price(codes.values, statistic)
+                loss = loss if price is None else loss + price.mean() / x.shape[1]
             self._track(codes, statistic)
         return FeatureOutput(loss, reconstruction, codes)
 

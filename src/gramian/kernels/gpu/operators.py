@@ -18,7 +18,7 @@ from gramian.kernels.reference import REFERENCE, Reference
 from gramian.penalties import L1, Huber, Penalty, SquaredFrobenius
 from gramian.typing import GroupScalars, Phi
 
-__all__ = ["OPERATORS", "Operators", "is_traceable", "penalty_of"]
+__all__ = ["OPERATORS", "Operators", "epilogue_of", "is_traceable", "penalty_of"]
 
 _DEVICES = ("cuda",)
 """Devices whose kernels a compiler sees; on a CPU it compiles the operations of the reference kernel."""
@@ -144,22 +144,23 @@ class Operators(Reference):
     widens = True
 
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
-        known = _known(penalty)
+        known = epilogue_of(penalty)
         return torch.ops.gramian.value(phi, known.kind, known.parameter)
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
-        known = _known(penalty)
+        known = epilogue_of(penalty)
         return torch.ops.gramian.value_and_grad(phi, known.kind, known.parameter, beta, False)
 
     def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
-        known = _known(penalty)
+        known = epilogue_of(penalty)
         wide = out.dtype != phi.dtype
         values, grad = torch.ops.gramian.value_and_grad(phi, known.kind, known.parameter, beta, wide)
         out.copy_(grad)
         return values
 
 
-def _known(penalty: Penalty) -> Epilogue:
+def epilogue_of(penalty: Penalty) -> Epilogue:
+    """Return the epilogue of a penalty for which `is_traceable` is true."""
     known = epilogue(penalty)
     if known is None:
         raise TypeError("operators need a penalty for which is_traceable is true")
