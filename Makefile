@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 EXAMPLE ?= kink lca_dynamics exact_penalty correlated_dictionary digits_classifier deep_plain_network text_transformer \
 	sparse_autoencoder planted_subspaces penalty_comparison denoising additive_factors pyro_map \
 	modular_addition sentence_encoder vision_curves continual_lora models_table
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu"
+SHAPES := src tests/distributions tests/objective tests/penalties tests/test_layout.py
 # The tests start hundreds of processes, each of which would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
@@ -24,8 +26,13 @@ features: $(VENV)/.run  ## find the circles of a network that adds modulo a prim
 	@$(BIN)/python examples/modular_addition.py --store runs/activations/modular_addition
 	@$(BIN)/gramian features runs/activations/modular_addition --groups 45x2 --active 1 --batch 128 $(ARGS)
 
-test: $(VENV)/.dev  ## run the test suite
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not gpu" $(ARGS)
+test: $(VENV)/.dev  ## run the test suite: most tests, then the examples of docstrings and others with shapes checked
+ifdef ARGS
+	@$(PYTEST) $(ARGS)
+else
+	@$(PYTEST) $(SHAPES:%=--ignore=%)
+	@CHECK_SHAPES=1 $(PYTEST) $(SHAPES)
+endif
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m "slow" $(ARGS)

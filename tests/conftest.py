@@ -1,10 +1,10 @@
-"""What all tests share: shapes checked at run time, a seed for each test, and examples that repeat.
+"""What all tests share: a seed for each test, examples that repeat, and on request shapes checked at run time.
 
-Every function of the package is wrapped, on import, to check its shape annotations with beartype. Two ways around it:
-
-* the fixture `unchecked` switches the check off for one test, for the package's own errors about a wrong type;
-* the environment variable JAXTYPING_DISABLE=1 leaves the package as a user imports it; `tests/bare` runs so, in a
-  process of its own, because torch.compile cannot trace through the wrapper.
+With the environment variable CHECK_SHAPES=1 every function of the package is wrapped, on import, to check its shape
+annotations with beartype. `make test` runs the examples of all docstrings and the tests of some folders so. The others
+run on the package as users import it: the wrappers double the time of many tests, even where they are switched off, and
+torch.compile cannot trace through them. The fixture `unchecked` switches the check off for one test, for the package's
+own errors about a wrong type.
 """
 
 import os
@@ -22,7 +22,7 @@ import torch
 
 from tests import shapes
 
-if not jaxtyping.config.jaxtyping_disable:
+if os.environ.get("CHECK_SHAPES") == "1":
     jaxtyping.install_import_hook("gramian", f"{shapes.__name__}.checked")
     sys.meta_path.insert(0, shapes.AsItIs())
 
@@ -30,6 +30,7 @@ if not jaxtyping.config.jaxtyping_disable:
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import gramian
+from gramian import layout
 
 torch.set_num_threads(1)
 
@@ -39,6 +40,7 @@ hypothesis.settings.load_profile("repeatable")
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     torch.manual_seed(zlib.crc32(item.nodeid.encode()))
+    layout._warn_overcomplete.cache_clear()  # a warning that is given once in a process
 
 
 @pytest.fixture

@@ -134,6 +134,6 @@ class TestErrorsNameTheTensorAndWriteNothing:
             foreach.step_(tensors, lr=0.1, rule="polyak")
         assert torch.equal(tensors[0], before)
 
-    def test_one_tensor_is_not_a_list(self, unchecked) -> None:
+    def test_one_tensor_is_not_a_list(self) -> None:
         with pytest.raises(OptionError, match=r"must be a sequence of tensors; got a Tensor; try \[phi\]"):
             foreach.step_(torch.randn(3, 4, 2), lr=0.1)

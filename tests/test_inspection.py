@@ -150,7 +150,7 @@ def test_other_dtypes_are_named() -> None:
     assert [(each.name, each.reason) for each in inspection.skipped] == [("q", "of dtype torch.int8")]
 
 
-def test_something_else(unchecked) -> None:
+def test_something_else() -> None:
     with pytest.raises(OptionError, match="must be a module or tensors by name; got Tensor"):
         gramian.inspect(torch.randn(3, 3))
 

@@ -14,11 +14,6 @@ from gramian.coding import BlockFeatures
 from gramian.errors import DataError, RunError
 
 
-@pytest.fixture(autouse=True)
-def without_shape_checks(unchecked) -> None:
-    """Switch the run-time shape check off: learning takes many calls."""
-
-
 def learned(x: torch.Tensor, **options) -> BlockFeatures:
     options = {"n_groups": 8, "group_size": 2, "active": 3, "steps": 10, "batch_size": 32, **options}
     return BlockFeatures(**options).fit(x)

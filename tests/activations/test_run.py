@@ -13,11 +13,6 @@ from gramian.coding.files import read_groups
 from gramian.errors import DataError, OptionError, RunError
 
 
-@pytest.fixture(autouse=True)
-def without_shape_checks(unchecked) -> None:
-    """Switch the run-time shape check off: learning takes thousands of calls."""
-
-
 @pytest.fixture
 def settings(tmp_path) -> FeatureSettings:
     """Samples that are sums of two of eight planes in 16 dimensions."""

@@ -8,11 +8,6 @@ from gramian.activations.settings import FeatureSettings, read_settings, setting
 from gramian.errors import OptionError, RunError
 
 
-@pytest.fixture(autouse=True)
-def without_shape_checks(unchecked) -> None:
-    """Wrong types are refused by the settings themselves."""
-
-
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

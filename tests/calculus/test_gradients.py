@@ -88,7 +88,7 @@ def test_the_hessian_by_autograd() -> None:
         torch.testing.assert_close(hessian_vector_product(P, V, mu), expected)
 
 
-def test_directions_of_another_shape_are_refused(unchecked) -> None:
+def test_directions_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"must have the same shape; got \[5, 3\] and \[5, 2\]"):
         hessian_vector_product(random(5, 3), random(5, 2))
 

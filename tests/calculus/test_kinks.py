@@ -95,6 +95,6 @@ def test_a_gap_is_a_bound_when_it_stops_early() -> None:
         assert reached - best <= result.gap + 1e-12
 
 
-def test_a_direction_of_another_shape_is_refused(unchecked) -> None:
+def test_a_direction_of_another_shape_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"must have the same shape; got \[3, 3\] and \[3, 2\]"):
         directional_derivative(torch.eye(3), torch.eye(3)[:, :2])

@@ -21,11 +21,6 @@ class Ended:
 Command = Callable[..., Ended]
 
 
-@pytest.fixture(autouse=True)
-def without_shape_checks(unchecked) -> None:
-    """Run commands as users do: the check of shapes at every call costs as much as learning."""
-
-
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Run the command in an empty folder."""

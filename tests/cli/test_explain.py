@@ -13,7 +13,7 @@ import torch
 import gramian
 from gramian.calculus import ByVector, Setting, derive, formulas, plain_text, steps
 from gramian.cli import main
-from gramian.cli.explain_documents import as_latex, as_markdown
+from gramian.cli.explain.documents import as_latex, as_markdown
 from gramian.penalties import PENALTIES
 from tests.report.browser import executable, opened
 
@@ -239,7 +239,7 @@ def test_a_line_that_does_not_hold_is_an_error(monkeypatch, capsys) -> None:
         line = next(iter(derive(setting)))
         return [dataclasses.replace(line, rhs=line.rhs + 1)]
 
-    monkeypatch.setattr("gramian.cli.explain.derive", broken)
+    monkeypatch.setattr("gramian.cli.explain.command.derive", broken)
     code, out, err = explain(monkeypatch, capsys)
     assert code != 0
     assert "‼ This does not hold: the two sides differ by up to 1." in out

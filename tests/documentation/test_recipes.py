@@ -74,7 +74,7 @@ def compare(page: Path, expected: Fence, printed: str) -> None:
 
 
 @pytest.mark.parametrize(("section", "page"), cases())
-def test_a_recipe(section, page, tmp_path, monkeypatch, unchecked) -> None:
+def test_a_recipe(section, page, tmp_path, monkeypatch) -> None:
     for library in sorted(libraries(section)):
         pytest.importorskip(library)
     code = section.code("python")
@@ -110,7 +110,7 @@ def execute(fence: Fence, page: Path, namespace: dict[str, object]) -> str:
 
 def run(command: list[str]) -> str:
     """Run a command in the present folder and return what it prints."""
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.environ["PYTHONPATH"], "JAXTYPING_DISABLE": "1", "COLUMNS": "120"}
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.environ["PYTHONPATH"], "COLUMNS": "120"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import torch
 
 from gramian.errors import GramianError
@@ -91,8 +90,6 @@ def run(seconds: float, seed: int) -> None:
         AssertionError: At the first file that is answered by anything but a `GramianError`.
     """
     draw = random.Random(seed)
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)  # the package's own checks are asked for
     folder = Path(tempfile.mkdtemp())
     ends = time.monotonic() + seconds
     try:
@@ -115,7 +112,6 @@ def run(seconds: float, seed: int) -> None:
             path.write_bytes(victim.whole[path])
         print(f"{count} files of runs")
     finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -119,7 +119,6 @@ def test_a_killed_capture_continues_to_the_same_bytes(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     kills, counts = done.stdout.split(maxsplit=1)

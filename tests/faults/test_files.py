@@ -165,7 +165,6 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_file(tmp_path, stride) -> 
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(tmp_path), str(stride)],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == len(KINDS)

@@ -98,7 +98,7 @@ class TestAllOrNothing:
         ],
         ids=["shape", "dtype", "device", "loss of an axis", "loss of no tensor", "no step"],
     )
-    def test_a_rule_whose_last_step_is_none(self, spoil, error, match, unchecked) -> None:
+    def test_a_rule_whose_last_step_is_none(self, spoil, error, match) -> None:
         def rule(phi: Tensor, *, lr: float, beta: float, penalty: Penalty) -> Step:
             change, loss = -phi / 2, phi.sum()
             return spoil(change, loss) if phi.shape[0] == 9 else Step(change, loss)
@@ -256,12 +256,12 @@ class TestNumbers:
         "value", ["0.1", b"1", np.str_("1"), np.array("0.1"), True, np.True_, torch.tensor(data=True), 1j, None, [1.0]],
         ids=lambda value: f"{type(value).__name__}",
     )  # fmt: skip
-    def test_what_is_no_number(self, value, unchecked) -> None:
+    def test_what_is_no_number(self, value) -> None:
         for options in ({"lr": value}, {"lr": 0.1, "beta": value}):
             with pytest.raises(OptionError, match=r"must be a number; got .*; try"):
                 gramian.step_(torch.ones(3, 2), **options)
 
-    def test_a_gradient_by_a_strength_is_not_dropped(self, unchecked) -> None:
+    def test_a_gradient_by_a_strength_is_not_dropped(self) -> None:
         beta = torch.tensor(0.5, requires_grad=True)
         phi = torch.randn(4, 2)
         for call in (
@@ -275,11 +275,11 @@ class TestNumbers:
         torch.testing.assert_close(beta.grad, gramian.loss(phi))
 
     @pytest.mark.parametrize("value", [1, np.float32(0.5), np.int64(2), np.array(0.5), torch.tensor(0.5)], ids=repr)
-    def test_what_is(self, value, unchecked) -> None:
+    def test_what_is(self, value) -> None:
         phi = torch.randn(4, 2)
         torch.testing.assert_close(gramian.loss(phi, beta=value), float(value) * gramian.loss(phi))
 
-    def test_no_rule_and_no_penalty(self, unchecked) -> None:
+    def test_no_rule_and_no_penalty(self) -> None:
         for penalty, match in ((L1, r"got the class L1; try penalty=L1\(\.\.\.\)"), (None, "got None")):
             with pytest.raises(OptionError, match=match):
                 gramian.step_(torch.ones(3, 2), lr=0.1, penalty=penalty)

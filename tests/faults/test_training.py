@@ -239,7 +239,7 @@ class TestWhatCannotBeStepped:
         assert lines[0] == "nothing was measured:"
         assert lines[-3].split("  ") == ["0.weight", "on the meta device, without values"]
 
-    def test_a_selection_of_another_kind(self, unchecked) -> None:
+    def test_a_selection_of_another_kind(self) -> None:
         model = make()
         for select in (3, torch.float32):
             with pytest.raises(OptionError, match="select must be a glob or a compiled regular expression of names"):
@@ -350,7 +350,7 @@ class TestDevices:
             torch.testing.assert_close(one.cpu(), two)
 
 
-def test_a_strength_in_quotes(unchecked) -> None:
+def test_a_strength_in_quotes() -> None:
     model = make()
     with pytest.raises(GramianError, match="beta must be"):
         gramian.attach(sgd(model), model, beta="0.1")

@@ -139,7 +139,7 @@ ZCA = ZCAWhitening(torch.zeros(16), torch.eye(16), torch.eye(16))
         ({"state": {"aa": torch.zeros(9, 9)}}, r"state.aa of shape \[10, 10\], .*; got \[9, 9\]"),
     ],
 )
-def test_dictionaries_that_do_not_hang_together(tmp_path, changed, message, unchecked) -> None:
+def test_dictionaries_that_do_not_hang_together(tmp_path, changed, message) -> None:
     save_dictionary(tmp_path / "d.safetensors", dictionary(**changed))
     with pytest.raises(RunError, match=message):
         load_dictionary(tmp_path / "d.safetensors")

@@ -60,7 +60,7 @@ TINY = {"groups": 8, "size": 2, "patch": 8}
         ("penalty", "magic", "penalty must be one of .*; got 'magic'"),
     ],
 )
-def test_settings_that_will_not_do(name, value, message, unchecked) -> None:
+def test_settings_that_will_not_do(name, value, message) -> None:
     with pytest.raises(OptionError, match=message):
         RunSettings(**(TINY | {name: value}))
 
@@ -96,7 +96,7 @@ STORED = asdict(RunSettings(**TINY))
         ),
     ],
 )
-def test_files_that_will_not_do(tmp_path, content, message, unchecked) -> None:
+def test_files_that_will_not_do(tmp_path, content, message) -> None:
     path = tmp_path / "settings.json"
     with pytest.raises(RunError, match=r"there must be settings at .*; got no such file"):
         read_settings(path)

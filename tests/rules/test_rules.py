@@ -365,11 +365,11 @@ class TestErrors:
         assert torch.equal(weight, torch.ones(3, 2))
 
     @pytest.mark.parametrize("lr", ["fast", None, [1.0], torch.ones(3)], ids=["str", "None", "list", "tensor"])
-    def test_rate_that_is_no_number(self, lr, unchecked) -> None:
+    def test_rate_that_is_no_number(self, lr) -> None:
         with pytest.raises(OptionError, match=r"lr must be a number; got .*; try lr="):
             gramian.step_(torch.ones(3, 2), lr=lr)
 
-    def test_rates_that_are_numbers(self, unchecked) -> None:
+    def test_rates_that_are_numbers(self) -> None:
         assert check_lr(0) == 0
         assert check_lr(math.inf) == math.inf
         assert check_lr(torch.tensor(0.5)) == 0.5  # pyright: ignore
@@ -379,14 +379,14 @@ class TestErrors:
         with pytest.raises(OptionError, match=r"beta must be (0 or positive|finite); got"):
             gramian.step_(torch.ones(3, 2), lr=0.1, beta=beta)
 
-    def test_penalty_and_rule(self, unchecked) -> None:
+    def test_penalty_and_rule(self) -> None:
         with pytest.raises(OptionError, match=r"penalty must be one of 'l1'"):
             gramian.step_(torch.ones(3, 2), lr=0.1, penalty="l2")
         for rule in ("newton", "", None, 3):
             with pytest.raises(OptionError, match=r"one of 'proximal', 'polyak', 'subgradient' or a function; got"):
                 gramian.step_(torch.ones(3, 2), lr=0.1, rule=rule)  # pyright: ignore
 
-    def test_tensor_and_layout(self, unchecked) -> None:
+    def test_tensor_and_layout(self) -> None:
         for weight in (torch.ones(3, 2).long(), torch.ones(3, 2) * 1j, [[1.0]]):
             with pytest.raises(DtypeError, match=r"phi must be .*; got .*; try"):
                 gramian.step_(weight, lr=0.1)  # pyright: ignore

@@ -137,7 +137,7 @@ def test_tensors_by_name_have_no_modules() -> None:
         gramian.inspect(dict(Network().named_parameters()), select=nn.Linear)
 
 
-def test_a_selection_that_is_none(unchecked) -> None:
+def test_a_selection_that_is_none() -> None:
     assert as_selector(None) is None
     assert as_selector(()) == ()
     with pytest.raises(OptionError, match=r"exclude must be a glob .*; got float; try exclude="):

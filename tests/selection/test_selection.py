@@ -219,7 +219,7 @@ class TestErrors:
         with pytest.raises(LayoutError, match="weight: a parameter must have the 4 axes"):
             select_parameters(nn.Linear(4, 4), layouts={"weight": "o i h w -> (i h w) () o"})
 
-    def test_something_else(self, unchecked) -> None:
+    def test_something_else(self) -> None:
         with pytest.raises(
             OptionError, match=r"select must be a glob or a compiled regular .* several of them; got int"
         ):

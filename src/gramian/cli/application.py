@@ -286,7 +286,7 @@ def explain(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
     """State the loss and its derivative, derive it step by step, and check every step on random numbers."""
-    from gramian.cli.explain import explain_derivation
+    from gramian.cli.explain.command import explain_derivation
 
     explain_derivation(
         length, m, n, penalty, vector, beta=beta, seed=seed, latex=latex, fragment=fragment, markdown=markdown

@@ -49,7 +49,7 @@ def test_texts_that_are_no_unicode_are_stored() -> None:
     assert stored(places, [0]).places()[0].context == "caf?"
 
 
-def test_wrong_places_are_refused(unchecked) -> None:
+def test_wrong_places_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"one document, position and span for each sample; got \[1, 2\]"):
         Places(torch.tensor([0, 1]), torch.tensor([0]))
     part = Places(torch.tensor([0]), torch.tensor([0]), grid=(2, 2, 0))

@@ -79,7 +79,7 @@ def test_a_copy_in_another_process_opens_the_files_again(captured) -> None:
     assert torch.equal(part[:], open_activations(path)[3:20])
 
 
-def test_rows_and_parts_that_do_not_exist(unchecked) -> None:
+def test_rows_and_parts_that_do_not_exist() -> None:
     activations = open_activations(X)
     for rows in ([40], [-1], [[1]]):
         with pytest.raises(IndexError, match="rows must be numbers from 0 to 39"):

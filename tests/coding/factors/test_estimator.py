@@ -39,7 +39,7 @@ def fitted() -> AdditiveFactorAnalyzers:
         AdditiveFactorAnalyzers(n_groups=3, group_size=2, active=2, start="random", anneal_steps=3, max_iter=1),
     ]
 )
-def test_the_contract(estimator, check, unchecked) -> None:
+def test_the_contract(estimator, check) -> None:
     check(estimator)
 
 
@@ -204,7 +204,7 @@ def test_files(fitted, tmp_path) -> None:
         AdditiveFactorAnalyzers.load(tmp_path / "none.safetensors")
 
 
-def test_invalid_samples_and_options(fitted, unchecked) -> None:
+def test_invalid_samples_and_options(fitted) -> None:
     X = samples(50)
     with pytest.raises(DataError, match="samples must differ; got one value in every feature"):
         AdditiveFactorAnalyzers(**SMALL).fit(np.full_like(X, 3.0))

@@ -3,7 +3,6 @@
 import pickle
 from functools import partial
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -27,13 +26,11 @@ def samples(count: int = 3000, seed: int = 1) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fitted() -> BlockFeatures:
-    with pytest.MonkeyPatch.context() as patch:  # the switch of the fixture `unchecked`, which is that of one test
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        return BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
+    return BlockFeatures(**{**SMALL, "steps": 800}).fit(samples(10_000))
 
 
 @pytest.mark.slow
-def test_a_soft_threshold_keeps_the_scale_of_the_samples(unchecked) -> None:
+def test_a_soft_threshold_keeps_the_scale_of_the_samples() -> None:
     model = BlockFeatures(**{**SMALL, "steps": 300}, select="soft").fit(samples())
     assert float(model.module_.select.threshold) < 48**0.5  # without a price: 11, and growing
     assert not model.dead_.any()
@@ -43,7 +40,7 @@ def test_a_soft_threshold_keeps_the_scale_of_the_samples(unchecked) -> None:
 @parametrize_with_checks(
     [BlockFeatures(n_groups=4, group_size=2, active=2, select="threshold", steps=10, batch_size=16)]
 )
-def test_the_contract(estimator, check, unchecked) -> None:
+def test_the_contract(estimator, check) -> None:
     check(estimator)
 
 
@@ -55,7 +52,7 @@ def test_the_contract(estimator, check, unchecked) -> None:
         BlockFeatures(n_groups=3, group_size=2, active=1, encoder="iterative", steps=3, sparse_output=False),
     ]
 )
-def test_the_contract_of_others(estimator, check, unchecked) -> None:
+def test_the_contract_of_others(estimator, check) -> None:
     check(estimator)
 
 
@@ -208,7 +205,7 @@ def test_files_that_are_damaged_or_foreign(tmp_path) -> None:
         BlockFeatures.load(tmp_path / "none.safetensors")
 
 
-def test_invalid_samples_and_options(unchecked) -> None:
+def test_invalid_samples_and_options() -> None:
     X = samples(50)
     with pytest.raises(DataError, match="samples must differ; got one value in every feature"):
         BlockFeatures(**SMALL).fit(np.full_like(X, 3.0))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ KINDS = [(e, s) for e in ENCODERS for s in SELECTIONS if (e, s) != ("iterative",
 DATA = ManifoldSum(24, n_factors=8, active=2, noise=0.1, seed=1)
 
 
+@cache
 def samples(count: int = 512, seed: int = 0) -> torch.Tensor:
     return DATA.draw(count, seed=seed).x * 24**0.5
 
@@ -138,7 +140,7 @@ def test_the_state_goes_to_another_module_and_to_other_devices() -> None:
     assert repr(model(samples().double())).startswith("FeatureOutput(loss=")
 
 
-def test_errors(unchecked) -> None:
+def test_errors() -> None:
     for wrong, message in (
         ({"encoder": "magic"}, "encoder must be one of 'linear', 'tied', 'iterative'; got 'magic'"),
         ({"select": "magic"}, "select must be one of 'topk', .*; got 'magic'"),

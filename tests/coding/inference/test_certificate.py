@@ -212,12 +212,12 @@ def test_a_scale_mixture_in_a_convolution(method) -> None:
         ({"prior": GroupLaplace(torch.ones(7))}, r"weights must have shape \[8\], one for each group, .* got \[7\]"),
     ],
 )
-def test_invalid_options(method, options, message, unchecked) -> None:
+def test_invalid_options(method, options, message) -> None:
     with pytest.raises(OptionError, match=message):
         method(torch.randn(3, 12, dtype=torch.float64), stiefel(12, 8, 3), **{"lam": 0.5, **options})
 
 
-def test_invalid_starts_and_weights(unchecked) -> None:
+def test_invalid_starts_and_weights() -> None:
     x = torch.randn(3, 12, dtype=torch.float64)
     with pytest.raises(ShapeError, match=r"codes to start from must have shape \[3, 8, 3\]; got \[3, 8, 2\]"):
         lca(x, stiefel(12, 8, 3), lam=0.5, start=torch.zeros(3, 8, 2))

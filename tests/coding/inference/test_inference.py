@@ -165,7 +165,7 @@ def test_what_there_is_nothing_to_code_of(method) -> None:
 
 
 @over_methods
-def test_samples_and_options_that_will_not_do(method, unchecked) -> None:
+def test_samples_and_options_that_will_not_do(method) -> None:
     phi = stiefel(16, 6, 3)
     for x in (torch.randn(3, 15, dtype=torch.float64), torch.randn(3, 32, dtype=torch.float64)):
         with pytest.raises(ShapeError, match=r"samples must have shape \[batch, 16\], the length of an atom; got"):

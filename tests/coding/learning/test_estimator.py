@@ -33,14 +33,14 @@ def samples(count: int = 300) -> np.ndarray:
         SubspaceSparseCoding(n_groups=3, group_size=2, lam=0.3, steps=10, update="online", infer="lca"),
     ]
 )
-def test_the_contract(estimator, check, unchecked) -> None:
+def test_the_contract(estimator, check) -> None:
     check(estimator)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([SubspaceSparseCoding(n_groups=3, group_size=1, lam=0.3, steps=10)])
-def test_the_contract_of_single_atoms(estimator, check, unchecked) -> None:
+def test_the_contract_of_single_atoms(estimator, check) -> None:
     check(estimator)
 
 
@@ -110,7 +110,7 @@ def test_lca_learns_the_same_kind_of_dictionary() -> None:
     assert gramian.residual(model.phi_).abs().max() < 1e-4
 
 
-def test_invalid_samples_and_options(unchecked) -> None:
+def test_invalid_samples_and_options() -> None:
     X = samples()
     with pytest.raises(DataError, match="samples must not all be zero"):
         SubspaceSparseCoding(**SMALL, center=False).fit(np.zeros_like(X))

@@ -101,6 +101,6 @@ def test_the_gap_of_a_convolutional_code_is_a_bound() -> None:
         ),
     ],
 )
-def test_shapes_that_do_not_fit(make, message, unchecked) -> None:
+def test_shapes_that_do_not_fit(make, message) -> None:
     with pytest.raises(ShapeError, match=message):
         make()

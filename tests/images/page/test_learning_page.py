@@ -270,7 +270,7 @@ def test_the_slider_has_the_pixels_of_two_directions(page, record) -> None:
         np.testing.assert_allclose(numbers, 127 * directions / largest, atol=0.51)
 
 
-def test_groups_of_two_are_planes_and_larger_ones_are_not(page, record, unchecked) -> None:
+def test_groups_of_two_are_planes_and_larger_ones_are_not(page, record) -> None:
     assert "of the power of these groups' codes" not in " ".join(page.text)
     planes = GroupPlanes(axes=torch.eye(3)[None, :, :2].expand(8, 3, 2), share=torch.full((8,), 0.75))
     larger = replace(record, phi=torch.randn(64, 8, 3), planes=planes)

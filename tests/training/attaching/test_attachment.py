@@ -338,7 +338,7 @@ class TestErrors:
         with pytest.raises(OptionError, match="beta must be"):
             gramian.attach(torch.optim.SGD(model.parameters()), model, beta=beta)
 
-    def test_names_and_kinds(self, unchecked) -> None:
+    def test_names_and_kinds(self) -> None:
         model = make()
         optimizer = torch.optim.SGD(model.parameters())
         for options, match in (({"rule": "magic"}, "rule must be"), ({"penalty": "magic"}, "penalty must be")):

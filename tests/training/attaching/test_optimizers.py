@@ -74,7 +74,7 @@ class TestWrappers:
         with pytest.warns(AttachmentWarning, match="no longer acts on"):
             gramian.attach(wrapped, model, beta=0.3)
 
-    def test_what_is_no_optimiser(self, unchecked) -> None:
+    def test_what_is_no_optimiser(self) -> None:
         model = make()
         schedule = torch.optim.lr_scheduler.ConstantLR(sgd(model))
         with pytest.raises(

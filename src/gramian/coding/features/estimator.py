@@ -95,7 +95,7 @@ class BlockFeatures(GroupTransformer):
     Examples:
         >>> from gramian.coding import ManifoldSum
         >>> X = ManifoldSum(16, n_factors=8, active=2).draw(2000, seed=0).x.numpy()
-        >>> model = BlockFeatures(n_groups=16, group_size=3, active=2, steps=200).fit(X)
+        >>> model = BlockFeatures(n_groups=16, group_size=3, active=2, steps=100).fit(X)
         >>> codes = model.transform(X[:10])
         >>> codes.shape, codes.nnz, model.inverse_transform(codes).shape
         ((10, 48), 60, (10, 16))

@@ -16,7 +16,7 @@ from gramian.calculus import (
     plain_formula,
     plain_text,
 )
-from gramian.cli.explain_numbers import COLUMNS, NUMBER_WIDTH, are_small, beside, number, shows_numbers, verdict
+from gramian.cli.explain.numbers import COLUMNS, NUMBER_WIDTH, are_small, beside, number, shows_numbers, verdict
 from gramian.errors import GramianError, OptionError
 
 __all__ = ["answers", "explain_derivation", "heading", "legend", "row", "sizes", "table"]
@@ -44,7 +44,7 @@ def explain_derivation(
         OptionError: If both LaTeX and Markdown are requested, or a fragment of something that is not LaTeX.
         GramianError: If a step does not hold, which means a defect in this package or in torch.
     """
-    from gramian.cli.explain_documents import as_latex, as_markdown
+    from gramian.cli.explain.documents import as_latex, as_markdown
 
     if latex and markdown:
         raise OptionError("the output must be LaTeX or Markdown; got both; try one of --latex and --markdown")

@@ -5,8 +5,8 @@ import re
 from torch import Tensor
 
 from gramian.calculus import ByVector, CheckedStep, Setting, formulas, in_decimals
-from gramian.cli.explain import answers, heading, legend, row, sizes
-from gramian.cli.explain_numbers import are_small, numbers, sentence, shows_numbers
+from gramian.cli.explain.command import answers, heading, legend, row, sizes
+from gramian.cli.explain.numbers import are_small, numbers, sentence, shows_numbers
 
 __all__ = ["as_latex", "as_markdown"]
 
