@@ -387,6 +387,7 @@ class TestFloat64:
         assert result.converged
         assert 60 < result.steps < 200
 
+    @pytest.mark.slow
     def test_a_small_step_of_spectral_is_shared_among_the_short_directions(self) -> None:
         U, _, V = torch.linalg.svd(torch.randn(1, 32, 16, dtype=torch.float64), full_matrices=False)
         phi = (U * torch.logspace(0, -8, 16, dtype=torch.float64) @ V).permute(1, 0, 2)

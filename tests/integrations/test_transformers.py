@@ -71,7 +71,7 @@ class TestCallback:
         assert logged == [(2, True, False), (2, False, True), (4, True, False), (4, False, True), (4, False, False)]
         assert not any("gramian/residual" in logs for _, logs in recorder.logs)
 
-    @pytest.mark.parametrize("restoring", [False, True])
+    @pytest.mark.parametrize("restoring", [False, pytest.param(True, marks=pytest.mark.slow)])
     def test_a_resumed_run_has_the_same_bits(self, runs, restoring, tmp_path) -> None:
         options = runs.arguments(
             tmp_path, save_strategy="steps", save_steps=6, restore_callback_states_from_checkpoint=restoring

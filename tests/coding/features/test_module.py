@@ -35,7 +35,10 @@ def train(model: nn.Module, steps: int, *, beta: float = math.inf) -> gramian.tr
     return attachment
 
 
-@pytest.mark.parametrize(("encoder", "select"), KINDS)
+@pytest.mark.parametrize(
+    ("encoder", "select"),
+    [pytest.param(e, s, marks=[pytest.mark.slow] * (e == "tied" and s not in {"topk", "soft"})) for e, s in KINDS],
+)
 def test_every_encoder_with_every_selection(encoder, select) -> None:
     model = BlockSparseAutoencoder(**SIZES, encoder=encoder, select=select)
     before = float(model(samples(seed=99)).loss.detach())

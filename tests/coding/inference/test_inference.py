@@ -56,8 +56,14 @@ def dictionaries() -> dict[str, torch.Tensor]:
     }
 
 
-@over_methods
-@pytest.mark.parametrize("kind", list(dictionaries()))
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        pytest.param(kind, method, marks=[pytest.mark.slow] * (kind == "atoms of any length" and method is lca))
+        for kind in dictionaries()
+        for method in (fista, lca)
+    ],
+)
 def test_the_optimum_and_its_certificate(method, kind) -> None:
     phi = dictionaries()[kind]
     x = 2 * torch.randn(3, 12, dtype=torch.float64)

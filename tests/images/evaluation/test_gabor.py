@@ -130,7 +130,7 @@ class TestFit:
 
 
 class TestAgreement:
-    @pytest.mark.parametrize("n", [2, 4])
+    @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
     def test_planted_groups(self, n) -> None:
         agreement = group_agreement(fit_gabor(drawn(planted(30, n, seed=2, quadrature=True), 16)))
         assert agreement.atoms == 30 * n
