@@ -10,10 +10,12 @@ from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.functions import EntryFunction
 from gramian.kernels.cpu.outer.plan import Tiles
 from gramian.kernels.cpu.outer.products import Products
+from gramian.kernels.factors import NEAR
 
-__all__ = ["Entries"]
+__all__ = ["Entries", "Function"]
 
-_Update = Callable[[Vector, bool], Vector]
+Function = Callable[[Vector, bool], Vector]
+"""A function of a vector of entries, and whether they are on the diagonal."""
 
 
 class Entries(Products):
@@ -28,19 +30,45 @@ class Entries(Products):
         count = 1 + self.function.count if self.plan.reads_function else 0
         self.numbers = [self.load_scalar(self.code.address("%numbers", i * self.size)) for i in range(count)]
 
-    def subtract_identity(self) -> None:
-        """Subtract 1 from the entries on the diagonal."""
-        code = self.code
+    def subtract_identity(self, J: str) -> None:
+        """Subtract 1 from the entries of tile J, J on the diagonal."""
+        code, lanes, kind = self.code, self.plan.lanes, self.plan.scalar
+        first = code.integer("mul", J, lanes)
+        place = self.place(first, J)
 
         def entry(j: str) -> None:
-            column = code.integer("sdiv", j, self.plan.lanes)
-            lane = code.integer("sub", j, code.integer("mul", column, self.plan.lanes))
-            place = code.address(self.place(j, column), code.integer("mul", lane, self.size))
-            x = code.emit(f"load {self.plan.scalar}, ptr {place}, align {self.size}")
-            x = code.emit(f"fsub {self.plan.scalar} {x}, 1.0")
-            code.do(f"store {self.plan.scalar} {x}, ptr {place}, align {self.size}")
+            slot = code.address(place, code.integer("mul", j, self.bytes + self.size))
+            x = code.emit(f"load {kind}, ptr {slot}, align {self.size}")
+            code.do(f"store {kind} {code.emit(f'fsub {kind} {x}, 1.0')}, ptr {slot}, align {self.size}")
 
-        self.each(0, "%n", entry)
+        self.each(0, code.least(code.integer("sub", "%n", first), lanes), entry)
+
+    def scale(self, value: Vector) -> Vector:
+        """Return the factor of the second product: that of a gradient whose value is not finite is NaN."""
+        code = self.code
+        if self.plan.mode != "gradient":
+            return code.splat(-0.5)
+        return code.multiply(self.numbers[0], code.add(code.splat(1), code.multiply(code.splat(0), value)))
+
+    def is_near(self, square: Vector) -> str:
+        """Tell by ‖X‖²_F whether a group is near the manifold, where w = 1."""
+        code = self.code
+        near = code.compare("ole", code.root(square), code.splat(NEAR))
+        return code.emit(f"extractelement <{self.plan.lanes} x i1> {near}, i32 0")
+
+    def store_value(self, value: Vector, place: str) -> None:
+        """Store μ(X), which all lanes hold."""
+        number = self.code.emit(f"extractelement {self.code.vector} {value}, i32 0")
+        self.code.do(f"store {self.plan.scalar} {number}, ptr {place}, align {self.size}")
+
+    def store_flag(self, near: str, place: str) -> None:
+        """Store 1 for a group that is not near the manifold."""
+        far = self.code.emit(f"xor i1 {near}, true")
+        self.code.do(f"store i8 {self.code.emit(f'zext i1 {far} to i8')}, ptr {place}")
+
+    def square(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: ARG002, FBT001
+        """Return x²."""
+        return self.code.multiply(x, x)
 
     def value(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: FBT001
         """Return h(x)."""
@@ -54,48 +82,60 @@ class Entries(Products):
         """Return x − prox_τh(x)."""
         return self.function.prox_residual(self.code, x, self.numbers[0], self.numbers[1:], on_diagonal=on_diagonal)
 
-    def entries(self, terms: list[_Update], update: _Update | None) -> list[Vector]:
-        """Sum functions over all entries of the matrix, and replace the entries on and above the diagonal.
+    def entries(self, J: str, terms: list[Function], update: Function | None) -> list[Vector]:
+        """Sum functions over the tiles J, K of X, K ≥ J, those with K > J twice; and replace their entries.
 
         Args:
+            J: The row of tiles.
             terms: Functions of a vector of entries, and whether they are on the diagonal.
             update: The function that replaces them.
 
         Returns:
-            The sums, in all lanes.
+            The sums of each lane.
         """
-        code, lanes = self.code, self.plan.lanes
+        code = self.code
         zeros = ["zeroinitializer"] * len(terms)
-        iota = code.constant([float(lane) for lane in range(lanes)])
 
-        def tile(J: str, K: str, *, diagonal: bool) -> list[Vector]:
-            base = self.place(code.integer("mul", J, lanes), K)
+        def above(K: str, sums: list[Vector]) -> list[Vector]:
+            # Partial sums of a tile, then of a row of tiles: long sums in float32 would lose accuracy.
+            return [code.add(a, b) for a, b in zip(sums, self._tile(J, K, terms, update), strict=True)]
 
-            def row(j: str, sums: list[Vector]) -> list[Vector]:
-                place = code.address(base, code.integer("mul", j, self.bytes))
-                x = self.load(place)
-                if not diagonal:
-                    if update is not None:
-                        self.store(update(x, False), place)
-                    return [code.add(total, term(x, False)) for total, term in zip(sums, terms, strict=True)]
-                number = code.broadcast(code.emit(f"sitofp i64 {j} to {self.plan.scalar}"))
-                here = code.compare("oeq", iota, number)
-                if update is not None:
-                    self.store(code.select(here, update(x, True), update(x, False)), place)
-                both = [code.select(here, term(x, True), term(x, False)) for term in terms]
-                return [code.add(total, each) for total, each in zip(sums, both, strict=True)]
+        on = self._diagonal_tile(J, terms, update)
+        off = code.loop(code.integer("add", J, 1), self.columns, 1, above, zeros)
+        return [code.add(code.multiply(code.splat(2), x), y) for x, y in zip(off, on, strict=True)]
 
-            return code.loop(0, lanes, 1, row, zeros)
+    def _tile(self, J: str, K: str, terms: list[Function], update: Function | None) -> list[Vector]:
+        code = self.code
 
-        def block(J: str, sums: list[Vector]) -> list[Vector]:
-            def above(K: str, sums: list[Vector]) -> list[Vector]:
-                # Partial sums of a tile, then of a row of tiles: long sums in float32 would lose accuracy.
-                return [code.add(a, b) for a, b in zip(sums, tile(J, K, diagonal=False), strict=True)]
+        def row(place: str, sums: list[Vector]) -> list[Vector]:
+            x = self.load(place)
+            if update is not None:
+                self.store(update(x, False), place)
+            return [code.add(total, term(x, False)) for total, term in zip(sums, terms, strict=True)]
 
-            on = tile(J, J, diagonal=True)
-            off = code.loop(code.integer("add", J, 1), self.columns, 1, above, zeros)
-            twice = [code.add(code.multiply(code.splat(2), x), y) for x, y in zip(off, on, strict=True)]
-            return [code.add(a, b) for a, b in zip(sums, twice, strict=True)]
+        return self._rows(J, K, len(terms), lambda place, _, sums: row(place, sums))
 
-        sums = code.loop(0, self.columns, 1, block, zeros)
-        return [code.over_lanes(x, lanes, code.add) for x in sums]
+    def _diagonal_tile(self, J: str, terms: list[Function], update: Function | None) -> list[Vector]:
+        code = self.code
+        lanes = code.constant([float(lane) for lane in range(self.plan.lanes)])
+
+        def row(place: str, j: str, sums: list[Vector]) -> list[Vector]:
+            x = self.load(place)
+            number = code.broadcast(code.emit(f"sitofp i64 {j} to {self.plan.scalar}"))
+            here = code.compare("oeq", lanes, number)
+            if update is not None:
+                self.store(code.select(here, update(x, True), update(x, False)), place)
+            both = [code.select(here, term(x, True), term(x, False)) for term in terms]
+            return [code.add(total, each) for total, each in zip(sums, both, strict=True)]
+
+        return self._rows(J, J, len(terms), row)
+
+    def _rows(self, J: str, K: str, count: int, body: Callable[[str, str, list[Vector]], list[Vector]]) -> list[Vector]:
+        """Run a body for each row of a tile, with its place, its index and sums that are passed on."""
+        code, lanes = self.code, self.plan.lanes
+        base = self.place(code.integer("mul", J, lanes), K)
+
+        def turn(j: str, sums: list[Vector]) -> list[Vector]:
+            return body(code.address(base, code.integer("mul", j, self.bytes)), j, sums)
+
+        return code.loop(0, lanes, 1, turn, ["zeroinitializer"] * count)

@@ -7,13 +7,13 @@ are multiplied by M. Where a group has more rows, they are packed again for the 
 from collections.abc import Callable
 
 from gramian.kernels.cpu.lanes.code import Vector
-from gramian.kernels.cpu.lanes.matrices import NEAR
-from gramian.kernels.cpu.outer.entries import Entries
+from gramian.kernels.cpu.outer.entries import Entries, Function
 from gramian.kernels.cpu.outer.plan import Tiles
+from gramian.kernels.cpu.outer.products import Span
 
-__all__ = ["write_function"]
+__all__ = ["ARGUMENTS", "module", "write_function"]
 
-_ARGUMENTS = (
+ARGUMENTS = (
     "ptr %phi, ptr %out, i64 %phi_l, i64 %phi_m, i64 %out_l, i64 %out_m, i64 %length, i64 %n, i64 %block, "
     "i64 %first, i64 %last, ptr %values, ptr %flags, ptr %matrices, ptr %scratch, ptr %numbers"
 )
@@ -26,103 +26,112 @@ product with matrices is computed for the groups whose byte is 1."""
 
 def write_function(plan: Tiles) -> str:
     """Write the module of a plan, whose function is named 'run'."""
-    return _Loops(plan).module()
+    loops = _Loops(plan)
+    loops.all_groups()
+    return module(loops)
+
+
+def module(loops: Entries) -> str:
+    """Return the text of a module with one function."""
+    code, bits = loops.code, 8 * loops.plan.vector_bytes
+    code.do("ret void")
+    attributes = f'"prefer-vector-width"="{bits}" "min-legal-vector-width"="512"'
+    body, declarations = ("\n".join(lines) for lines in (code.lines, sorted(code.declarations)))
+    return f"{declarations}\ndefine void @run({ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
 
 
 class _Loops(Entries):
     """Writes the loop over groups."""
 
-    def module(self) -> str:
-        plan, code = self.plan, self.code
+    def all_groups(self) -> None:
+        """Write all instructions."""
         self.prepare()
         self.read_numbers()
-        self.each("%first", "%last", self._guarded if plan.mode.startswith("multiply") else self._group)
-        code.do("ret void")
-        attributes = f'"prefer-vector-width"="{8 * plan.vector_bytes}" "min-legal-vector-width"="512"'
-        body = "\n".join(code.lines)
-        declarations = "\n".join(sorted(code.declarations))
-        return f"{declarations}\ndefine void @run({_ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
+        self.each("%first", "%last", self._guarded if self.plan.mode.startswith("multiply") else self._group)
 
     def _guarded(self, group: str) -> None:
         """Multiply a group by its matrix if its byte is 1."""
+        code = self.code
 
         def product() -> None:
             self.load_matrix(group)
-            self._multiply(group, self.code.splat(1), add=self.plan.mode == "multiply_add", packed=False)
+            self._multiply(group, code.splat(1), add=self.plan.mode == "multiply_add", packed=False)
 
-        self.code.unless(self._flag(group), product)
-
-    def _flag(self, group: str) -> str:
-        """Tell whether the byte of a group is 0."""
-        flag = self.code.emit(f"load i8, ptr {self.code.address('%flags', group)}")
-        return self.code.emit(f"icmp eq i8 {flag}, 0")
+        flag = code.emit(f"load i8, ptr {code.address('%flags', group)}")
+        code.unless(code.emit(f"icmp eq i8 {flag}, 0"), product)
 
     def _group(self, group: str) -> None:
         code, mode = self.code, self.plan.mode
-        base = code.address("%phi", code.integer("mul", group, "%phi_m"))
-        self.clear()
-        self._each_block(base, self.gram, packed=False)
-        self.subtract_identity()
+        self._gram(group)
         if mode == "residual":
-            self.mirror()
+            self._each_row(self.mirror)
             self.store_matrix(group)
-        elif mode == "value":
-            self._store_value(group, self.entries([self.value], None)[0])
-        elif mode == "gradient":
-            (value,) = self.entries([self.value], self.subgradient)
-            self._store_value(group, value)
-            self.mirror()
-            # All of the gradient of a group whose value is not finite is NaN.
-            nan = code.multiply(code.splat(0), value)
-            self._multiply(group, code.multiply(self.numbers[0], code.add(code.splat(1), nan)), add=False)
-        else:
-            value, square = self.entries([self.value, lambda x, _: code.multiply(x, x)], None)
-            self._store_value(group, value)
-            near = code.compare("ole", code.root(square), code.splat(NEAR))
-            self._step(group, code.emit(f"extractelement <{self.plan.lanes} x i1> {near}, i32 0"))
+            return
+        terms = [self.value, self.square] if mode in ("step", "change") else [self.value]
+        value, *squares = self._sums(terms, self.subgradient if mode == "gradient" else None)
+        self.store_value(value, code.address("%values", code.integer("mul", group, self.size)))
+        if mode == "gradient":
+            self._each_row(self.mirror)
+            self._multiply(group, self.scale(value), add=False)
+        elif mode != "value":
+            near = self.is_near(squares[0])
+            self.store_flag(near, code.address("%flags", group))
+            self.choose(near, lambda: self._step(group, value), lambda: self._keep(group))
 
-    def _step(self, group: str, near: str) -> None:
-        """Step a group that is near the manifold, where w = 1; write X of another one."""
+    def _step(self, group: str, value: Vector) -> None:
+        """Step a group that is near the manifold."""
+        self._sums([], self.prox_residual)
+        self._each_row(self.mirror)
+        self._multiply(group, self.scale(value), add=self.plan.mode == "step")
+
+    def _keep(self, group: str) -> None:
+        """Write X of a group that is not."""
+        self._each_row(self.mirror)
+        self.store_matrix(group)
+
+    def _gram(self, group: str) -> None:
+        self._each_row(self.clear)
+
+        def block(rows: str, _: str) -> None:
+            self.each_depth(rows, lambda top: self._each_row(lambda J: self.gram(J, rows, top)))
+
+        self._each_block(group, block, packed=False)
+        self._each_row(self.subtract_identity)
+
+    def _sums(self, terms: list[Function], update: Function | None) -> list[Vector]:
+        """Sum functions over all entries of X; all lanes hold the sums."""
         code = self.code
-        far = code.emit(f"xor i1 {near}, true")
-        code.do(f"store i8 {code.emit(f'zext i1 {far} to i8')}, ptr {code.address('%flags', group)}")
 
-        def step() -> None:
-            self.entries([], self.prox_residual)
-            self.mirror()
-            self._multiply(group, code.splat(-0.5), add=self.plan.mode == "step")
+        def row(J: str, sums: list[Vector]) -> list[Vector]:
+            return [code.add(a, b) for a, b in zip(sums, self.entries(J, terms, update), strict=True)]
 
-        def keep() -> None:
-            self.mirror()
-            self.store_matrix(group)
+        sums = code.loop(0, self.columns, 1, row, ["zeroinitializer"] * len(terms))
+        return [code.over_lanes(x, self.plan.lanes, code.add) for x in sums]
 
-        self.choose(near, step, keep)
-
-    def _store_value(self, group: str, value: Vector) -> None:
-        code, kind = self.code, self.plan.scalar
-        number = code.emit(f"extractelement {code.vector} {value}, i32 0")
-        code.do(f"store {kind} {number}, ptr {code.address('%values', code.integer('mul', group, self.size))}")
+    def _each_row(self, body: Callable[[str], None]) -> None:
+        """Run a body for each row of tiles."""
+        self.each(0, self.columns, body)
 
     def _multiply(self, group: str, scale: Vector, *, add: bool, packed: bool = True) -> None:
         code = self.code
-        base = code.address("%phi", code.integer("mul", group, "%phi_m"))
         target = code.address("%out", code.integer("mul", group, "%out_m"))
 
         def block(rows: str, top: str) -> None:
-            self.multiply(rows, code.address(target, code.integer("mul", top, "%out_l")), scale, add=add)
+            self.multiply(Span("0", rows), code.address(target, code.integer("mul", top, "%out_l")), scale, add=add)
 
-        self._each_block(base, block, packed=packed)
+        self._each_block(group, block, packed=packed)
 
-    def _each_block(self, base: str, body: Callable[[str, str], None], *, packed: bool) -> None:
-        """Run a body for each block of packed rows; one that holds all rows of the group may be packed already."""
+    def _each_block(self, group: str, body: Callable[[str, str], None], *, packed: bool) -> None:
+        """Pack each block of rows and run a body; a block that holds all rows of the group may be packed already."""
         code = self.code
-        whole = code.emit(f"icmp sle i64 %length, %block")
+        base = code.address("%phi", code.integer("mul", group, "%phi_m"))
+        whole = code.emit("icmp sle i64 %length, %block")
 
         def block(top: str) -> None:
             rows = code.least(code.integer("sub", "%length", top), "%block")
 
             def pack() -> None:
-                self.pack(code.address(base, code.integer("mul", top, "%phi_l")), rows)
+                self.pack(code.address(base, code.integer("mul", top, "%phi_l")), "0", rows)
 
             if packed:
                 code.unless(whole, pack)

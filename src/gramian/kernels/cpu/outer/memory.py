@@ -95,12 +95,11 @@ class Memory:
         last = self.code.emit(f"icmp eq i64 {column}, {self.final}")
         return self.code.emit(f"select i1 {self.whole}, i1 false, i1 {last}")
 
-    def pack(self, base: str, rows: str) -> None:
-        """Copy rows of a group to scratch memory."""
+    def pack(self, base: str, first: str, last: str) -> None:
+        """Copy rows of a group, whose packed row 0 is at `base`, to scratch memory."""
         code = self.code
 
         def column(index: str) -> None:
-            partial = self.is_partial(index)
             start = code.address(base, code.integer("mul", index, self.bytes))
             target = self.packed_place("0", index)
 
@@ -110,9 +109,9 @@ class Memory:
                     x = self._load_masked(source) if masked else self.load(source, aligned=False)
                     self.store(x, code.address(target, code.integer("mul", r, self.bytes)))
 
-                self.each(0, rows, row)
+                self.each(first, last, row)
 
-            self.choose(partial, lambda: copy(masked=True), lambda: copy(masked=False))
+            self.choose(self.is_partial(index), lambda: copy(masked=True), lambda: copy(masked=False))
 
         self.each(0, self.columns, column)
 
@@ -153,30 +152,32 @@ class Memory:
 
         self.each(0, "%n", row)
 
-    def clear(self) -> None:
-        """Fill X with zeros."""
-        total = self.code.integer("mul", self.columns, self.width)
-        self.each(0, total, lambda i: self.store("zeroinitializer", self.place(i, "0")))
+    def clear(self, J: str) -> None:
+        """Fill the tiles J, K of X with zeros, K ≥ J."""
 
-    def mirror(self) -> None:
-        """Copy the tiles above the diagonal, transposed, to those below it."""
+        def tile(K: str) -> None:
+            place = self.place(self.code.integer("mul", J, self.plan.lanes), K)
+            for j in range(self.plan.lanes):
+                self.store("zeroinitializer", self.code.address(place, j * self.bytes))
+
+        self.each(J, self.columns, tile)
+
+    def mirror(self, J: str) -> None:
+        """Copy the tiles J, K of X, K > J, transposed, to the tiles K, J."""
         code, lanes = self.code, self.plan.lanes
 
-        def block(J: str) -> None:
-            def tile(K: str) -> None:
-                source = self.place(code.integer("mul", J, lanes), K)
-                target = self.place(code.integer("mul", K, lanes), J)
-                rows = [self.load(code.address(source, j * self.bytes)) for j in range(lanes)]
-                for j, x in enumerate(self._transpose(rows)):
-                    self.store(x, code.address(target, j * self.bytes))
+        def tile(K: str) -> None:
+            source = self.place(code.integer("mul", J, lanes), K)
+            target = self.place(code.integer("mul", K, lanes), J)
+            rows = [self.load(code.address(source, j * self.bytes)) for j in range(lanes)]
+            for j, x in enumerate(self._transpose(rows)):
+                self.store(x, code.address(target, j * self.bytes))
 
-            self.each(code.integer("add", J, 1), self.columns, tile)
-
-        self.each(0, self.columns, block)
+        self.each(code.integer("add", J, 1), self.columns, tile)
 
     def _transpose(self, rows: list[Vector]) -> list[Vector]:
         """Transpose a tile in registers, by exchanging blocks of 1, 2, 4 … numbers between rows."""
-        code, lanes = self.code, self.plan.lanes
+        lanes = self.plan.lanes
         distance = 1
         while distance < lanes:
             out = list(rows)

@@ -44,7 +44,7 @@ class Tiles:
     @property
     def product(self) -> tuple[int, ...]:
         """Rows of a tile of P M that is one vector wide, two vectors, and so on."""
-        return (16, 8, 8, 6) if self.vector_bytes >= 64 else (8, 4)
+        return (16, 8, 8, 6) if self.vector_bytes >= 64 else (8, 6)
 
     @property
     def reads_function(self) -> bool:
