@@ -30,8 +30,8 @@ class Entries(Products):
         count = 1 + self.function.count if self.plan.reads_function else 0
         self.numbers = [self.load_scalar(self.code.address("%numbers", i * self.size)) for i in range(count)]
 
-    def subtract_identity(self, J: str) -> None:
-        """Subtract 1 from the entries of tile J, J on the diagonal."""
+    def shift_diagonal(self, J: str, number: float) -> None:
+        """Add a number to the entries of tile J, J on the diagonal."""
         code, lanes, kind = self.code, self.plan.lanes, self.plan.scalar
         first = code.integer("mul", J, lanes)
         place = self.place(first, J)
@@ -39,48 +39,53 @@ class Entries(Products):
         def entry(j: str) -> None:
             slot = code.address(place, code.integer("mul", j, self.bytes + self.size))
             x = code.emit(f"load {kind}, ptr {slot}, align {self.size}")
-            code.do(f"store {kind} {code.emit(f'fsub {kind} {x}, 1.0')}, ptr {slot}, align {self.size}")
+            code.do(f"store {kind} {code.emit(f'fadd {kind} {x}, {number}')}, ptr {slot}, align {self.size}")
 
         self.each(0, code.least(code.integer("sub", "%n", first), lanes), entry)
 
-    def scale(self, value: Vector) -> Vector:
-        """Return the factor of the second product: that of a gradient whose value is not finite is NaN."""
+    def value(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: FBT001
+        """Return h(x)."""
+        return self.function.value(self.code, x, self.numbers[1:], on_diagonal=on_diagonal)
+
+    def square(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: ARG002, FBT001
+        """Return x²."""
+        return self.code.multiply(x, x)
+
+    def subgradient(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: FBT001
+        """Return h'(x)."""
+        return self.function.subgradient(self.code, x, self.numbers[1:], on_diagonal=on_diagonal)
+
+    def prox_residual(self, tau: Vector) -> Function:
+        """Return x − prox_τh(x), a function of x."""
+
+        def residual(x: Vector, on_diagonal: bool) -> Vector:  # noqa: FBT001
+            return self.function.prox_residual(self.code, x, tau, self.numbers[1:], on_diagonal=on_diagonal)
+
+        return residual
+
+    def gradient_scale(self, value: Vector) -> Vector:
+        """Return 2β, or NaN where the value is not finite: then all of the gradient of the group is NaN."""
         code = self.code
-        if self.plan.mode != "gradient":
-            return code.splat(-0.5)
         return code.multiply(self.numbers[0], code.add(code.splat(1), code.multiply(code.splat(0), value)))
 
     def is_near(self, square: Vector) -> str:
         """Tell by ‖X‖²_F whether a group is near the manifold, where w = 1."""
         code = self.code
-        near = code.compare("ole", code.root(square), code.splat(NEAR))
-        return code.emit(f"extractelement <{self.plan.lanes} x i1> {near}, i32 0")
+        return self.holds("ole", code.root(square), code.splat(NEAR))
+
+    def holds(self, relation: str, a: Vector, b: Vector) -> str:
+        """Compare two numbers, which all lanes hold."""
+        bits = self.code.compare(relation, a, b)
+        return self.code.emit(f"extractelement <{self.plan.lanes} x i1> {bits}, i32 0")
 
     def store_value(self, value: Vector, place: str) -> None:
         """Store μ(X), which all lanes hold."""
         number = self.code.emit(f"extractelement {self.code.vector} {value}, i32 0")
         self.code.do(f"store {self.plan.scalar} {number}, ptr {place}, align {self.size}")
 
-    def store_flag(self, near: str, place: str) -> None:
-        """Store 1 for a group that is not near the manifold."""
-        far = self.code.emit(f"xor i1 {near}, true")
-        self.code.do(f"store i8 {self.code.emit(f'zext i1 {far} to i8')}, ptr {place}")
-
-    def square(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: ARG002, FBT001
-        """Return x²."""
-        return self.code.multiply(x, x)
-
-    def value(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: FBT001
-        """Return h(x)."""
-        return self.function.value(self.code, x, self.numbers[1:], on_diagonal=on_diagonal)
-
-    def subgradient(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: FBT001
-        """Return h'(x)."""
-        return self.function.subgradient(self.code, x, self.numbers[1:], on_diagonal=on_diagonal)
-
-    def prox_residual(self, x: Vector, on_diagonal: bool) -> Vector:  # noqa: FBT001
-        """Return x − prox_τh(x)."""
-        return self.function.prox_residual(self.code, x, self.numbers[0], self.numbers[1:], on_diagonal=on_diagonal)
+    def store_flag(self, flag: str, place: str) -> None:
+        """Store a bit as a byte."""
+        self.code.do(f"store i8 {self.code.emit(f'zext i1 {flag} to i8')}, ptr {place}")
 
     def entries(self, J: str, terms: list[Function], update: Function | None) -> list[Vector]:
         """Sum functions over the tiles J, K of X, K ≥ J, those with K > J twice; and replace their entries.

@@ -132,7 +132,7 @@ class Outer(Batched):
 
 
 def _step(phi: Phi, out: Phi, penalty: Penalty, known: LaneFunction, tau: float) -> GroupScalars:
-    """Step groups near the manifold, and then the others, whose norms torch estimates; return μ(X)."""
+    """Step groups, and then those whose factor torch computes; return μ(X)."""
     _, m, n = phi.shape
     values, X = phi.new_empty(m), phi.new_empty(m, n, n)
     in_place = out.data_ptr() == phi.data_ptr()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.outer.entries import Entries, Function
+from gramian.kernels.cpu.outer.norms import Norms
 from gramian.kernels.cpu.outer.plan import Tiles
 from gramian.kernels.cpu.outer.products import Span
 
@@ -20,8 +21,9 @@ ARGUMENTS = (
 """Φ and the result, with their strides in bytes; l and n; rows that are packed at once; the first group and the one
 after the last; μ of each group; a byte for each group; matrices [m, n, n]; scratch memory; numbers.
 
-A step sets the byte of a group that is not near the manifold to 1, writes its X to the matrices and nothing else. A
-product with matrices is computed for the groups whose byte is 1."""
+A step sets the byte of a group whose Gram matrix is not finite to 1, writes its X to the matrices and nothing else. A
+product with matrices is computed for the groups whose byte is 1. The numbers are 2β or τ, those of the penalty, and for
+a step the n numbers of a fixed vector, with zeros up to the next whole vector."""
 
 
 def write_function(plan: Tiles) -> str:
@@ -40,7 +42,7 @@ def module(loops: Entries) -> str:
     return f"{declarations}\ndefine void @run({ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
 
 
-class _Loops(Entries):
+class _Loops(Norms):
     """Writes the loop over groups."""
 
     def all_groups(self) -> None:
@@ -67,25 +69,51 @@ class _Loops(Entries):
             self._each_row(self.mirror)
             self.store_matrix(group)
             return
+        gradient = mode == "gradient"
         terms = [self.value, self.square] if mode in ("step", "change") else [self.value]
-        value, *squares = self._sums(terms, self.subgradient if mode == "gradient" else None)
+        value, *squares = self._sums(terms, self.subgradient if gradient else None)
         self.store_value(value, code.address("%values", code.integer("mul", group, self.size)))
-        if mode == "gradient":
+        if gradient:
             self._each_row(self.mirror)
-            self._multiply(group, self.scale(value), add=False)
+            self._multiply(group, self.gradient_scale(value), add=False)
         elif mode != "value":
-            near = self.is_near(squares[0])
-            self.store_flag(near, code.address("%flags", group))
-            self.choose(near, lambda: self._step(group, value), lambda: self._keep(group))
+            self._step(group, self.is_near(squares[0]))
 
-    def _step(self, group: str, value: Vector) -> None:
-        """Step a group that is near the manifold."""
-        self._sums([], self.prox_residual)
+    def _step(self, group: str, near: str) -> None:
+        """Step a group as `gramian.rules.prox` defines it; write X instead if it is not finite."""
+        code = self.code
+        turns = code.emit(f"select i1 {near}, i64 0, i64 1")  # of loops that run only if the group is not near
+        (norm,) = code.loop(0, turns, 1, lambda *_: [self._gram_norm()], [code.splat(1)])
+        infinite = self.holds("uno", code.multiply(code.splat(0), norm), norm)
+        self.store_flag(infinite, code.address("%flags", group))
+        w = code.larger(norm, code.splat(1))
+
+        def step() -> None:
+            self._sums([], self.prox_residual(code.multiply(self.numbers[0], w)))
+            self._each_row(self.mirror)
+            (size,) = code.loop(0, turns, 1, lambda *_: [self._limit(w)], [w])
+            self._multiply(group, code.divide(code.splat(-0.5), size), add=self.plan.mode == "step")
+
+        self.choose(infinite, lambda: self._keep(group), step)
+
+    def _gram_norm(self) -> Vector:
+        """Return ‖PᵀP‖₂."""
         self._each_row(self.mirror)
-        self._multiply(group, self.scale(value), add=self.plan.mode == "step")
+        self._each_row(lambda J: self.shift_diagonal(J, 1.0))
+        norm = self.spectral_norm()
+        self._each_row(lambda J: self.shift_diagonal(J, -1.0))
+        return norm
+
+    def _limit(self, w: Vector) -> Vector:
+        """Return max(w, ‖C‖₂)."""
+        code = self.code
+        (square,) = self._sums([self.square], None)
+        within = self.holds("ole", code.root(square), w)  # ‖C‖₂ ≤ ‖C‖_F ≤ w
+        turns = code.emit(f"select i1 {within}, i64 0, i64 1")
+        return code.loop(0, turns, 1, lambda *_: [code.larger(self.spectral_norm(), w)], [w])[0]
 
     def _keep(self, group: str) -> None:
-        """Write X of a group that is not."""
+        """Write X to the matrices."""
         self._each_row(self.mirror)
         self.store_matrix(group)
 
@@ -96,7 +124,7 @@ class _Loops(Entries):
             self.each_depth(rows, lambda top: self._each_row(lambda J: self.gram(J, rows, top)))
 
         self._each_block(group, block, packed=False)
-        self._each_row(self.subtract_identity)
+        self._each_row(lambda J: self.shift_diagonal(J, -1.0))
 
     def _sums(self, terms: list[Function], update: Function | None) -> list[Vector]:
         """Sum functions over all entries of X; all lanes hold the sums."""

@@ -2,7 +2,7 @@
 
 Where there are fewer groups than threads can share, the rows are packed first; then each row of tiles of X is computed;
 for a step, each becomes the factor M when the norm of X is known; then blocks of rows are multiplied by M. The results
-have the same bits as those of `loops`.
+have the same bits as those of `loops`. A group that is not near the manifold is not stepped, and its byte set to 1.
 """
 
 from gramian.kernels.cpu.lanes.code import Vector
@@ -18,7 +18,7 @@ ROWS = 64
 
 
 def write_phase(plan: Tiles, phase: str) -> str:
-    """Write the module of a phase: 'pack', 'gram', 'factor', 'keep' or 'multiply'.
+    """Write the module of a phase: 'pack', 'gram', 'factor' or 'multiply'.
 
     The arguments of its function 'run' are those of `loops` for one group, with all rows packed at once, and the items
     instead of the groups.
@@ -42,7 +42,7 @@ class _Phases(Entries):
         gradient = self.plan.mode == "gradient"
         self.clear(J)
         self.each_depth("%length", lambda top: self.gram(J, "%length", top))
-        self.subtract_identity(J)
+        self.shift_diagonal(J, -1.0)
         terms = [self.value] if gradient else [self.value, self.square]
         sums = self.entries(J, terms, self.subgradient if gradient else None)
         for i, x in enumerate(sums):
@@ -58,14 +58,10 @@ class _Phases(Entries):
         self._once(J, value, near)
 
         def update() -> None:
-            self.entries(J, [], self.prox_residual)
+            self.entries(J, [], self.prox_residual(self.numbers[0]))
 
         code.unless(code.emit(f"xor i1 {near}, true"), update)
         self.mirror(J)
-
-    def keep_item(self, item: str) -> None:
-        """Write X to the matrices."""
-        self.store_matrix(item)
 
     def multiply_item(self, item: str) -> None:
         """Multiply rows by M, unless the group is not near the manifold."""
@@ -74,10 +70,10 @@ class _Phases(Entries):
         if self.plan.mode == "gradient":
             (value,) = self._totals(1)
             self._once(item, value)
-            self.multiply(rows, "%out", self.scale(value), add=False)
+            self.multiply(rows, "%out", self.gradient_scale(value), add=False)
             return
         far = code.emit(f"icmp ne i8 {code.emit('load i8, ptr %flags')}, 0")
-        scale = self.scale(code.splat(0))
+        scale = code.splat(-0.5)
         code.unless(far, lambda: self.multiply(rows, "%out", scale, add=self.plan.mode == "step"))
 
     def _once(self, item: str, value: Vector, near: str | None = None) -> None:
@@ -86,7 +82,7 @@ class _Phases(Entries):
         def store() -> None:
             self.store_value(value, "%values")
             if near is not None:
-                self.store_flag(near, "%flags")
+                self.store_flag(self.code.emit(f"xor i1 {near}, true"), "%flags")
 
         self.code.unless(self.code.emit(f"icmp ne i64 {item}, 0"), store)
 

@@ -12,9 +12,11 @@ from gramian.kernels.cpu import threads
 from gramian.kernels.cpu.lanes import machine
 from gramian.kernels.cpu.lanes.functions import EntryFunction
 from gramian.kernels.cpu.outer.loops import write_function
+from gramian.kernels.cpu.outer.norms import ROOM
 from gramian.kernels.cpu.outer.phases import ROWS, write_phase
 from gramian.kernels.cpu.outer.plan import Tiles
 from gramian.kernels.cpu.outer.products import DEPTH
+from gramian.kernels.norms import chirp
 from gramian.typing import Phi
 
 __all__ = ["MOST_SHARED", "run"]
@@ -78,7 +80,7 @@ def run(
         numbers: 2β or τ, and the numbers of the penalty.
 
     Returns:
-        A byte for each group: of a step, 1 if it is not near the manifold and has not been stepped.
+        A byte for each group: of a step, 1 if its X is not finite and has been written, and the group not stepped.
     """
     length, m, n = phi.shape
     if m == 0 or n == 0:
@@ -88,10 +90,12 @@ def run(
     size = phi.element_size()
     plan = Tiles(_TYPES[phi.dtype], mode, function, machine.vector_bytes())
     width = -(-n // plan.lanes) * plan.lanes
-    shared = mode in ("step", "change", "gradient") and _is_shared(phi, width)
+    shared = _is_shared(phi, width) and (mode == "gradient" or (mode in ("step", "change") and n <= length))
     block = length if shared else _rows(length, width * size)
-    room = (width * (width + block) + 2 * width) * size
+    room = width * (width + block + ROOM) * size
     marks = (ctypes.c_uint8 * m)(*(flags or b""))
+    if mode in ("step", "change"):
+        numbers = (*numbers, *_fixed_vector(n, phi.dtype), *([0.0] * (width - n)))
     scalars = ((ctypes.c_double if size == 8 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
     strides = [size * tensor.stride(axis) for tensor in (phi, out) for axis in (0, 1)]
     starts = [0 if tensor is None else tensor.data_ptr() for tensor in (phi, out, values, matrices)]
@@ -109,7 +113,7 @@ def run(
         for group in range(m):
             _share(plan, length, n, lambda *items, group=group: call(*items, scratch, group))
             if marks[group]:
-                call(_phase(plan, "keep"), 0, 1, scratch, group)
+                call(_compiled(plan), 0, 1, scratch, group)
         return bytes(marks)
     compiled = _compiled(plan)
     work = length * m * n * n // _PER_MULTIPLICATION
@@ -143,6 +147,12 @@ def _is_shared(phi: Phi, width: int) -> bool:
     length, m, n = phi.shape
     few = m < _GROUPS * torch.get_num_threads() and torch.get_num_threads() > 1
     return few and length * width <= MOST_SHARED and length * n * n >= _LEAST_SHARED
+
+
+@cache
+def _fixed_vector(n: int, dtype: torch.dtype) -> tuple[float, ...]:
+    """Return the vector from which `gramian.kernels.norms.spectral_norm` also starts."""
+    return tuple(chirp(torch.empty((), dtype=dtype), n).tolist())
 
 
 @cache
