@@ -29,7 +29,7 @@ class Columns(NamedTuple):
     """Some adjacent columns of vectors: the first, and their number."""
 
     first: str
-    count: int
+    number: int
 
 
 class Products(Memory):
@@ -40,7 +40,7 @@ class Products(Memory):
         span = Span(top, self.code.least(self.code.integer("add", top, DEPTH), rows))
 
         def tiles(columns: Columns) -> None:
-            height = self.plan.gram[columns.count - 1]
+            height = self.plan.gram[columns.number - 1]
             self.each(0, self.plan.lanes, lambda j: self._gram_tile(J, j, columns, span), step=height)
 
         self._columns(J, len(self.plan.gram), tiles)
@@ -61,7 +61,7 @@ class Products(Memory):
         code = self.code
 
         def block(columns: Columns) -> None:
-            height = self.plan.product[columns.count - 1]
+            height = self.plan.product[columns.number - 1]
             few = code.emit(f"icmp slt i64 {code.integer('sub', rows.last, rows.first)}, {height}")
             bottom = code.integer("sub", rows.last, height)
 
@@ -90,7 +90,7 @@ class Products(Memory):
         self.each(first, self.columns, some, step=most)
 
     def _gram_tile(self, J: str, j: str, columns: Columns, span: Span) -> None:
-        code, v = self.code, columns.count
+        code, v = self.code, columns.number
         height = self.plan.gram[v - 1]
         left = code.address(self.packed_place("0", J), code.integer("mul", j, self.size))
         sources = [self.packed_place("0", code.integer("add", columns.first, i)) for i in range(v)]
@@ -111,7 +111,7 @@ class Products(Memory):
     def _product_tile(self, r: str, height: int, columns: Columns) -> list[Vector]:
         """Return some columns of some rows of P·M."""
         code, lanes = self.code, self.plan.lanes
-        starts = [self.place("0", code.integer("add", columns.first, i)) for i in range(columns.count)]
+        starts = [self.place("0", code.integer("add", columns.first, i)) for i in range(columns.number)]
 
         def column(J: str, sums: list[Vector]) -> list[Vector]:
             first = code.integer("mul", J, lanes)
@@ -126,7 +126,7 @@ class Products(Memory):
 
             return code.loop(0, count, 1, number, sums)
 
-        return code.loop(0, self.columns, 1, column, ["zeroinitializer"] * (height * columns.count))
+        return code.loop(0, self.columns, 1, column, ["zeroinitializer"] * (height * columns.number))
 
     def _outer(self, factors: str, stride: int, xs: list[Vector], sums: list[Vector]) -> list[Vector]:
         """Add the products of vectors and single numbers, which are `stride` bytes apart, to their sums."""
@@ -139,7 +139,7 @@ class Products(Memory):
 
     def _store_tile(self, r: str, ys: list[Vector], columns: Columns, target: str, *, add: bool) -> None:
         """Write a tile of the result; add the rows of P if `add`."""
-        code, v = self.code, columns.count
+        code, v = self.code, columns.number
         places = []
         for i in range(len(ys) // v):
             row = code.integer("add", r, i)

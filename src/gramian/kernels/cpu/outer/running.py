@@ -111,7 +111,11 @@ def run(
     if shared:
         scratch = _scratch.pointer(room)
         for group in range(m):
-            _share(plan, length, n, lambda *items, group=group: call(*items, scratch, group))
+
+            def part(compiled: Callable[..., None], first: int, last: int, group: int = group) -> None:
+                call(compiled, first, last, scratch, group)
+
+            _share(plan, length, n, part)
             if marks[group]:
                 call(_compiled(plan), 0, 1, scratch, group)
         return bytes(marks)
