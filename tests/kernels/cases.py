@@ -57,6 +57,13 @@ KERNELS = {
             *((0, 64, 2), (4, 0, 3), (9, 1, 7), (1, 3, 2), (3, 5, 8)),
         ),
     ),
+    "outer": KernelCase(
+        small=(40, 3, 30), medium=(300, 3, 140), large=(5000, 2, 100), marks=_NEEDS_LLVM,
+        edges=(
+            *((40, 1, 300), (130, 5, 17), (20, 30, 90), (5, 4, 33), (70, 2, 64), (9, 3, 20), (3, 2, 8), (1, 2, 1)),
+            *_EMPTY,
+        ),
+    ),
     "simd": KernelCase(
         small=(20, 70, 4), medium=(90, 130, 4), large=(5000, 64, 4), edges=_MANY_SMALL, marks=_NEEDS_NUMBA
     ),

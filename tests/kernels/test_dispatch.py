@@ -17,13 +17,15 @@ pytestmark = overcomplete_is_meant
     [
         ((512, 1, 2048), None, "l1", "panel"),
         ((2048, 2, 1024), None, "huber", "panel"),
-        ((2048, 4, 512), None, "huber", "batched"),
+        ((2048, 4, 512), None, "huber", "outer"),
         ((64, 4096, 4), None, "l1", "lanes"),
         ((64, 4096, 1), None, "l1", "simd"),
         ((64, 4096, 2), (2, 128, 1), "l1", "lanes"),  # [m, l, n]
         ((64, 4096, 4), (4, 256, 1), "l1", "lanes"),
         ((64, 4096, 4), (1, 256, 64), "l1", "lanes"),  # [m, n, l]
-        ((256, 16, 64), None, "l1", "batched"),
+        ((256, 16, 64), None, "l1", "outer"),
+        ((256, 16, 64), (1, 64 * 256, 256), "l1", "batched"),  # [m, n, l]
+        ((20, 2, 30), None, "l1", "batched"),
         ((8, 1, 3), None, "l1", "batched"),
     ],
 )

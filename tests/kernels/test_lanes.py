@@ -157,65 +157,59 @@ def test_in_a_child_process() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+TARGETS = {
+    "avx512": (
+        "x86_64-unknown-linux-gnu", "skylake-avx512", 64, r"vf\w*(madd|sub)\w*ps.*%zmm|vmulps.*%zmm",
+        r"v?(f\w+|mul)ss\b",
+    ),
+    "avx2": (
+        "x86_64-unknown-linux-gnu", "haswell", 32, r"vf\w*(madd|sub)\w*ps.*%ymm|vmulps.*%ymm", r"v?(f\w+|mul)ss\b"
+    ),
+    "sse": ("x86_64-unknown-linux-gnu", "x86-64", 16, r"mulps.*%xmm", r"mulss\b"),
+    "neon": ("aarch64-unknown-linux-gnu", "neoverse-n1", 16, r"(fmla|fmul)\s.*\.4s", r"(fmul|fmadd)\ss"),
+}  # fmt: skip
+"""Processors: triple, name, bytes of a vector, and the instructions that multiply vectors and single numbers."""
+
+
+def assembly(triple: str, cpu: str, text: str) -> str:
+    """Compile a module for another processor."""
+    binding = pytest.importorskip("llvmlite.binding")
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    try:
+        target = binding.Target.from_triple(triple)
+    except RuntimeError:
+        pytest.skip(f"this llvmlite has no {triple}")
+    return target.create_target_machine(cpu=cpu, opt=3).emit_assembly(binding.parse_assembly(text))
+
+
+def innermost_loops(lines: list[str]) -> list[list[str]]:
+    """Return the instructions of each innermost loop: from a label to a jump back to it, with no other label."""
+    labels = {line.split(":")[0]: i for i, line in enumerate(lines) if re.match(r"\.?L\w+:", line)}
+    found = []
+    for i, line in enumerate(lines):
+        target = re.search(r"\.L\w+", line)
+        if target and line.split()[0].startswith(("j", "b")) and labels.get(target[0], i) < i:
+            body = lines[labels[target[0]] + 1 : i]
+            if not any(label in labels for label in (each.split(":")[0] for each in body)):
+                found.append([each.strip() for each in body if each.startswith("\t")])
+    return found
+
+
 class TestCode:
     """What the compiler makes of the loops on processors other than this one."""
 
-    @staticmethod
-    def assembly(triple: str, cpu: str, plan: Plan) -> str:
-        binding = pytest.importorskip("llvmlite.binding")
-        binding.initialize_all_targets()
-        binding.initialize_all_asmprinters()
-        try:
-            target = binding.Target.from_triple(triple)
-        except RuntimeError:
-            pytest.skip(f"this llvmlite has no {triple}")
-        compiler = target.create_target_machine(cpu=cpu, opt=3)
-        return compiler.emit_assembly(binding.parse_assembly(write_function(plan)))
-
-    @staticmethod
-    def loops(lines: list[str]) -> list[list[str]]:
-        """Return the instructions of each innermost loop: from a label to a jump back to it, with no other label."""
-        labels = {line.split(":")[0]: i for i, line in enumerate(lines) if re.match(r"\.?L\w+:", line)}
-        found = []
-        for i, line in enumerate(lines):
-            target = re.search(r"\.L\w+", line)
-            if target and line.split()[0].startswith(("j", "b")) and labels.get(target[0], i) < i:
-                body = lines[labels[target[0]] + 1 : i]
-                if not any(label in labels for label in (each.split(":")[0] for each in body)):
-                    found.append([each.strip() for each in body if each.startswith("\t")])
-        return found
-
-    @pytest.mark.parametrize(
-        ("triple", "cpu", "size", "product", "single"),
-        [
-            (
-                "x86_64-unknown-linux-gnu",
-                "skylake-avx512",
-                64,
-                r"vf\w*(madd|sub)\w*ps.*%zmm|vmulps.*%zmm",
-                r"v?(f\w+|mul)ss\b",
-            ),
-            (
-                "x86_64-unknown-linux-gnu",
-                "haswell",
-                32,
-                r"vf\w*(madd|sub)\w*ps.*%ymm|vmulps.*%ymm",
-                r"v?(f\w+|mul)ss\b",
-            ),
-            ("x86_64-unknown-linux-gnu", "x86-64", 16, r"mulps.*%xmm", r"mulss\b"),
-            ("aarch64-unknown-linux-gnu", "neoverse-n1", 16, r"(fmla|fmul)\s.*\.4s", r"(fmul|fmadd)\ss"),
-        ],
-        ids=["avx512", "avx2", "sse", "neon"],
-    )
+    @pytest.mark.parametrize("target", TARGETS)
     @pytest.mark.parametrize("n", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 8, 16))])
     @pytest.mark.parametrize("order", ["rows", "stack", "columns"])
-    def test_is_vectorised(self, triple, cpu, size, product, single, n, order) -> None:
+    def test_is_vectorised(self, target, n, order) -> None:
+        triple, cpu, size, product, single = TARGETS[target]
         for mode in ("step", "gradient"):
             dense = order == "rows"
             plan = Plan(n, "float", mode, lane_function(L1()).function, size, dense=dense, order=order)  # pyright: ignore
-            lines = self.assembly(triple, cpu, plan).splitlines()
+            lines = assembly(triple, cpu, write_function(plan)).splitlines()
             assert not any("call" in line.split() or "bl" in line.split() for line in lines)
-            loops = self.loops(lines)
+            loops = innermost_loops(lines)
             vectors = [sum(re.match(product, line) is not None for line in loop) for loop in loops]
             singles = [sum(re.match(single, line) is not None for line in loop) for loop in loops]
             # Numbers are multiplied one by one only where vectors of a group end with rows that fill no vector.

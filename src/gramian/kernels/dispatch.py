@@ -12,6 +12,7 @@ from gramian.kernels.base import Kernel, KernelSpec, is_plain
 from gramian.kernels.cpu.batched import Batched
 from gramian.kernels.cpu.block_diagonal import BlockDiagonal
 from gramian.kernels.cpu.lanes.kernel import Lanes
+from gramian.kernels.cpu.outer.kernel import Outer
 from gramian.kernels.cpu.panel import Panel
 from gramian.kernels.cpu.simd import Simd
 from gramian.kernels.gpu.epilogues import epilogue
@@ -33,6 +34,7 @@ LADDER: tuple[Kernel, ...] = (
     Fused(),
     Panel(),
     Lanes(),
+    Outer(),
     Simd(),
     BlockDiagonal(),
     Batched(),
@@ -88,8 +90,8 @@ def use(name: str) -> Generator[None]:
     """Force a kernel within a `with` block; traced and vmapped tensors still use the reference kernel.
 
     Args:
-        name: 'tiled', 'products', 'registers', 'fused', 'panel', 'lanes', 'simd', 'block_diagonal', 'batched' or
-            'reference'.
+        name: 'tiled', 'products', 'registers', 'fused', 'panel', 'lanes', 'outer', 'simd', 'block_diagonal', 'batched'
+            or 'reference'.
 
     Raises:
         OptionError: If there is no such kernel; and from a call within the block, if the kernel does not support it.

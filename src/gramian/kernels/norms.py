@@ -7,10 +7,10 @@ from gramian.kernels import chunks
 from gramian.kernels.reference import full_precision
 from gramian.typing import GroupMatrices, GroupScalars
 
-__all__ = ["StreamingNorm", "gram_norm", "sample", "spectral_norm"]
+__all__ = ["POWER_STEPS", "SMALL", "StreamingNorm", "chirp", "gram_norm", "sample", "spectral_norm"]
 
-_SMALL = 16
-_POWER_STEPS = 2
+SMALL = 16
+POWER_STEPS = 2
 _CHIRP = 0.731
 _SAMPLED, _MOST_SAMPLED = 32, 128
 _SAMPLE_STEPS = 4
@@ -36,7 +36,7 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
     if M.numel() == 0:
         return M.new_zeros(len(M))
     members = M.shape[-1]
-    if members <= _SMALL:
+    if members <= SMALL:
         return M.abs().sum(dim=-1).amax(dim=-1)
     # Column sums equal row sums by symmetry, and are several times as fast.
     sums, largest = M.new_zeros(M.shape[:2]), M.new_zeros(len(M))
@@ -49,10 +49,10 @@ def spectral_norm(M: GroupMatrices) -> GroupScalars:
     # In units of the bound no square overflows; the squares of a norm would, from 1e19 on in float32.
     unit = bound.clamp_min(tiny)[:, None, None]
     column = torch.gather(M, 1, heaviest[:, None, None].expand(-1, 1, members)) / unit
-    chirp = _chirp(M, members)
-    v: Tensor = torch.cat([column, chirp[None, None, :].expand(len(M), 1, -1)], dim=1)
+    fixed = chirp(M, members)
+    v: Tensor = torch.cat([column, fixed[None, None, :].expand(len(M), 1, -1)], dim=1)
     with full_precision(M):
-        for _ in range(_POWER_STEPS):
+        for _ in range(POWER_STEPS):
             v = torch.bmm(v / torch.linalg.vector_norm(v, dim=2, keepdim=True).clamp_min(tiny) / unit, M)
     power = torch.linalg.vector_norm(v, dim=2).amax(dim=1) * unit[:, 0, 0]
     return torch.minimum(bound, torch.maximum(power, largest))
@@ -66,8 +66,8 @@ def gram_norm(P: Tensor) -> Tensor:
     unit = largest.clamp_min(torch.finfo(P.dtype).tiny)
     with full_precision(P):
         # Vectors are rows here and below: three to six times as fast as products of two columns.
-        v = torch.stack([P.index_select(1, heaviest[None])[:, 0] @ P / unit, _chirp(P, P.shape[1])])
-        for _ in range(_POWER_STEPS):
+        v = torch.stack([P.index_select(1, heaviest[None])[:, 0] @ P / unit, chirp(P, P.shape[1])])
+        for _ in range(POWER_STEPS):
             v = _unit(v) @ P.mT @ P / unit
     return torch.maximum(torch.linalg.vector_norm(v, dim=1).amax() * unit, largest)
 
@@ -93,11 +93,11 @@ class StreamingNorm:
         self._unit = torch.where(largest == 0, 1, largest)
         columns = columns / self._unit
         with full_precision(columns):
-            v = _chirp(columns, k)
+            v = chirp(columns, k)
             for _ in range(_SAMPLE_STEPS):
                 v = columns.mT @ (columns @ (v / torch.linalg.vector_norm(v).clamp_min(tiny)))
             # In units of the largest entry no product overflows.
-            self._v = _unit(torch.stack([columns @ v, _chirp(columns, n)])) / self._unit
+            self._v = _unit(torch.stack([columns @ v, chirp(columns, n)])) / self._unit
         self._product = torch.zeros_like(self._v)
         self._largest = columns.new_zeros(())
 
@@ -116,7 +116,7 @@ class StreamingNorm:
         return torch.maximum(power, self._largest)
 
 
-def _chirp(like: Tensor, size: int) -> Tensor:
+def chirp(like: Tensor, size: int) -> Tensor:
     """Return a fixed vector without structure."""
     return torch.cos(_CHIRP * torch.arange(size, dtype=like.dtype, device=like.device).square())
 

@@ -10,11 +10,9 @@ from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.functions import EntryFunction
 from gramian.kernels.cpu.lanes.plan import Plan
 from gramian.kernels.cpu.lanes.rows import Rows
+from gramian.kernels.factors import NEAR
 
-__all__ = ["NEAR", "Matrices"]
-
-NEAR = 0.1
-"""The ‖X‖_F up to which the proximal rule has w = 1; see `gramian.rules.prox`."""
+__all__ = ["Matrices"]
 
 
 class Matrices(Rows):

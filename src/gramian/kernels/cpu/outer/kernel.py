@@ -1,0 +1,172 @@
+r"""The outer kernel, for groups of middle size on a CPU: X, the factor and the products of one group after another.
+
+The Gram product sums outer products of rows in registers and computes half of X; entry-wise work and the second product
+follow while the group is in the cache. It is for the penalties that `lanes.functions` knows; the others use the
+products of `batched`. The code is generated for this processor at the first use and compiled by llvmlite, which is
+installed with Numba: `pip install 'gramian[fast]'`.
+"""
+
+import torch
+from torch import Tensor
+
+from gramian.kernels import chunks, reference
+from gramian.kernels.base import FusedStep, KernelSpec
+from gramian.kernels.cpu.batched import Batched
+from gramian.kernels.cpu.lanes import machine
+from gramian.kernels.cpu.lanes.functions import LaneFunction, lane_function
+from gramian.kernels.cpu.outer.running import MOST_SHARED, run
+from gramian.kernels.factors import step_factor_
+from gramian.penalties import Penalty
+from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
+
+__all__ = ["Outer"]
+
+_FEWEST_MEMBERS, _MOST_MEMBERS = 17, 512
+_FEW_GROUPS = 4
+
+_LEAST = 1 << 18
+"""Fewest multiplications of PᵀP for which code is compiled."""
+
+_MATRICES = 1 << 22
+"""Most entries of the X of groups that a step holds at once: 16 MiB in float32."""
+
+
+class Outer(Batched):
+    """Gram products, gradients and proximal steps of one group after another."""
+
+    name = "outer"
+
+    def unsupported_reason(self, problem: KernelSpec) -> str | None:
+        if problem.device != "cpu":
+            return f"it runs on a CPU; Φ is on {problem.device}"
+        if not machine.is_installed():
+            return "llvmlite is not installed, or too old; try pip install 'gramian[fast]'"
+        return None
+
+    def slower_reason(self, problem: KernelSpec) -> str | None:
+        length, m, n = problem.shape
+        if not _FEWEST_MEMBERS <= n <= _MOST_MEMBERS:
+            return f"it is for n from {_FEWEST_MEMBERS} to {_MOST_MEMBERS}; n is {n}"
+        if problem.strides[2] != 1:
+            return "the rows of groups are not adjacent in memory"
+        if length * m * n * n < _LEAST:
+            return "the groups are too small to compile code for"
+        if m < _FEW_GROUPS and length * n > MOST_SHARED:
+            return f"there are fewer than {_FEW_GROUPS} groups, too large to be shared by threads"
+        return None
+
+    def residual(self, phi: Phi) -> GroupMatrices:
+        wide = _widen(phi)
+        X = wide.new_empty(wide.shape[1], wide.shape[2], wide.shape[2])
+        run("residual", wide, wide, matrices=X)
+        return X
+
+    def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
+        known = lane_function(penalty)
+        if known is None:
+            return super().value(phi, penalty)
+        wide = _widen(phi)
+        values = wide.new_empty(wide.shape[1])
+        run("value", wide, wide, function=known.function, values=values, numbers=(0.0, *known.numbers))
+        return values
+
+    def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
+        if lane_function(penalty) is None:
+            return super().value_and_grad(phi, penalty, beta)
+        wide = _widen(phi)
+        grad = _empty_like(wide)
+        values = self.value_and_grad_into(grad, wide, penalty, beta)
+        return values, grad.to(phi.dtype)
+
+    def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
+        known = lane_function(penalty)
+        if known is None:
+            return super().value_and_grad_into(out, phi, penalty, beta)
+        wide = _widen(phi)
+        grad = out if out.stride(2) == 1 and out.dtype == wide.dtype else _empty_like(wide)
+        values = wide.new_empty(wide.shape[1])
+        numbers = (2 * beta, *known.numbers)
+        run("gradient", wide, grad, function=known.function, values=values, numbers=numbers)
+        if grad is not out:
+            out.copy_(grad)
+        return values if beta == 1 else beta * values
+
+    def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
+        wide = _widen(phi)
+        out = _empty_like(wide)
+        run("multiply", wide, out, matrices=M.contiguous(), flags=b"\1" * wide.shape[1])
+        return out
+
+    def add_apply_(self, phi: Phi, M: GroupMatrices) -> None:
+        if phi.stride(2) != 1:
+            super().add_apply_(phi, M)
+            return
+        run("multiply_add", phi, phi, matrices=M.contiguous(), flags=b"\1" * phi.shape[1])
+        torch.autograd.graph.increment_version(phi)
+
+    def proximal_step(
+        self,
+        phi: Phi,
+        penalty: Penalty,
+        tau: float,
+        *,
+        in_place: bool,
+        rate: Scalar | None = None,  # noqa: ARG002
+    ) -> FusedStep | None:
+        known = lane_function(penalty)
+        if known is None:
+            return None
+        wide = _widen(phi)
+        out = wide if in_place else _empty_like(wide)
+        _, m, n = wide.shape
+        values = wide.new_empty(m)
+        groups = max(1, _MATRICES // max(1, n * n))
+        for first in range(0, m, groups):
+            which = slice(first, first + groups)
+            values[which] = _step(wide[:, which], out[:, which], penalty, known, tau)
+        if in_place and wide is not phi:
+            phi.copy_(wide)
+        elif in_place:
+            torch.autograd.graph.increment_version(phi)
+        return FusedStep(values, phi if in_place else out.to(phi.dtype), [])
+
+
+def _step(phi: Phi, out: Phi, penalty: Penalty, known: LaneFunction, tau: float) -> GroupScalars:
+    """Step groups, and then those whose factor torch computes; return μ(X)."""
+    _, m, n = phi.shape
+    values, X = phi.new_empty(m), phi.new_empty(m, n, n)
+    in_place = out.data_ptr() == phi.data_ptr()
+    flags = run(
+        "step" if in_place else "change",
+        phi,
+        out,
+        function=known.function,
+        values=values,
+        matrices=X,
+        numbers=(tau, *known.numbers),
+    )
+    if 1 not in flags:
+        return values
+    far = torch.frombuffer(bytearray(flags), dtype=torch.bool)
+    every = 0 not in flags
+
+    def finite() -> Tensor:
+        return reference.REFERENCE.finite(phi if every else phi[:, far])
+
+    M = step_factor_(X if every else X[far], penalty, tau, chunks.CHUNK_SIZE, finite)
+    if not every:
+        X[far] = M
+    run("multiply_add" if in_place else "multiply", phi, out, matrices=M if every else X, flags=flags)
+    return values
+
+
+def _widen(phi: Phi) -> Phi:
+    """Return Φ in the compute dtype, with adjacent rows of groups."""
+    wide = phi.to(reference.compute_dtype(phi.dtype))
+    return wide if wide.stride(2) == 1 else wide.contiguous()
+
+
+def _empty_like(phi: Phi) -> Phi:
+    """Return new memory in the order of Φ, without its gaps."""
+    out = torch.empty_like(phi)
+    return out if out.stride(2) == 1 else phi.new_empty(phi.shape)

@@ -1,0 +1,169 @@
+"""Calls of the compiled functions: whole groups for each thread, or the phases of one group for all threads."""
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gramian.kernels.cpu import threads
+from gramian.kernels.cpu.lanes import machine
+from gramian.kernels.cpu.lanes.functions import EntryFunction
+from gramian.kernels.cpu.outer.loops import write_function
+from gramian.kernels.cpu.outer.norms import ROOM
+from gramian.kernels.cpu.outer.phases import ROWS, write_phase
+from gramian.kernels.cpu.outer.plan import Tiles
+from gramian.kernels.cpu.outer.products import DEPTH
+from gramian.kernels.norms import chirp
+from gramian.typing import Phi
+
+__all__ = ["MOST_SHARED", "run"]
+
+MOST_SHARED = 1 << 20
+"""Most entries of a group whose work several threads share: 4 MiB in float32."""
+
+_LEAST_SHARED = 1 << 22
+"""Fewest multiplications of PᵀP of such a group."""
+
+_GROUPS = 2
+"""Groups for each thread from which each thread computes whole groups."""
+
+_PACKED = 1 << 17
+"""Bytes of packed rows of a group: a part of a second-level cache, beside X."""
+
+_PER_MULTIPLICATION = 4
+"""Multiplications that take the time of one of `threads.run_blocks`."""
+
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+
+_ARGUMENTS = (*(2 * (ctypes.c_void_p,)), *(9 * (ctypes.c_int64,)), *(5 * (ctypes.c_void_p,)))
+
+
+class _Scratch(threading.local):
+    """The scratch memory of a thread."""
+
+    memory: Tensor | None = None
+
+    def pointer(self, size: int) -> int:
+        """Return the address of so many bytes, at a multiple of 64."""
+        if self.memory is None or self.memory.numel() < size + 64:
+            self.memory = torch.empty(size + 64, dtype=torch.uint8)
+        return -(-self.memory.data_ptr() // 64) * 64
+
+
+_scratch = _Scratch()
+
+
+def run(
+    mode: str,
+    phi: Phi,
+    out: Phi,
+    *,
+    function: EntryFunction | None = None,
+    values: Tensor | None = None,
+    matrices: Tensor | None = None,
+    flags: bytes | None = None,
+    numbers: Sequence[float] = (),
+) -> bytes:
+    """Run a function over all groups.
+
+    Args:
+        mode: What it computes; see `Tiles`.
+        phi: Φ in float32 or float64, with adjacent rows of groups.
+        out: The result, likewise.
+        function: The penalty.
+        values: Gets μ of each group.
+        matrices: Matrices [m, n, n], contiguous; of a step, memory for the X of groups that are not stepped.
+        flags: For each group, 1 if it is multiplied by its matrix.
+        numbers: 2β or τ, and the numbers of the penalty.
+
+    Returns:
+        A byte for each group: of a step, 1 if its X is not finite and has been written, and the group not stepped.
+    """
+    length, m, n = phi.shape
+    if m == 0 or n == 0:
+        if values is not None:
+            values.zero_()
+        return b""
+    size = phi.element_size()
+    plan = Tiles(_TYPES[phi.dtype], mode, function, machine.vector_bytes())
+    width = -(-n // plan.lanes) * plan.lanes
+    shared = _is_shared(phi, width) and (mode == "gradient" or (mode in ("step", "change") and n <= length))
+    block = length if shared else _rows(length, width * size)
+    room = width * (width + block + ROOM) * size
+    marks = (ctypes.c_uint8 * m)(*(flags or b""))
+    if mode in ("step", "change"):
+        numbers = (*numbers, *_fixed_vector(n, phi.dtype), *([0.0] * (width - n)))
+    scalars = ((ctypes.c_double if size == 8 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
+    strides = [size * tensor.stride(axis) for tensor in (phi, out) for axis in (0, 1)]
+    starts = [0 if tensor is None else tensor.data_ptr() for tensor in (phi, out, values, matrices)]
+    places, address = ctypes.addressof(marks), ctypes.addressof(scalars)
+
+    def call(compiled: Callable[..., None], first: int, last: int, scratch: int, group: int = 0) -> None:
+        """Run a function over groups, or over items of one group."""
+        compiled(
+            starts[0] + group * strides[1], starts[1] + group * strides[3], *strides, length, n, block, first, last,
+            starts[2] + group * size, places + group, starts[3] + group * n * n * size, scratch, address,
+        )  # fmt: skip
+
+    if shared:
+        scratch = _scratch.pointer(room)
+        for group in range(m):
+
+            def part(compiled: Callable[..., None], first: int, last: int, group: int = group) -> None:
+                call(compiled, first, last, scratch, group)
+
+            _share(plan, length, n, part)
+            if marks[group]:
+                call(_compiled(plan), 0, 1, scratch, group)
+        return bytes(marks)
+    compiled = _compiled(plan)
+    work = length * m * n * n // _PER_MULTIPLICATION
+    threads.run_blocks(lambda first, last: call(compiled, first, last, _scratch.pointer(room)), m, work)
+    return bytes(marks)
+
+
+def _share(plan: Tiles, length: int, n: int, call: Callable[[Callable[..., None], int, int], None]) -> None:
+    """Run the phases of one group, each in several threads."""
+    rows, columns = -(-length // ROWS), -(-n // plan.lanes)
+    phases = {"pack": (rows, length * n), "gram": (columns, length * n * n // 2), "factor": (columns, n * n)}
+    phases["multiply"] = (rows, length * n * n)
+    if plan.mode == "gradient":
+        del phases["factor"]
+    for phase, (items, work) in phases.items():
+        compiled = _phase(plan, phase)
+        threads.run_blocks(
+            lambda first, last, compiled=compiled: call(compiled, first, last), items, work // _PER_MULTIPLICATION
+        )
+
+
+def _rows(length: int, row: int) -> int:
+    """Return how many rows are packed at once: about equal numbers, multiples of the rows of a partial sum."""
+    most = max(DEPTH, _PACKED // row // DEPTH * DEPTH)
+    blocks = max(1, -(-length // most))
+    return max(1, min(length, -(-length // (blocks * DEPTH)) * DEPTH))
+
+
+def _is_shared(phi: Phi, width: int) -> bool:
+    """Tell whether several threads share the work of one group after another."""
+    length, m, n = phi.shape
+    few = m < _GROUPS * torch.get_num_threads() and torch.get_num_threads() > 1
+    return few and length * width <= MOST_SHARED and length * n * n >= _LEAST_SHARED
+
+
+@cache
+def _fixed_vector(n: int, dtype: torch.dtype) -> tuple[float, ...]:
+    """Return the vector from which `gramian.kernels.norms.spectral_norm` also starts."""
+    return tuple(chirp(torch.empty((), dtype=dtype), n).tolist())
+
+
+@cache
+def _compiled(plan: Tiles) -> Callable[..., None]:
+    return machine.compile_function(write_function(plan), "run", _ARGUMENTS)
+
+
+@cache
+def _phase(plan: Tiles, phase: str) -> Callable[..., None]:
+    return machine.compile_function(write_phase(plan, phase), "run", _ARGUMENTS)
