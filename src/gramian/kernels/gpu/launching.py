@@ -13,7 +13,7 @@ from torch import Tensor
 from gramian.kernels.gpu.epilogues import interpreted
 from gramian.kernels.reference import REFERENCE, Reference
 
-__all__ = ["DeviceCodeError", "launch", "or_reference", "precision", "processors", "sums"]
+__all__ = ["DeviceCodeError", "launch", "or_reference", "precision", "processors", "registers", "sums"]
 
 _FUNCTIONS = {
     "registers": ("whole_groups",),
@@ -94,6 +94,11 @@ def precision(dtype: torch.dtype) -> dict[str, Any]:
 def sums(dtype: torch.dtype) -> dict[str, Any]:
     """Return the dtype of sums, for device code without matrix units."""
     return {"WIDE": precision(dtype)["WIDE"]}
+
+
+def registers(most: int) -> dict[str, int]:
+    """Let a thread use up to `most` registers; without it ptxas may spill some so that more programs run at once."""
+    return {} if interpreted() or torch.version.hip else {"maxnreg": most}  # an option of CUDA devices
 
 
 def processors(device: torch.device) -> int:

@@ -194,14 +194,15 @@ def _factor(
     copied = keep or phi.dtype != values.dtype
     P = values.new_empty(m, length, n) if copied else phi.permute(1, 0, 2)
     X, sums = symmetric_product(phi, epilogue, 0, n, step=True, copy=P if copied else None)
-    limits, scratch = X.new_empty(m, 2), X.new_empty(m, n)
+    limits, scratch = X.new_empty(m, 2), X.new_empty(m, 2, n)
     options: dict[str, Any] = {"PENALTY": epilogue.kind, **launching.sums(X.dtype)}
     width = 1 << (n - 1).bit_length()
     rows = max(1, min(8 if width < 512 else 16, 8192 // width))
     launching.launch(
         "limit_step", (m,), phi, X, sums, values, total, limits, scratch, total if rate is None else rate,
         length, n, m, *sums.shape[1:3], *phi.stride(), tau, epilogue.parameter, ROWS=rows,
-        WIDTH=width, RATE=rate is not None, WRITE=n <= _ONE_PROGRAM, num_warps=8, **options,
+        WIDTH=width, RATE=rate is not None, WRITE=n <= _ONE_PROGRAM, num_warps=8,
+        **launching.registers(128), **options,
     )  # fmt: skip
     if n > _ONE_PROGRAM:
         block = 1024
