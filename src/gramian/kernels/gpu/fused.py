@@ -17,6 +17,7 @@ from torch import Tensor
 from gramian.kernels import reference
 from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.gpu import epilogues, launching
+from gramian.kernels.gpu.configurations import Configuration, configuration, shape_class
 from gramian.kernels.gpu.launching import or_reference
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
@@ -194,14 +195,21 @@ def _launch(
         return
     fold = max(1, 16 // n)
     columns = max(16, 1 << (fold * n - 1).bit_length())
+    key = f"{name} {shape_class(phi)} {options.get('PENALTY', '')}, {'step' if options.get('STEP') else 'product'}"
+    chosen = configuration(key, phi.device, lambda: _candidates(name, columns, phi.dtype))
     launching.launch(
         name, (-(-m // fold), *programs), *tensors, length, m, *phi.stride(), *strides, *numbers,
-        N=n, FOLD=fold, COLUMNS=columns, **_rows_and_warps(name, columns, phi.dtype), **options,
+        N=n, FOLD=fold, COLUMNS=columns, **chosen, **options,
     )  # fmt: skip
 
 
-def _rows_and_warps(name: str, columns: int, dtype: torch.dtype) -> dict[str, int]:
-    """Choose the rows at a time and the warps of a program so that the compiler spills fewest registers."""
-    if name in ("fused_update", "fused_gram") and dtype == torch.float32 and columns == _MOST:
-        return {"ROWS": 32, "num_warps": 8}
-    return {"ROWS": 64, "num_warps": columns // 8 if name == "fused_factor" else columns // 16}
+def _candidates(name: str, columns: int, dtype: torch.dtype) -> list[Configuration]:
+    """Return the rows at a time and the warps of a program, the default first, which spills no registers."""
+    if name == "fused_factor":
+        return [{"ROWS": 64, "num_warps": columns // 8}]
+    if name != "fused_apply" and dtype == torch.float32 and columns == _MOST:
+        choices = ((32, 8), (16, 8), (64, 8))
+    else:
+        few, many = columns // 16, columns // 8
+        choices = ((64, few), (32, few), (128, few), (32, many), (64, many), (128, many))
+    return [{"ROWS": rows, "num_warps": warps} for rows, warps in choices]
