@@ -39,8 +39,6 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-KNOWN_SPILLS = {("sm_100", "fused_factor", 33): 96}
-"""Bytes that variants are allowed to spill: a float32 step, for a width that no power of two is near."""
 
 WITH_MATRIX_UNIT = {"fused_gram", "fused_update", "fused_apply", "symmetric_tiles", "sign_product"}
 MATRIX_UNIT = r"\b(wgmma\.mma_async|mma\.sync|tcgen05\.mma|v_mfma_\w+)"
@@ -108,7 +106,7 @@ def cases_for_candidates() -> Iterator[Case]:
     for dtype, step in itertools.product((FP32, BF16), (False, True)):
         for shape in ((64, 4096, 4), (768, 8192, 8)):
             yield Case(Registers, shape, dtype, step=step)
-        for shape in ((256, 640, 16), (256, 640, 64), (8192, 1, 64)):
+        for shape in ((256, 640, 16), (256, 640, 32), (256, 640, 64), (8192, 1, 64)):
             yield Case(Fused, shape, dtype, step=step)
         for shape in ((512, 3, 128), (512, 3, 1000)):
             yield Case(Products, shape, dtype, step=step)
@@ -162,7 +160,7 @@ class Variant:
         if self.error:
             return [f"it does not compile: {self.error}"]
         result = []
-        if self.stack > KNOWN_SPILLS.get((self.target, self.name, self.case.shape[2]), 0):
+        if self.stack:
             result.append(f"it spills: {self.stack} bytes of stack")
         if self.shared > SHARED_MEMORY[self.target]:
             result.append(f"it needs {self.shared} bytes of shared memory")

@@ -195,21 +195,28 @@ def _launch(
         return
     fold = max(1, 16 // n)
     columns = max(16, 1 << (fold * n - 1).bit_length())
-    key = f"{name} {shape_class(phi)} {options.get('PENALTY', '')}, {'step' if options.get('STEP') else 'product'}"
-    chosen = configuration(key, phi.device, lambda: _candidates(name, columns, phi.dtype))
+    step = options.get("STEP", False)
+    key = f"{name} {shape_class(phi)} {options.get('PENALTY', '')}, {'step' if step else 'product'}"
+    chosen = configuration(key, phi.device, lambda: _candidates(name, columns, phi.dtype, step=step))
     launching.launch(
         name, (-(-m // fold), *programs), *tensors, length, m, *phi.stride(), *strides, *numbers,
         N=n, FOLD=fold, COLUMNS=columns, **chosen, **options,
     )  # fmt: skip
 
 
-def _candidates(name: str, columns: int, dtype: torch.dtype) -> list[Configuration]:
+def _candidates(name: str, columns: int, dtype: torch.dtype, *, step: bool) -> list[Configuration]:
     """Return the rows at a time and the warps of a program, the default first, which spills no registers."""
+    few, many = columns // 16, columns // 8
     if name == "fused_factor":
-        return [{"ROWS": 64, "num_warps": columns // 8}]
-    if name != "fused_apply" and dtype == torch.float32 and columns == _MOST:
-        choices = ((32, 8), (16, 8), (64, 8))
-    else:
-        few, many = columns // 16, columns // 8
+        choices = ((64, many),)
+    elif columns < _MOST:
         choices = ((64, few), (32, few), (128, few), (32, many), (64, many), (128, many))
+    elif name == "fused_apply":
+        choices = ((64, few), (32, few), (32, many), (128, many))
+    elif dtype == torch.float32:
+        choices = ((32, many), (16, many), (64, many))
+    elif step:
+        choices = ((64, few),)  # Triton 3.7 compiles no other one for sm_100
+    else:
+        choices = ((64, few), (32, few), (32, many), (64, many), (128, many))
     return [{"ROWS": rows, "num_warps": warps} for rows, warps in choices]

@@ -227,5 +227,7 @@ def _factor(
 def _limit_candidates(width: int) -> list[Configuration]:
     """Return the rows at a time and the warps of the program that computes the norms, the default first."""
     rows = max(1, min(8 if width < 512 else 16, 8192 // width))
-    choices = ((rows, 8), (max(1, rows // 2), 8), (2 * rows, 16), (rows, 16), (max(1, rows // 2), 4))
+    choices = [(rows, 8), (max(1, rows // 2), 8), (2 * rows, 16), (rows, 16)]
+    if width <= 1024:  # longer rows in four warps spill registers
+        choices.append((max(1, rows // 2), 4))
     return [{"ROWS": rows, "num_warps": warps} for rows, warps in dict.fromkeys(choices)]

@@ -75,7 +75,7 @@ def _tiles(phi: Phi) -> list[Configuration]:
     choices = (
         *((rows, groups, warps), (rows, groups, min(8, 2 * warps)), (rows, max(1, groups // 2), warps)),
         *((rows, max(1, groups // 2), half), (rows, 2 * groups, min(8, 2 * warps))),
-        *((max(1, rows // 2), groups, half), (max(1, rows // 2), 2 * groups, warps)),
+        (max(1, rows // 2), 2 * groups, warps),
     )
     default, *others = dict.fromkeys(choices)
     fitting = [tile for tile in others if tile[0] * tile[1] * _members(n) <= _MOST_ENTRIES * tile[2]]

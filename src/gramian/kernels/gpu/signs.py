@@ -24,14 +24,15 @@ __all__ = ["sign_product", "subgradient_dtype"]
 _SMALL = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3}
 _LARGE = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 3}
 _OTHERS = (
-    {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4, "num_stages": 2},
     {"ROWS": 64, "COLUMNS": 128, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
-    {"ROWS": 128, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
     {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 2},
+)
+_ALIGNED = (
+    {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4, "num_stages": 2},
+    {"ROWS": 128, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
     {"ROWS": 128, "COLUMNS": 128, "DEPTH": 64, "num_warps": 8, "num_stages": 2},
 )
-_WIDE = {"ROWS": 128, "COLUMNS": 256, "DEPTH": 32, "num_warps": 8, "num_stages": 2}
-"""Spills registers where the rows of P and G are not aligned, which takes more loads."""
+"""They spill registers where the rows of P and G are not aligned, which takes more loads."""
 
 _BAND = 8
 """Tiles below one another that are computed before the next column of tiles, because they share what they read."""
@@ -72,7 +73,7 @@ def _candidates(phi: Phi, width: int) -> list[Configuration]:
     length, m, _ = phi.shape
     tiles = m * -(-length // _LARGE["ROWS"]) * -(-width // _LARGE["COLUMNS"])
     large = width > _SMALL["COLUMNS"] and tiles >= launching.processors(phi.device)
-    others = (*_OTHERS, _WIDE) if phi.shape[2] % 16 == width % 16 == 0 else _OTHERS
+    others = (*_OTHERS, *_ALIGNED) if phi.shape[2] % 16 == width % 16 == 0 else _OTHERS
     return [_LARGE, _SMALL, *others] if large else [_SMALL, _LARGE, *others]
 
 
