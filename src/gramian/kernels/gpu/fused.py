@@ -210,11 +210,12 @@ def _candidates(name: str, columns: int, dtype: torch.dtype, *, step: bool) -> l
     if name == "fused_factor":
         choices = ((64, many),)
     elif columns < _MOST:
-        choices = ((64, few), (32, few), (128, few), (32, many), (64, many), (128, many))
+        choices = ((64, few), (32, few), (32, many), (64, many))
+        choices += ((128, few), (128, many)) if dtype != torch.float32 else ()
     elif name == "fused_apply":
         choices = ((64, few), (32, few), (32, many), (128, many))
     elif dtype == torch.float32:
-        choices = ((32, many), (16, many), (64, many))
+        choices = ((32, many), (16, many))
     elif step:
         choices = ((64, few),)  # Triton 3.7 compiles no other one for sm_100
     else:

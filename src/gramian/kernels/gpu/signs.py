@@ -23,14 +23,11 @@ __all__ = ["sign_product", "subgradient_dtype"]
 
 _SMALL = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3}
 _LARGE = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 3}
-_OTHERS = (
-    {"ROWS": 64, "COLUMNS": 128, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
-    {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 2},
-)
+_OTHER = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 2}
 _ALIGNED = (
     {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4, "num_stages": 2},
     {"ROWS": 128, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
-    {"ROWS": 128, "COLUMNS": 128, "DEPTH": 64, "num_warps": 8, "num_stages": 2},
+    {"ROWS": 64, "COLUMNS": 128, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
 )
 """They spill registers where the rows of P and G are not aligned, which takes more loads."""
 
@@ -73,7 +70,7 @@ def _candidates(phi: Phi, width: int) -> list[Configuration]:
     length, m, _ = phi.shape
     tiles = m * -(-length // _LARGE["ROWS"]) * -(-width // _LARGE["COLUMNS"])
     large = width > _SMALL["COLUMNS"] and tiles >= launching.processors(phi.device)
-    others = (*_OTHERS, *_ALIGNED) if phi.shape[2] % 16 == width % 16 == 0 else _OTHERS
+    others = (_OTHER, *_ALIGNED) if phi.shape[2] % 16 == width % 16 == 0 else (_OTHER,)
     return [_LARGE, _SMALL, *others] if large else [_SMALL, _LARGE, *others]
 
 

@@ -18,12 +18,12 @@ __all__ = ["symmetric_product"]
 
 _CONFIGURATIONS = {
     2: ((128, 64, 8, 3), (64, 64, 4, 3), (64, 64, 4, 4)),
-    4: ((64, 32, 4, 2), (64, 64, 4, 2), (64, 32, 8, 2)),
+    4: ((64, 32, 4, 2),),
     8: ((64, 16, 4, 1),),
 }
 """Edge of a tile, rows at a time, warps and stages, for each size of an entry in bytes; the default first."""
 
-_ALIGNED = {2: ((128, 32, 8, 4), (128, 64, 8, 4), (128, 128, 8, 2)), 4: ((128, 32, 8, 2),), 8: ()}
+_ALIGNED = {2: ((128, 32, 8, 4), (128, 64, 8, 4), (128, 128, 8, 2)), 4: ((64, 32, 8, 2), (128, 32, 8, 2)), 8: ()}
 """The same, only where rows are aligned: otherwise they spill registers."""
 
 
