@@ -211,7 +211,7 @@ def _candidates(name: str, columns: int, dtype: torch.dtype, *, step: bool) -> l
         choices = ((64, many),)
     elif columns < _MOST:
         choices = ((64, few), (32, few), (32, many), (64, many))
-        choices += ((128, few), (128, many)) if dtype != torch.float32 else ()
+        choices += ((128, few), (128, many)) if dtype != torch.float32 and not step else ()
     elif name == "fused_apply":
         choices = ((64, few), (32, few), (32, many), (128, many))
     elif dtype == torch.float32:

@@ -71,12 +71,12 @@ def _tiles(phi: Phi) -> list[Configuration]:
     columns = max(32, min(128, entries // rows)) if phi.stride(2) == 1 else max(8, min(64, entries // rows))
     groups = max(1, columns // _members(n))
     warps = max(1, min(8, rows * groups * _members(n) // 1024))
-    half = max(1, warps // 2)
-    choices = (
+    choices = [
         *((rows, groups, warps), (rows, groups, min(8, 2 * warps)), (rows, max(1, groups // 2), warps)),
-        *((rows, max(1, groups // 2), half), (rows, 2 * groups, min(8, 2 * warps))),
-        (max(1, rows // 2), 2 * groups, warps),
-    )
+        *((rows, 2 * groups, min(8, 2 * warps)), (max(1, rows // 2), 2 * groups, warps)),
+    ]
+    if length <= _LONGEST:  # longer vectors spill registers in fewer warps
+        choices.append((rows, max(1, groups // 2), max(1, warps // 2)))
     default, *others = dict.fromkeys(choices)
     fitting = [tile for tile in others if tile[0] * tile[1] * _members(n) <= _MOST_ENTRIES * tile[2]]
     return [dict(zip(("ROWS", "GROUPS", "num_warps"), tile, strict=True)) for tile in (default, *fitting)]
