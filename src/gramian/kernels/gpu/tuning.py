@@ -67,7 +67,7 @@ class Tuning:
 def tune(phi: Tensor, *, penalty: str | Penalty = "l1", seconds: float = 60.0) -> Tuning:
     r"""Time configurations of the GPU kernels for tensors such as Φ, and keep the fastest correct ones in a file.
 
-    The loss with its gradient and a proximal step are timed with at most eight candidates for each function of the
+    The loss with its gradient and a proximal step are timed with at most six candidates for each function of the
     device code: other tiles, warps and stages. A candidate whose results differ from float64, for the step from those
     of the default, by more than rounding is refused. The configurations are for this device, for the versions of
     Triton and of the device code, and for tensors of the same dtype and penalty whose sizes have the same powers of
