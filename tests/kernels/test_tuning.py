@@ -110,7 +110,7 @@ def test_every_function_with_candidates_is_tuned(kernel) -> None:
         calls = tuning.operations(draw(shape, torch.float32), as_penalty("l1"))
         found = tuning.search(calls, lambda _: 1.0, lambda: 100)
     assert {key.split()[0] for key in found.configurations} == expected[kernel]
-    assert found.tried > (3 if kernel == "tiled" else 5)
+    assert found.tried > 3
     assert found.refused == 0  # each candidate was run, and its numbers are right
     assert found.complete
 

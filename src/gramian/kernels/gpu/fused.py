@@ -210,8 +210,9 @@ def _candidates(name: str, columns: int, dtype: torch.dtype, *, step: bool) -> l
     if name == "fused_factor":
         choices = ((64, many),)
     elif columns < _MOST:
-        choices = ((64, few), (32, few), (32, many), (64, many))
-        choices += ((128, few), (128, many)) if dtype != torch.float32 and not step else ()
+        choices = ((64, few), (32, few), (64, many))
+        if dtype != torch.float32:
+            choices += ((32, many),) if step else ((32, many), (128, few), (128, many))
     elif name == "fused_apply":
         choices = ((64, few), (32, few), (32, many), (128, many))
     elif dtype == torch.float32:

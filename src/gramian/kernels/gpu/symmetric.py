@@ -64,7 +64,7 @@ def symmetric_product(
     launching.launch(
         "symmetric_tiles", grid, phi, G if copy is None else copy, G, sums, length, n, first, last, *phi.stride(),
         epilogue.parameter, PENALTY=epilogue.kind, STEP=step, COPY=copy is not None, **options,
-        **launching.precision(phi.dtype),
+        **({} if simple else launching.registers(255)), **launching.precision(phi.dtype),
     )  # fmt: skip
     return G, sums
 
