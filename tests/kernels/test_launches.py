@@ -59,7 +59,8 @@ THREE = ["fused_gram", "fused_factor", "fused_apply"]
     [
         (Registers, SMALL, torch.float32, ["whole_groups", "sum"], ["whole_groups", "sum"]),
         (Registers, SMALL, torch.bfloat16, ["whole_groups", "sum"], ["whole_groups", "sum"]),
-        (Fused, MEDIUM, torch.bfloat16, ["fused_update", "sum"], ["fused_update", "sum"]),
+        (Fused, MEDIUM, torch.bfloat16, ["fused_update", "sum"], THREE),
+        (Fused, (512, 64, 32), torch.bfloat16, ["fused_update", "sum"], ["fused_update", "sum"]),
         (Fused, MEDIUM, torch.float32, ["fused_update", "sum"], THREE),
         (Fused, TALL, torch.float32, [*THREE, "sum"], THREE),
         (

@@ -2,8 +2,9 @@ r"""The fused kernel, for groups of up to 64 vectors on a GPU: one launch comput
 
 A program processes as many adjacent groups as fill sixteen columns, or one group of up to 64 vectors. It forms X in
 registers, computes its factor of P there, and reads the vectors a second time to multiply them. X is never written to
-memory. If there are too few groups to keep the device busy, three launches share the rows among programs: partial Gram
-matrices, one program a group for the factors, and the products.
+memory. If there are too few groups to keep the device busy, and for a step of more than 32 vectors, there are three
+launches, which share the rows among programs: partial Gram matrices, one program a group for the factors, and the
+products.
 
 The products of 16-bit numbers are exact in float32, in which they are summed. float32 is multiplied as three tf32
 products, which keeps its precision: with one tf32 product the sign of every X_jk below 1e-3 would be random.
@@ -126,8 +127,9 @@ class Fused(Reference):
         options = {"PENALTY": update.epilogue.kind, "STEP": update.step, "RATE": update.rate is not None}
         rate = values if update.rate is None else update.rate
         splits = _splits(phi)
-        # The norms of a step and tf32 products in one program would spill registers from n = 33 on.
-        together = not (update.step and phi.dtype == torch.float32 and n > _MOST // 2)
+        # From n = 33 on, the norms of a step and its products in one program would spill registers in float32, and in
+        # 16 bits Triton 3.7 cannot compile them for sm_100.
+        together = not (update.step and n > _MOST // 2)
         if splits == 1 and together:
             _launch(
                 "fused_update", (1,), phi, phi, out, values, rate, strides=out.stride(), numbers=update.numbers,
@@ -198,6 +200,8 @@ def _launch(
     step = options.get("STEP", False)
     key = f"{name} {shape_class(phi)} {options.get('PENALTY', '')}, {'step' if step else 'product'}"
     chosen = configuration(key, phi.device, lambda: _candidates(name, columns, phi.dtype, step=step))
+    if name == "fused_factor":
+        options |= launching.registers(255)
     launching.launch(
         name, (-(-m // fold), *programs), *tensors, length, m, *phi.stride(), *strides, *numbers,
         N=n, FOLD=fold, COLUMNS=columns, **chosen, **options,
@@ -217,8 +221,6 @@ def _candidates(name: str, columns: int, dtype: torch.dtype, *, step: bool) -> l
         choices = ((64, few), (32, few), (32, many), (128, many))
     elif dtype == torch.float32:
         choices = ((32, many), (16, many))
-    elif step:
-        choices = ((64, few),)  # Triton 3.7 compiles no other one for sm_100
     else:
         choices = ((64, few), (32, few), (32, many), (64, many), (128, many))
     return [{"ROWS": rows, "num_warps": warps} for rows, warps in choices]
