@@ -15,6 +15,7 @@ COMPILED = {
     "gramian.kernels.gpu.triton_code.entries",
     "gramian.kernels.gpu.triton_code.fused",
     "gramian.kernels.gpu.triton_code.registers",
+    "gramian.kernels.gpu.triton_code.signs",
     "gramian.kernels.gpu.triton_code.tiles",
 }
 """What Numba and Triton compile from its source, where a wrapper for shape checks is more than they can take."""

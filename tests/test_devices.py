@@ -19,6 +19,7 @@ from gramian.coding import (
 from gramian.coding.inference import fista, lca
 from gramian.coding.priors.spike_slab import SLABS
 from gramian.distributions import GroupLaplace, SpikeSlab, UniformFrames
+from gramian.kernels.gpu import configurations
 from tests.cases import over_dtypes, over_penalties, over_rules, plain_loss, stiefel
 
 pytestmark = [
@@ -65,6 +66,21 @@ def test_to_orthonormal(dtype) -> None:
     result = gramian.orthogonalize(torch.randn(SHAPE, device="cuda").to(dtype))
     assert result.phi.is_cuda
     assert result.converged
+
+
+def test_tuning(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    configurations.forget()
+    phi = torch.randn(SHAPE, device="cuda") / 7
+    before = gramian.value_and_grad(phi)
+    tuning = gramian.kernels.tune(phi, seconds=20)
+    assert tuning.path == configurations.path()
+    assert tuning.tried > tuning.refused
+    assert set(tuning.milliseconds) == {"value_and_grad", "step_"}
+    after = gramian.value_and_grad(phi)
+    torch.testing.assert_close(after[0], before[0])
+    torch.testing.assert_close(after[1], before[1], rtol=1e-5, atol=1e-5)
+    configurations.forget()
 
 
 def test_learning_and_inference() -> None:

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from gramian.kernels.gpu import launching
+from gramian.kernels.gpu import configurations, launching
 from gramian.kernels.gpu.fused import Fused
 from gramian.kernels.gpu.products import Products
 from gramian.kernels.gpu.registers import Registers
@@ -39,16 +39,17 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-KNOWN_SPILLS = {("sm_100", "fused_factor", 33): 96}
-"""Bytes that variants are allowed to spill: a float32 step, for a width that no power of two is near."""
 
-WITH_MATRIX_UNIT = {"fused_gram", "fused_update", "fused_apply", "symmetric_tiles"}
+WITH_MATRIX_UNIT = {"fused_gram", "fused_update", "fused_apply", "symmetric_tiles", "sign_product"}
 MATRIX_UNIT = r"\b(wgmma\.mma_async|mma\.sync|tcgen05\.mma|v_mfma_\w+)"
 WIDE_LOAD = (
     r"(ld\.global[\w.:]*\.(v4\.b32|v2\.b64|v4\.f32|b128|v8\.b32)"
     r"|cp\.async\.c[ga]\.shared\.global[^;]*, (16|0x10)[,;]"
     r"|(global|buffer)_load_(dwordx4|b128))"
 )
+
+TILE = ("TILE", "ROWS", "COLUMNS", "GROUPS", "DEPTH", "num_warps", "num_stages")
+"""Options that are printed."""
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -98,6 +99,21 @@ FEW = {
 }
 
 
+FEW_CANDIDATES = {"sm_100": (Case(Registers, (64, 4096, 4), FP32, step=True),)}
+
+
+def cases_for_candidates() -> Iterator[Case]:
+    for dtype, step in itertools.product((FP32, BF16), (False, True)):
+        for shape in ((64, 4096, 4), (768, 8192, 8)):
+            yield Case(Registers, shape, dtype, step=step)
+        for shape in ((256, 640, 16), (256, 640, 32), (256, 640, 64), (8192, 1, 64)):
+            yield Case(Fused, shape, dtype, step=step)
+        for shape in ((512, 3, 128), (512, 3, 1000)):
+            yield Case(Products, shape, dtype, step=step)
+        for shape in ((2048, 1, 2048), (1777, 3, 1537)):
+            yield Case(Tiled, shape, dtype, step=step)
+
+
 def all_cases() -> Iterator[Case]:
     for dtype, step in itertools.product((FP32, BF16, FP16), (False, True)):
         for order, penalty in (
@@ -144,7 +160,7 @@ class Variant:
         if self.error:
             return [f"it does not compile: {self.error}"]
         result = []
-        if self.stack > KNOWN_SPILLS.get((self.target, self.name, self.case.shape[2]), 0):
+        if self.stack:
             result.append(f"it spills: {self.stack} bytes of stack")
         if self.shared > SHARED_MEMORY[self.target]:
             result.append(f"it needs {self.shared} bytes of shared memory")
@@ -160,12 +176,17 @@ class Variant:
         n, order = self.case.shape[2], self.case.order
         if self.name == "whole_groups":
             return order == "m n l" or (order == "l m n" and n in (1, 2, 4, 8))
-        return self.name in ("fused_update", "fused_gram", "symmetric_tiles") and order == "l m n" and n % 16 == 0
+        return (
+            self.name in ("fused_update", "fused_gram", "symmetric_tiles", "sign_product")
+            and order == "l m n"
+            and n % 16 == 0
+        )
 
     def __str__(self) -> str:
         what = " ".join(str(part) for part in self.case[1:])
+        tile = " ".join(f"{key}={self.options[key]}" for key in TILE if key in self.options)
         return (
-            f"{self.target:7} {self.name:16} {self.case.kernel.name:9} {what:48} {self.registers:3} registers "
+            f"{self.target:7} {self.name:16} {self.case.kernel.name:9} {what:48} {tile:44} {self.registers:3} regs "
             f"{self.stack} stack {self.shared:6} shared {self.wide_loads:3} wide loads {' '.join(sorted(self.matrix))}"
         )
 
@@ -186,21 +207,38 @@ class NoDriver:
         return 0
 
 
-def compile_cases(target: str, cases: Iterator[Case] | tuple[Case, ...]) -> Iterator[Variant]:
-    """Run the launchers and compile each distinct function that they launch."""
+def compile_cases(target: str, cases: Iterable[Case], only: str = "", *, candidates: bool = False) -> Iterator[Variant]:
+    """Run the launchers and compile each distinct function that they launch, with candidates instead of defaults.
+
+    `only` is a part of the names of the kernels.
+    """
+    cases = [case for case in cases if only in case.kernel.name]
     triton.runtime.driver.set_active(NoDriver(target))
     torch.version.hip = "6.2" if target.startswith("gfx") else None
     seen: set[object] = set()
-    for case in cases:
+    for case, tried in with_candidates(cases) if candidates else ((case, {}) for case in cases):
         launches: list[tuple[str, tuple[int, ...], tuple[Any, ...], dict[str, Any]]] = []
-        with_launches(
-            lambda *args, launches=launches, **options: launches.append((args[0], args[1], args[2:], options)), case
-        )
+        with configurations.trial(tried):
+            with_launches(
+                lambda *args, launches=launches, **options: launches.append((args[0], args[1], args[2:], options)), case
+            )
         for name, grid, arguments, options in launches:
+            if tried and not next(iter(tried)).startswith(name):
+                continue
             key = (name, tuple(map(_specialisation, arguments)), str(options))
             if key not in seen:
                 seen.add(key)
                 yield _compile(Variant(target, name, case, options), grid, arguments)
+
+
+def with_candidates(cases: Iterable[Case]) -> Iterator[tuple[Case, dict[str, configurations.Configuration]]]:
+    """Iterate over the configurations that are not the default ones, one at a time."""
+    for case in cases:
+        with configurations.queries() as asked:
+            with_launches(lambda *_, **__: None, case)
+        for query in asked:
+            for candidate in query.candidates[1:]:
+                yield case, {query.key: candidate}
 
 
 def with_launches(record: Callable[..., None], case: Case) -> None:
@@ -254,12 +292,18 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="every variant, in some minutes for each target")
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--only", default="", help="a part of the names of the kernels to compile")
+    parser.add_argument("--candidates", action="store_true", help="the configurations that tuning tries")
     parser.add_argument("--quiet", action="store_true", help="print variants at fault only")
     options = parser.parse_args()
+    only = options.only
     count = bad = 0
     for target in options.targets.split(","):
-        cases = (case for case in (all_cases() if options.all else FEW[target]) if options.only in case.kernel.name)
-        for variant in compile_cases(target, cases):
+        variants = itertools.chain(
+            () if options.candidates else compile_cases(target, all_cases() if options.all else FEW[target], only),
+            compile_cases(target, FEW_CANDIDATES.get(target, ()), only, candidates=True) if not options.all else (),
+            compile_cases(target, cases_for_candidates(), only, candidates=True) if options.candidates else (),
+        )
+        for variant in variants:
             count += 1
             faults = variant.faults()
             bad += bool(faults)

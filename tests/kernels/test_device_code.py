@@ -30,7 +30,7 @@ def test_variants_of_every_function_compile_without_spilling(tmp_path) -> None:
     assert lines[-1].endswith("compiled, 0 at fault")
     assert {line.split()[1] for line in lines[:-1]} == {
         "whole_groups", "fused_update", "fused_gram", "fused_factor", "fused_apply",
-        "residual_tiles", "symmetric_tiles", "invalidate", "limit_step", "step_factor",
+        "residual_tiles", "symmetric_tiles", "invalidate", "limit_step", "step_factor", "sign_product",
     }  # fmt: skip
 
 
@@ -39,3 +39,10 @@ def test_variants_of_every_function_compile_without_spilling(tmp_path) -> None:
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_all_variants(target, kernel, tmp_path) -> None:
     compile_device_code(tmp_path, "--all", "--quiet", "--targets", target, "--only", kernel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["registers", "fused", "products", "tiled"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_all_candidates(target, kernel, tmp_path) -> None:
+    compile_device_code(tmp_path, "--candidates", "--quiet", "--targets", target, "--only", kernel)

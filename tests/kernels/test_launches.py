@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gramian
 from gramian.kernels.dispatch import override
-from gramian.kernels.gpu import launching
+from gramian.kernels.gpu import configurations, launching
 from gramian.kernels.gpu.fused import Fused
 from gramian.kernels.gpu.products import Products
 from gramian.kernels.gpu.registers import Registers
@@ -59,14 +59,15 @@ THREE = ["fused_gram", "fused_factor", "fused_apply"]
     [
         (Registers, SMALL, torch.float32, ["whole_groups", "sum"], ["whole_groups", "sum"]),
         (Registers, SMALL, torch.bfloat16, ["whole_groups", "sum"], ["whole_groups", "sum"]),
-        (Fused, MEDIUM, torch.bfloat16, ["fused_update", "sum"], ["fused_update", "sum"]),
+        (Fused, MEDIUM, torch.bfloat16, ["fused_update", "sum"], THREE),
+        (Fused, (512, 64, 32), torch.bfloat16, ["fused_update", "sum"], ["fused_update", "sum"]),
         (Fused, MEDIUM, torch.float32, ["fused_update", "sum"], THREE),
         (Fused, TALL, torch.float32, [*THREE, "sum"], THREE),
         (
             Products,
             LARGE,
             torch.float32,
-            ["bmm", "residual_tiles", "invalidate", "baddbmm", "sum"],
+            ["bmm", "residual_tiles", "invalidate", "sign_product", "sum"],
             ["symmetric_tiles", "limit_step", "baddbmm_"],
         ),
         (
@@ -87,7 +88,7 @@ THREE = ["fused_gram", "fused_factor", "fused_apply"]
             Tiled,
             HUGE,
             torch.float32,
-            ["symmetric_tiles", "invalidate", "baddbmm", "sum"],
+            ["symmetric_tiles", "invalidate", "sign_product", "sum"],
             ["symmetric_tiles", "limit_step", "step_factor", "baddbmm_"],
         ),
     ],
@@ -243,6 +244,15 @@ def test_torch_computes_what_triton_cannot_compile(monkeypatch, kernel, shape) -
     torch.testing.assert_close(value, expected[0])
     torch.testing.assert_close(grad, expected[1])
     torch.testing.assert_close(phi, stepped)
+
+
+def test_a_configuration_that_is_tried_fails_without_a_substitute(monkeypatch) -> None:
+    monkeypatch.setattr(launching, "_function", lambda _: _Broken("out of resource: shared memory"))
+    monkeypatch.setattr(launching, "interpreted", lambda: False)
+    monkeypatch.setattr(launching, "_failures", {})
+    with override(Registers()), configurations.trial({}), pytest.raises(configurations.TrialError, match="shared"):
+        gramian.value_and_grad(torch.randn(20, 7, 4))
+    assert not launching._failures
 
 
 def test_an_error_of_the_device_is_not_hidden(monkeypatch) -> None:

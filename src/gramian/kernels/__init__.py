@@ -5,9 +5,10 @@ computes two batched products, of any tensor. `batched` does this in place, for 
 combines several small groups in one product. `simd` processes 64 small groups at once, in Numba. `lanes` holds small
 groups in vector registers, with code that is generated for the processor. `panel` forms half of X in panels instead of
 n × n matrices, for large groups. On a GPU, in Triton, `registers` is for the smallest groups, `fused` for small ones,
-`products` for medium and `tiled` for large ones.
+`products` for medium and `tiled` for large ones; `tune` times their configurations.
 """
 
 from gramian.kernels.dispatch import Explanation, explain, use, watch
+from gramian.kernels.gpu.tuning import Tuning, tune
 
-__all__ = ["Explanation", "explain", "use", "watch"]
+__all__ = ["Explanation", "Tuning", "explain", "tune", "use", "watch"]

@@ -2,8 +2,9 @@ r"""The fused kernel, for groups of up to 64 vectors on a GPU: one launch comput
 
 A program processes as many adjacent groups as fill sixteen columns, or one group of up to 64 vectors. It forms X in
 registers, computes its factor of P there, and reads the vectors a second time to multiply them. X is never written to
-memory. If there are too few groups to keep the device busy, three launches share the rows among programs: partial Gram
-matrices, one program a group for the factors, and the products.
+memory. If there are too few groups to keep the device busy, and for a step of more than 32 vectors, there are three
+launches, which share the rows among programs: partial Gram matrices, one program a group for the factors, and the
+products.
 
 The products of 16-bit numbers are exact in float32, in which they are summed. float32 is multiplied as three tf32
 products, which keeps its precision: with one tf32 product the sign of every X_jk below 1e-3 would be random.
@@ -17,6 +18,7 @@ from torch import Tensor
 from gramian.kernels import reference
 from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.gpu import epilogues, launching
+from gramian.kernels.gpu.configurations import Configuration, configuration, shape_class
 from gramian.kernels.gpu.launching import or_reference
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
@@ -125,8 +127,9 @@ class Fused(Reference):
         options = {"PENALTY": update.epilogue.kind, "STEP": update.step, "RATE": update.rate is not None}
         rate = values if update.rate is None else update.rate
         splits = _splits(phi)
-        # The norms of a step and tf32 products in one program would spill registers from n = 33 on.
-        together = not (update.step and phi.dtype == torch.float32 and n > _MOST // 2)
+        # From n = 33 on, the norms of a step and its products in one program would spill registers in float32, and in
+        # 16 bits Triton 3.7 cannot compile them for sm_100.
+        together = not (update.step and n > _MOST // 2)
         if splits == 1 and together:
             _launch(
                 "fused_update", (1,), phi, phi, out, values, rate, strides=out.stride(), numbers=update.numbers,
@@ -194,14 +197,30 @@ def _launch(
         return
     fold = max(1, 16 // n)
     columns = max(16, 1 << (fold * n - 1).bit_length())
+    step = options.get("STEP", False)
+    key = f"{name} {shape_class(phi)} {options.get('PENALTY', '')}, {'step' if step else 'product'}"
+    chosen = configuration(key, phi.device, lambda: _candidates(name, columns, phi.dtype, step=step))
+    if name == "fused_factor":
+        options |= launching.registers(255)
     launching.launch(
         name, (-(-m // fold), *programs), *tensors, length, m, *phi.stride(), *strides, *numbers,
-        N=n, FOLD=fold, COLUMNS=columns, **_rows_and_warps(name, columns, phi.dtype), **options,
+        N=n, FOLD=fold, COLUMNS=columns, **chosen, **options,
     )  # fmt: skip
 
 
-def _rows_and_warps(name: str, columns: int, dtype: torch.dtype) -> dict[str, int]:
-    """Choose the rows at a time and the warps of a program so that the compiler spills fewest registers."""
-    if name in ("fused_update", "fused_gram") and dtype == torch.float32 and columns == _MOST:
-        return {"ROWS": 32, "num_warps": 8}
-    return {"ROWS": 64, "num_warps": columns // 8 if name == "fused_factor" else columns // 16}
+def _candidates(name: str, columns: int, dtype: torch.dtype, *, step: bool) -> list[Configuration]:
+    """Return the rows at a time and the warps of a program, the default first, which spills no registers."""
+    few, many = columns // 16, columns // 8
+    if name == "fused_factor":
+        choices = ((64, many),)
+    elif columns < _MOST:
+        choices = ((64, few), (32, few), (64, many))
+        if dtype != torch.float32:
+            choices += ((32, many),) if step else ((32, many), (128, few), (128, many))
+    elif name == "fused_apply":
+        choices = ((64, few), (32, few), (32, many), (128, many))
+    elif dtype == torch.float32:
+        choices = ((32, many), (16, many))
+    else:
+        choices = ((64, few), (32, few), (32, many), (64, many), (128, many))
+    return [{"ROWS": rows, "num_warps": warps} for rows, warps in choices]

@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from gramian.kernels.gpu.configurations import TrialError, is_trial
 from gramian.kernels.gpu.epilogues import interpreted
 from gramian.kernels.reference import REFERENCE, Reference
 
-__all__ = ["DeviceCodeError", "launch", "or_reference", "precision", "processors", "sums"]
+__all__ = ["DeviceCodeError", "launch", "or_reference", "precision", "processors", "registers", "sums"]
 
 _FUNCTIONS = {
     "registers": ("whole_groups",),
+    "signs": ("sign_product",),
     "fused": ("fused_gram", "fused_factor", "fused_update", "fused_apply"),
     "tiles": ("residual_tiles", "symmetric_tiles", "invalidate", "limit_step", "step_factor"),
 }
@@ -39,6 +41,7 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) ->
 
     Raises:
         DeviceCodeError: If it cannot be compiled; nothing was computed then.
+        TrialError: The same, for a configuration that is tried.
     """
     function = _function(name)[grid]
     if interpreted():
@@ -55,6 +58,8 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) ->
         message = f"{type(error).__name__}: {error}"
         if any(part in message for part in _DEVICE_ERRORS):
             raise
+        if is_trial():
+            raise TrialError(message) from error
         _failures[key] = message
         warnings.warn(
             f"Triton cannot compile {name} for {_device_name(device)}, so torch computes it, which is slower; got "
@@ -94,6 +99,11 @@ def precision(dtype: torch.dtype) -> dict[str, Any]:
 def sums(dtype: torch.dtype) -> dict[str, Any]:
     """Return the dtype of sums, for device code without matrix units."""
     return {"WIDE": precision(dtype)["WIDE"]}
+
+
+def registers(most: int) -> dict[str, int]:
+    """Let a thread use up to `most` registers; without it ptxas may spill some so that more programs run at once."""
+    return {} if interpreted() or torch.version.hip else {"maxnreg": most}  # an option of CUDA devices
 
 
 def processors(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 r"""The products kernel, for groups of more than 64 vectors on a GPU: one launch between two products of a library.
 
 The launch reads PᵀP once and overwrites it with G, exactly symmetric. In 16 bits the products are those of 16-bit
-numbers, summed in float32, and the signs of l1 are exact.
+numbers, summed in float32, and the signs of l1 are exact. In float32 the product with these signs is that of `signs`.
 
 A proximal step is a symmetric product that writes X and a copy of Φ; the norms that limit the step and its factor, with
 one program for each group (from n = 257 on the factor has a launch of its own, with many programs); and the product of
@@ -17,8 +17,10 @@ from torch import Tensor
 from gramian.kernels import reference
 from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.gpu import epilogues, launching
+from gramian.kernels.gpu.configurations import Configuration, configuration, shape_class
 from gramian.kernels.gpu.epilogues import Epilogue
 from gramian.kernels.gpu.launching import or_reference
+from gramian.kernels.gpu.signs import sign_product, subgradient_dtype
 from gramian.kernels.gpu.symmetric import symmetric_product
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
@@ -27,7 +29,9 @@ from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 __all__ = ["Products", "invalidate_", "scaled_product"]
 
 _LEAST_MEMBERS = 65
-_TILE = 64
+_TILES = [{"TILE": tile, "num_warps": warps} for tile, warps in ((64, 8), (64, 16), (32, 8), (32, 4), (32, 2))]
+"""Edges of the tiles of the launch between the products, and its warps; the default first."""
+
 _ROOM = 1 << 24
 """By how many numbers the matrices in memory may exceed Φ: 64 MiB in float32."""
 
@@ -77,7 +81,8 @@ class Products(Reference):
         values = phi.new_empty(phi.shape[1], dtype=reference.compute_dtype(phi.dtype))
         for which in _parts(phi):
             H = _gram(phi[:, which])
-            G = H.new_empty(H.shape, dtype=phi.dtype) if epilogue.exact and phi.dtype != H.dtype else H
+            dtype = subgradient_dtype(phi, epilogue)
+            G = H if H.dtype == dtype else H.new_empty(H.shape, dtype=dtype)
             sums = _tiles(H, epilogue, step=False, out=G)
             invalidate_(G, sums, values[which], add=False)
             scaled_product(phi[:, which], G, 2 * beta, out[:, which])
@@ -144,7 +149,10 @@ _HAS_OUT_DTYPE = hasattr(torch.ops.aten.bmm, "dtype")  # from torch 2.8 on
 
 
 def scaled_product(phi: Phi, G: GroupMatrices, scale: float, out: Phi) -> None:
-    """Write scale·PG to `out`, rounded once; G has the dtype of Φ, or is wider."""
+    """Write scale·PG to `out`, rounded once; G has the dtype of Φ, or is wider, or has the signs of a float32 Φ."""
+    if G.dtype == torch.bfloat16 and phi.dtype == torch.float32:
+        sign_product(phi, G, scale, out)
+        return
     P, D = phi.permute(1, 0, 2), out.permute(1, 0, 2)
     if P.dtype == D.dtype and G.dtype == D.dtype:
         with reference.full_precision(P):
@@ -158,11 +166,14 @@ def scaled_product(phi: Phi, G: GroupMatrices, scale: float, out: Phi) -> None:
 def _tiles(H: Tensor, epilogue: Epilogue, *, step: bool, out: Tensor) -> Tensor:
     """Write G, or for a step X, to `out`, which may be H = PᵀP; return the sums of the tiles."""
     m, n, _ = H.shape
-    tiles = -(-n // _TILE)
+    key = f"residual_tiles {str(H.dtype)[6:]} m={1 << max(0, m - 1).bit_length()} n={1 << (n - 1).bit_length()}"
+    key += f" {epilogue.kind}, {'residual' if step else 'gradient'}"
+    options = configuration(key, H.device, lambda: _TILES)
+    tiles = -(-n // options["TILE"])
     sums = H.new_empty(m, tiles, tiles, 2)
     launching.launch(
         "residual_tiles", (tiles, tiles, m), H, out, sums, n, epilogue.parameter,
-        TILE=_TILE, PENALTY=epilogue.kind, STEP=step, num_warps=8, **launching.sums(H.dtype),
+        PENALTY=epilogue.kind, STEP=step, **options, **launching.sums(H.dtype),
     )  # fmt: skip
     return sums
 
@@ -194,14 +205,15 @@ def _factor(
     copied = keep or phi.dtype != values.dtype
     P = values.new_empty(m, length, n) if copied else phi.permute(1, 0, 2)
     X, sums = symmetric_product(phi, epilogue, 0, n, step=True, copy=P if copied else None)
-    limits, scratch = X.new_empty(m, 2), X.new_empty(m, n)
+    limits, scratch = X.new_empty(m, 2), X.new_empty(m, 2, n)
     options: dict[str, Any] = {"PENALTY": epilogue.kind, **launching.sums(X.dtype)}
     width = 1 << (n - 1).bit_length()
-    rows = max(1, min(8 if width < 512 else 16, 8192 // width))
+    key = f"limit_step {shape_class(phi)} {epilogue.kind}"
+    chosen = configuration(key, phi.device, lambda: _limit_candidates(width))
     launching.launch(
         "limit_step", (m,), phi, X, sums, values, total, limits, scratch, total if rate is None else rate,
-        length, n, m, *sums.shape[1:3], *phi.stride(), tau, epilogue.parameter, ROWS=rows,
-        WIDTH=width, RATE=rate is not None, WRITE=n <= _ONE_PROGRAM, num_warps=8, **options,
+        length, n, m, *sums.shape[1:3], *phi.stride(), tau, epilogue.parameter,
+        WIDTH=width, RATE=rate is not None, WRITE=n <= _ONE_PROGRAM, **launching.registers(128), **chosen, **options,
     )  # fmt: skip
     if n > _ONE_PROGRAM:
         block = 1024
@@ -210,3 +222,12 @@ def _factor(
             **options,
         )  # fmt: skip
     return P, X
+
+
+def _limit_candidates(width: int) -> list[Configuration]:
+    """Return the rows at a time and the warps of the program that computes the norms, the default first."""
+    rows = max(1, min(8 if width < 512 else 16, 8192 // width))
+    choices = [(rows, 8), (max(1, rows // 2), 8), (2 * rows, 16), (rows, 16)]
+    if width <= 1024:  # longer rows in four warps spill registers
+        choices.append((max(1, rows // 2), 4))
+    return [{"ROWS": rows, "num_warps": warps} for rows, warps in dict.fromkeys(choices)]

@@ -9,13 +9,22 @@ from torch import Tensor
 
 from gramian.kernels import reference
 from gramian.kernels.gpu import launching
+from gramian.kernels.gpu.configurations import Configuration, configuration, shape_class
 from gramian.kernels.gpu.epilogues import Epilogue
+from gramian.kernels.gpu.signs import subgradient_dtype
 from gramian.typing import Phi
 
 __all__ = ["symmetric_product"]
 
-_CONFIGURATIONS = {2: (128, 64, 8, 3), 4: (64, 32, 4, 2), 8: (64, 16, 4, 1)}
-"""Edge of a tile, rows at a time, warps and stages, for each size of an entry in bytes."""
+_CONFIGURATIONS = {
+    2: ((128, 64, 8, 3), (64, 64, 4, 3), (64, 64, 4, 4)),
+    4: ((64, 32, 4, 2),),
+    8: ((64, 16, 4, 1),),
+}
+"""Edge of a tile, rows at a time, warps and stages, for each size of an entry in bytes; the default first."""
+
+_ALIGNED = {2: ((128, 32, 8, 4), (128, 64, 8, 4), (128, 128, 8, 2)), 4: ((64, 32, 8, 2), (128, 32, 8, 2)), 8: ()}
+"""The same, only where rows are aligned: otherwise they spill registers."""
 
 
 def symmetric_product(
@@ -43,17 +52,24 @@ def symmetric_product(
     """
     length, m, n = phi.shape
     wide = reference.compute_dtype(phi.dtype)
-    exact = epilogue.exact and not step
-    G = phi.new_empty(m, last - first, n - first, dtype=phi.dtype if exact else wide)
+    G = phi.new_empty(m, last - first, n - first, dtype=wide if step else subgradient_dtype(phi, epilogue))
     # Other orders than rows side by side, and a copy that is not aligned, take more pointers, which must not spill.
     simple = phi.stride(2) == 1 and (copy is None or n % 16 == 0)
     size = phi.element_size() if simple else max(4, phi.element_size())
-    tile, rows, warps, stages = _CONFIGURATIONS[size]
+    key = f"symmetric_tiles {shape_class(phi)} {size} bytes, {epilogue.kind}, {'step' if step else 'gradient'}"
+    options = configuration(key, phi.device, lambda: _candidates(size, aligned=simple and n % 16 == 0))
+    tile = options["TILE"]
     grid = (-(-(last - first) // tile), -(-(n - first) // tile), m)
     sums = torch.empty(m, *grid[:2], 2, dtype=wide, device=phi.device)
     launching.launch(
         "symmetric_tiles", grid, phi, G if copy is None else copy, G, sums, length, n, first, last, *phi.stride(),
-        epilogue.parameter, TILE=tile, ROWS=rows, PENALTY=epilogue.kind, STEP=step, COPY=copy is not None,
-        num_warps=warps, num_stages=stages, **launching.precision(phi.dtype),
+        epilogue.parameter, PENALTY=epilogue.kind, STEP=step, COPY=copy is not None, **options,
+        **({} if simple else launching.registers(255)), **launching.precision(phi.dtype),
     )  # fmt: skip
     return G, sums
+
+
+def _candidates(size: int, *, aligned: bool) -> list[Configuration]:
+    each = _CONFIGURATIONS[size] + (_ALIGNED[size] if aligned else ())
+    names = "TILE", "ROWS", "num_warps", "num_stages"
+    return [dict(zip(names, numbers, strict=True)) for numbers in each]

@@ -1,8 +1,9 @@
 r"""The tiled kernel, for large groups on a GPU: the penalty inside a symmetric Gram product.
 
 It computes G tile by tile on and above the diagonal: a tile of X is summed in registers, and only its G is written to
-memory, with its mirror image. X is never stored. In 16 bits the signs of l1 are exact, so P·G runs at the rate of
-16-bit products. If G is too large for memory, it is computed in strips, each multiplied from both sides, as a panel is.
+memory, with its mirror image. X is never stored. The signs of l1 are exact in 16 bits, so P·G runs at the rate of
+16-bit products, and in float32 at that of three. If G is too large for memory, it is computed in strips, each
+multiplied from both sides, as a panel is.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from gramian.kernels.gpu import epilogues
 from gramian.kernels.gpu.epilogues import Epilogue
 from gramian.kernels.gpu.launching import or_reference
 from gramian.kernels.gpu.products import Products, invalidate_, scaled_product
+from gramian.kernels.gpu.signs import sign_product
 from gramian.kernels.gpu.symmetric import symmetric_product
 from gramian.penalties import Penalty
 from gramian.typing import GroupScalars, Phi, Scalar
@@ -110,6 +112,9 @@ def _strip(phi: Phi, epilogue: Epilogue, first: int, last: int, values: GroupSca
 
 def _add_product(D: Tensor, A: Tensor, B: Tensor, scale: float, *, add: bool) -> None:
     """Write scale·AB to D[l, m, n], or add it, in the dtype of D."""
+    if B.dtype == torch.bfloat16 and A.dtype == torch.float32:
+        sign_product(A, B, scale, D, add=add)
+        return
     left, right, target = (each.to(D.dtype) for each in (A.permute(1, 0, 2), B, D.permute(1, 0, 2)))
     with reference.full_precision(D):
         torch.baddbmm(target, left, right, beta=int(add), alpha=scale, out=target)

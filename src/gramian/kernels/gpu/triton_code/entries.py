@@ -49,9 +49,10 @@ def chirp(k):
     turns = tl.floor(angle * 0.15915494309189535 + 0.5)
     s = 0.5 * ((angle - turns * 6.283185307179586) - turns * 2.4492935982947064e-16)
     q = s * s  # |s| ≤ π/2, where this series of the sine is exact to 1e-18
-    series = 1 - q / 272 * (1 - q / 342 * (1 - q / 420))
-    series = 1 - q / 72 * (1 - q / 110 * (1 - q / 156 * (1 - q / 210 * series)))
-    series = 1 - q / 6 * (1 - q / 20 * (1 - q / 42 * series))
+    # Products with 1/272 and so on: a division in float64 is a call of a subroutine, whose registers are spilled.
+    series = 1 - q * (1 / 272) * (1 - q * (1 / 342) * (1 - q * (1 / 420)))
+    series = 1 - q * (1 / 72) * (1 - q * (1 / 110) * (1 - q * (1 / 156) * (1 - q * (1 / 210) * series)))
+    series = 1 - q * (1 / 6) * (1 - q * (1 / 20) * (1 - q * (1 / 42) * series))
     return 1 - 2 * q * series * series
 
 

@@ -164,20 +164,22 @@ def _rows(
 
 
 @triton.jit
-def _product(
-    X, v, scratch, n, tau, parameter, ROWS: tl.constexpr, WIDTH: tl.constexpr, PENALTY: tl.constexpr,
+def _products(
+    X, a, b, scratch, n, tau, parameter, ROWS: tl.constexpr, WIDTH: tl.constexpr, PENALTY: tl.constexpr,
     SHRUNK: tl.constexpr,
 ):  # fmt: skip
-    """Return Mv for the symmetric M of `_rows`."""
+    """Return Ma and Mb for the symmetric M of `_rows`, which is read once."""
     for start in range(0, n, ROWS):
         row = start + tl.arange(0, ROWS)
         x = _rows(X, start, n, tau, parameter, ROWS, WIDTH, PENALTY, SHRUNK)
-        tl.store(scratch + row, tl.sum(x * v[None, :], axis=1), mask=row < n)
+        tl.store(scratch + row, tl.sum(x * a[None, :], axis=1), mask=row < n)
+        tl.store(scratch + n + row, tl.sum(x * b[None, :], axis=1), mask=row < n)
     tl.debug_barrier()
     column = tl.arange(0, WIDTH)
-    v = tl.load(scratch + column, mask=column < n, other=0.0)
+    a = tl.load(scratch + column, mask=column < n, other=0.0)
+    b = tl.load(scratch + n + column, mask=column < n, other=0.0)
     tl.debug_barrier()
-    return v
+    return a, b
 
 
 @triton.jit
@@ -213,8 +215,7 @@ def _norms(
         for _ in range(2):
             a = a / tl.maximum(tl.sqrt(tl.sum(a * a, axis=0)), tiny) / unit
             b = b / tl.maximum(tl.sqrt(tl.sum(b * b, axis=0)), tiny) / unit
-            a = _product(X, a, scratch, n, tau, parameter, ROWS, WIDTH, PENALTY, SHRUNK)
-            b = _product(X, b, scratch, n, tau, parameter, ROWS, WIDTH, PENALTY, SHRUNK)
+            a, b = _products(X, a, b, scratch, n, tau, parameter, ROWS, WIDTH, PENALTY, SHRUNK)
         power = tl.sqrt(tl.maximum(tl.sum(a * a, axis=0), tl.sum(b * b, axis=0))) * unit
         norm = tl.minimum(bound, tl.maximum(power, tl.max(most, axis=0)))
     return tl.sqrt(tl.sum(squares, axis=0)), norm, finite
@@ -239,7 +240,7 @@ def limit_step(
     tl.store(values + group, _total(sums, group, 0, down, across, 256, WIDE))
     size = tl.sqrt(_total(sums, group, 1, down, across, 256, WIDE))
     X += group * n * n
-    scratch += group * n
+    scratch += group * 2 * n
     w = 1.0 + 0 * size
     limit = w
     if size <= 0.1:
