@@ -91,8 +91,8 @@ class _Loops(Norms):
         def step() -> None:
             self._sums([], self.prox_residual(code.multiply(self.numbers[0], w)))
             self._each_row(self.mirror)
-            (size,) = code.loop(0, turns, 1, lambda *_: [self._limit(w)], [w])
-            self._multiply(group, code.divide(code.splat(-0.5), size), add=self.plan.mode == "step")
+            (scale,) = code.loop(0, turns, 1, lambda *_: [self._scaled(w)], [code.splat(-0.5)])
+            self._multiply(group, scale, add=self.plan.mode == "step")
 
         self.choose(infinite, lambda: self._keep(group), step)
 
@@ -103,6 +103,14 @@ class _Loops(Norms):
         norm = self.spectral_norm()
         self._each_row(lambda J: self.shift_diagonal(J, -1.0))
         return norm
+
+    def _scaled(self, w: Vector) -> Vector:
+        """Divide C by −2·max(w, ‖C‖₂), so that no product with it overflows; return the scale that is left, 1."""
+        code = self.code
+        factor = code.divide(code.splat(-0.5), self._limit(w))
+        self._sums([], lambda x, _: code.multiply(x, factor))
+        self._each_row(self.mirror)
+        return code.splat(1)
 
     def _limit(self, w: Vector) -> Vector:
         """Return max(w, ‖C‖₂)."""
