@@ -16,7 +16,6 @@ from torch import Tensor
 
 import gramian
 from gramian import kernels
-from gramian.kernels.cpu import simd
 
 __all__ = ["write_steps"]
 
@@ -60,8 +59,6 @@ def small_steps(shape: tuple[int, int, int], axes: tuple[int, int, int], patienc
         "QR": lambda: torch.linalg.qr(P),
         "Cholesky-QR": cholesky_qr,
     }
-    if simd._INSTALLED and shape[2] <= FEW:
-        works["step_, simd"] = forced("simd")
     return in_turn(works, patience, warm=True)
 
 
@@ -76,8 +73,7 @@ def limit(shape: tuple[int, int, int], times: dict[str, float]) -> tuple[str, fl
 def rows(results: dict[tuple[tuple[int, int, int], str], dict[str, float]]) -> str:
     """Write the times of small steps in copies of Φ, and how far each is from its limit."""
     names = [
-        "step_", "gradient, out=", "gradient, new memory", "step_, simd", "step_, batched", "two products", "QR",
-        "Cholesky-QR",
+        "step_", "gradient, out=", "gradient, new memory", "step_, batched", "two products", "QR", "Cholesky-QR",
     ]  # fmt: skip
     body = []
     for (shape, order), times in results.items():

@@ -11,7 +11,6 @@ COMPILED = {
     "gramian.coding.inference.descent_loops",
     "gramian.coding.inference.vector_loops",
     "gramian.coding.inference.working_set_loops",
-    "gramian.kernels.cpu.simd_loops",
     "gramian.kernels.gpu.triton_code.entries",
     "gramian.kernels.gpu.triton_code.fused",
     "gramian.kernels.gpu.triton_code.registers",

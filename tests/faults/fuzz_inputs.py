@@ -28,7 +28,7 @@ from gramian.errors import GramianError
 from tests.cases import ALL_CASES, PenaltyCase
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-KERNELS = ("panel", "batched", "block_diagonal", "reference", "simd", "lanes", "outer")
+KERNELS = ("panel", "batched", "block_diagonal", "reference", "lanes", "outer")
 LAYOUTS = ("o i -> i () o", "o i -> o () i", "(m n) i -> i m n", "o i h w -> (i h w) () o", "o (h d) -> o h d")
 RULES = ("proximal", "polyak", "subgradient")
 

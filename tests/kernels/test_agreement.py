@@ -118,7 +118,7 @@ def test_the_panel_kernel_supports_entry_wise_penalties_only() -> None:
     with gramian.kernels.use("panel"), pytest.raises(OptionError, match="the forced panel kernel does not support"):
         gramian.loss(phi, penalty=Frobenius())
     expected = numbers("reference", phi, Frobenius())
-    for kernel in ("lanes", "simd", "block_diagonal"):
+    for kernel in ("lanes", "block_diagonal"):
         for name, found in numbers(kernel, phi, Frobenius()).items():
             torch.testing.assert_close(found, expected[name], rtol=1e-12, atol=1e-12)
 
@@ -171,7 +171,7 @@ class TestExactSymmetry:
 
     @over_kernels_and("n", {"5": 5, "8": 8, "90": 90}, interpreted=["5"])
     def test_of_the_subgradient(self, kernel, n) -> None:
-        if n == 90 and kernel in ("lanes", "simd", "block_diagonal", "fused", "registers"):
+        if n == 90 and kernel in ("lanes", "block_diagonal", "fused", "registers"):
             return
         # Orthonormal vectors on top: X off the diagonal is noise, and the identity below shows G itself.
         top = (

@@ -19,7 +19,7 @@ pytestmark = overcomplete_is_meant
         ((2048, 2, 1024), None, "huber", "panel"),
         ((2048, 4, 512), None, "huber", "outer"),
         ((64, 4096, 4), None, "l1", "lanes"),
-        ((64, 4096, 1), None, "l1", "simd"),
+        ((64, 4096, 1), None, "l1", "lanes"),
         ((64, 4096, 2), (2, 128, 1), "l1", "lanes"),  # [m, l, n]
         ((64, 4096, 4), (4, 256, 1), "l1", "lanes"),
         ((64, 4096, 4), (1, 256, 64), "l1", "lanes"),  # [m, n, l]
@@ -42,14 +42,12 @@ def test_explain_predicts_the_kernel(shape, strides, penalty, chosen) -> None:
     assert used == [chosen]
 
 
-def test_without_numba(monkeypatch) -> None:
-    assert gramian.kernels.explain((64, 4096, 4)).chosen == "lanes"  # llvmlite alone
-    monkeypatch.setattr("gramian.kernels.cpu.simd._INSTALLED", False)
+def test_without_llvmlite(monkeypatch) -> None:
     assert gramian.kernels.explain((64, 4096, 4)).chosen == "lanes"
     monkeypatch.setattr("gramian.kernels.cpu.lanes.machine.is_installed", lambda: False)
     explanation = gramian.kernels.explain((64, 4096, 4))
     assert explanation.chosen == "block_diagonal"
-    for kernel in ("lanes", "simd"):
+    for kernel in ("lanes", "outer"):
         assert "pip install 'gramian[fast]'" in explanation.reasons[kernel]
 
 
@@ -73,7 +71,7 @@ def test_device_code(monkeypatch) -> None:
 def test_on_another_device() -> None:
     explanation = gramian.kernels.explain((256, 16, 64), device="mps")
     assert explanation.chosen == "reference"
-    assert "CPU" in explanation.reasons["simd"]
+    assert "CPU" in explanation.reasons["lanes"]
 
 
 def test_forced() -> None:
@@ -91,7 +89,7 @@ def test_forced() -> None:
 
 def test_transforms_use_the_reference_even_when_another_is_forced() -> None:
     phi = torch.randn(3, 6, 2, 4)
-    with gramian.kernels.use("simd"), gramian.kernels.watch() as used:
+    with gramian.kernels.use("lanes"), gramian.kernels.watch() as used:
         batched = torch.func.vmap(torch.func.grad(gramian.loss))(phi)
     assert set(used) == {"reference"}
     torch.testing.assert_close(batched[1], gramian.value_and_grad(phi[1])[1])
@@ -102,8 +100,8 @@ def test_errors() -> None:
         gramian.kernels.use("triangle").__enter__()
     with pytest.raises(OptionError, match=r"shape and strides must be three sizes \(l, m, n\); got \(3, 4\)"):
         gramian.kernels.explain((3, 4))
-    with gramian.kernels.use("simd"), pytest.raises(OptionError, match="it is for n from 1 to 8; n is 9"):
-        gramian.loss(torch.randn(20, 2, 9))
+    with gramian.kernels.use("lanes"), pytest.raises(OptionError, match="it is for n from 1 to 16; n is 17"):
+        gramian.loss(torch.randn(20, 2, 17))
 
 
 def test_the_printed_table_is_aligned() -> None:

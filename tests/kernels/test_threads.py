@@ -14,7 +14,7 @@ from gramian.kernels.cpu import threads
 from tests.kernels.cases import KERNELS
 
 over_compiled = pytest.mark.parametrize(
-    "kernel", [pytest.param(name, marks=KERNELS[name].marks) for name in ("lanes", "simd")]
+    "kernel", [pytest.param(name, marks=KERNELS[name].marks) for name in ("lanes", "outer")]
 )
 
 

@@ -14,7 +14,6 @@ from gramian.kernels.cpu.block_diagonal import BlockDiagonal
 from gramian.kernels.cpu.lanes.kernel import Lanes
 from gramian.kernels.cpu.outer.kernel import Outer
 from gramian.kernels.cpu.panel import Panel
-from gramian.kernels.cpu.simd import Simd
 from gramian.kernels.gpu.epilogues import epilogue
 from gramian.kernels.gpu.fused import Fused
 from gramian.kernels.gpu.operators import OPERATORS, is_traceable
@@ -35,7 +34,6 @@ LADDER: tuple[Kernel, ...] = (
     Panel(),
     Lanes(),
     Outer(),
-    Simd(),
     BlockDiagonal(),
     Batched(),
     REFERENCE,
@@ -90,8 +88,8 @@ def use(name: str) -> Generator[None]:
     """Force a kernel within a `with` block; traced and vmapped tensors still use the reference kernel.
 
     Args:
-        name: 'tiled', 'products', 'registers', 'fused', 'panel', 'lanes', 'outer', 'simd', 'block_diagonal', 'batched'
-            or 'reference'.
+        name: 'tiled', 'products', 'registers', 'fused', 'panel', 'lanes', 'outer', 'block_diagonal', 'batched' or
+            'reference'.
 
     Raises:
         OptionError: If there is no such kernel; and from a call within the block, if the kernel does not support it.

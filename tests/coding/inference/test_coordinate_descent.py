@@ -1,5 +1,6 @@
 """Coordinate descent reaches the energy of FISTA for every prior, shape and start; where it cannot run, FISTA does."""
 
+import importlib.util
 import math
 import sys
 
@@ -12,11 +13,10 @@ from gramian.coding.inference.coordinate_descent import coordinate_descent, fall
 from gramian.coding.synthesis import Convolution
 from gramian.kernels.cpu import threads
 from tests.cases import stiefel
-from tests.kernels.cases import HAS_NUMBA
 
 MODULE = "gramian.coding.inference.coordinate_descent"
 
-needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs Numba")
 DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
 """Compiling the loops for one dtype takes many seconds."""
 over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gramian.coding.inference.compiled import compiled, compiled_finite
 from gramian.coding.inference.vector_loops import SAMPLES, copy, dot, multiply_block, subtract_rows
 from gramian.coding.inference.working_set_loops import VECTORS, extend_gram, padded, solve, spread
-from gramian.kernels.cpu.compiled import compiled, compiled_finite
 
 __all__ = ["DONE", "LAST", "Problem", "descend"]
 

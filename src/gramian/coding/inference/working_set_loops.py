@@ -8,8 +8,8 @@ They are compiled as parts of `descent_loops`, whose cache does not notice chang
 
 import numpy as np
 
+from gramian.coding.inference.compiled import compiled
 from gramian.coding.inference.vector_loops import copy, dot, subtract
-from gramian.kernels.cpu.compiled import compiled
 
 __all__ = ["VECTORS", "extend_gram", "padded", "solve", "spread"]
 

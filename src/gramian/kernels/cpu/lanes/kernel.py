@@ -26,7 +26,7 @@ from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
 __all__ = ["Lanes"]
 
-_FEWEST_MEMBERS, _MOST_MEMBERS = 2, 16
+_FEWEST_MEMBERS, _MOST_MEMBERS = 1, 16
 
 _MANY_GROUPS = 64
 """Groups from which the threads can share the work evenly."""
