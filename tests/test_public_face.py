@@ -46,11 +46,12 @@ CORE = ROOMS[: ROOMS.index("weights")]
 
 ALLOWED = {room: {"torch", "einops", "jaxtyping"} for room in CORE}
 """What a room may import from elsewhere, at the top of a module or inside a function."""
-ALLOWED["kernels"] = ALLOWED["errors"] | {"llvmlite", "numba", "numpy", "triton"}  # where they are installed
+ALLOWED["kernels"] = ALLOWED["errors"] | {"llvmlite", "numpy", "triton"}  # where they are installed
 ALLOWED["weights"] = ALLOWED["errors"] | {"numpy", "onnx", "safetensors"}
 ALLOWED["integrations"] = ALLOWED["errors"] | {"lightning", "transformers"}
 for _room in ("coding", "report", "images"):
     ALLOWED[_room] = ALLOWED["errors"] | {"numpy", "scipy", "sklearn", "skimage", "matplotlib", "PIL", "safetensors"}
+ALLOWED["coding"] |= {"numba"}  # where it is installed
 ALLOWED["activations"] = ALLOWED["errors"] | {"numpy", "scipy", "PIL"}
 ALLOWED["activations"] |= {"pyarrow", "timm", "torchvision", "transformers"}  # networks and texts
 ALLOWED["picture_files"] = ALLOWED["errors"] | {"numpy", "PIL"}

@@ -24,6 +24,10 @@ __all__ = ["Outer"]
 _FEWEST_MEMBERS, _MOST_MEMBERS = 17, 512
 _FEW_GROUPS = 4
 
+_MANY_GROUPS = 64
+"""Groups from which a gradient in several threads is faster than by the products of a library. With fewer it is short,
+and threads of torch, which spin for milliseconds after their own work, delay those of the kernel."""
+
 _LEAST = 1 << 18
 """Fewest multiplications of PᵀP for which code is compiled."""
 
@@ -71,7 +75,7 @@ class Outer(Batched):
         return values
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
-        if lane_function(penalty) is None:
+        if lane_function(penalty) is None or _by_library(phi):
             return super().value_and_grad(phi, penalty, beta)
         wide = _widen(phi)
         grad = _empty_like(wide)
@@ -80,7 +84,7 @@ class Outer(Batched):
 
     def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
         known = lane_function(penalty)
-        if known is None:
+        if known is None or _by_library(phi):
             return super().value_and_grad_into(out, phi, penalty, beta)
         wide = _widen(phi)
         grad = out if out.stride(2) == 1 and out.dtype == wide.dtype else _empty_like(wide)
@@ -158,6 +162,11 @@ def _step(phi: Phi, out: Phi, penalty: Penalty, known: LaneFunction, tau: float)
         X[far] = M
     run("multiply_add" if in_place else "multiply", phi, out, matrices=M if every else X, flags=flags)
     return values
+
+
+def _by_library(phi: Phi) -> bool:
+    """Tell whether a gradient is computed by the products of `batched`."""
+    return phi.shape[1] < _MANY_GROUPS and torch.get_num_threads() > 1
 
 
 def _widen(phi: Phi) -> Phi:
