@@ -22,7 +22,7 @@ import torch
 
 from tests import shapes
 
-if os.environ.get("CHECK_SHAPES") == "1":
+if shapes.CHECKED:
     jaxtyping.install_import_hook("gramian", f"{shapes.__name__}.checked")
     sys.meta_path.insert(0, shapes.AsItIs())
 

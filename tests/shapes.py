@@ -1,9 +1,13 @@
 """The run-time check of shapes and types: beartype, which reads `float` as any real number, as PEP 484 does."""
 
+import os
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 
 from beartype import BeartypeConf, beartype
+
+CHECKED = os.environ.get("CHECK_SHAPES") == "1"
+"""Whether functions are wrapped when the package is imported."""
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 

@@ -1,7 +1,6 @@
 """Layouts: each row of the table by hand, there and back bit for bit, and errors that say what does not fit."""
 
 import copy
-import os
 import pickle
 import warnings
 from itertools import chain, pairwise
@@ -17,6 +16,7 @@ from gramian import layout as module
 from gramian.errors import DtypeError, LayoutError, OvercompleteWarning
 from gramian.layout import Layout, as_layout, as_phi, from_phi
 from tests.cases import DTYPES, LAYOUT_CASES, over_dtypes, over_layouts, overcomplete_is_meant
+from tests.shapes import CHECKED
 
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
@@ -329,7 +329,7 @@ def test_warns_of_too_many_vectors_once_for_each_shape() -> None:
 
 
 def test_shapes_are_checked_where_that_is_asked() -> None:
-    error = jaxtyping.TypeCheckError if os.environ.get("CHECK_SHAPES") == "1" else LayoutError
+    error = jaxtyping.TypeCheckError if CHECKED else LayoutError
     with pytest.raises(error):
         Layout("l n -> l () n").from_phi(torch.ones(3), (3, 1))
 

@@ -133,11 +133,20 @@ def test_16_bits_are_rounded_once() -> None:
 
 
 def test_a_step_of_many_groups_holds_few_matrices(monkeypatch) -> None:
-    monkeypatch.setattr("gramian.kernels.cpu.outer.kernel._MATRICES", 2 * 20 * 20)
+    sizes: list[int] = []
+    original = torch.Tensor.new_empty
+
+    def spy(self: Tensor, *size, **options) -> Tensor:
+        result = original(self, *size, **options)
+        sizes.append(result.numel())
+        return result
+
     phi = frames(40, 7, 20)
     found, right = phi.clone(), phi.clone()
-    with gramian.kernels.use("outer"):
+    with gramian.kernels.use("outer"), monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", spy)
         loss = gramian.step_(found, lr=0.1)
+    assert sizes == [7]  # the values
     with gramian.kernels.use("reference"):
         torch.testing.assert_close(loss, gramian.step_(right, lr=0.1))
     torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)

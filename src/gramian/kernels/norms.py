@@ -7,7 +7,10 @@ from gramian.kernels import chunks
 from gramian.kernels.reference import full_precision
 from gramian.typing import GroupMatrices, GroupScalars
 
-__all__ = ["POWER_STEPS", "SMALL", "StreamingNorm", "chirp", "gram_norm", "sample", "spectral_norm"]
+__all__ = ["NEAR", "POWER_STEPS", "SMALL", "StreamingNorm", "chirp", "gram_norm", "sample", "spectral_norm"]
+
+NEAR = 0.1
+"""The ‖X‖_F up to which a proximal step has w = 1: there ‖PᵀP‖₂ ≤ 1.1, and it descends if w is up to 20 % too low."""
 
 SMALL = 16
 POWER_STEPS = 2

@@ -6,7 +6,6 @@ from torch import Tensor
 from gramian.kernels import chunks, norms, reference
 from gramian.kernels.base import FusedStep, Kernel, is_plain
 from gramian.kernels.dispatch import choose
-from gramian.kernels.factors import step_factor_
 from gramian.kernels.gpu.operators import OPERATORS
 from gramian.penalties import Penalty
 from gramian.rules.base import Step, coordinatewise, groupwise
@@ -170,7 +169,36 @@ def _factor(kernel: Kernel, phi: Phi, lr: LearningRate, beta: float, penalty: Pe
     """Compute −S of every group, and the loss."""
     M = kernel.residual(phi)  # X, overwritten by −S: one matrix, however large
     loss = beta * chunks.value(M, penalty, kernel.chunk_size).sum()
-    return step_factor_(M, penalty, _tau(lr, beta), kernel.chunk_size, lambda: kernel.finite(phi)), loss
+    tau = _tau(lr, beta)
+    sizes = chunks.frobenius(M, kernel.chunk_size)
+    # Reading a number here does not wait for a device.
+    readable = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling() and is_plain(M)
+    shrinks = penalty.minimal_at_zero  # ‖C‖_F ≤ ‖X‖_F
+    if readable and shrinks and sizes.max().item() <= norms.NEAR:
+        # The common case in training: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no bound.
+        tau = torch.as_tensor(tau, dtype=M.dtype, device=M.device)
+        shrunk = chunks.prox_residual_(M, penalty, tau, kernel.chunk_size)
+        return chunks.scale_(shrunk, -0.5, kernel.chunk_size), loss
+    near = (sizes <= (norms.NEAR if shrinks else -1))[:, None, None]
+    diagonal = M.diagonal(dim1=-2, dim2=-1)
+    diagonal.add_(1)
+    w = torch.where(near, 1, norms.spectral_norm(M).clamp_min(1)[:, None, None])
+    diagonal.sub_(1)
+    C = chunks.prox_residual_(M, penalty, tau * w)
+    within = (torch.linalg.vector_norm(C, dim=(1, 2)) <= w[:, 0, 0])[:, None, None]
+    if readable and (within & w.isfinite()).all().item():
+        return C.mul_(-0.5 / w), loss  # ‖C‖₂ ≤ ‖C‖_F ≤ w
+    # A group's step must not depend on the other groups: where ‖C‖_F ≤ w, no other norm limits it.
+    size = torch.where(near | within, w, torch.maximum(w, norms.spectral_norm(C)[:, None, None]))
+    # 0·∞ makes all entries of an infinite group NaN.
+    C.mul_(-0.5 / size * (1 + 0 * size))
+    over = ~size.isfinite()
+    if readable and not over.any().item():
+        return C, loss
+    # A finite group whose Gram matrix overflows is halved, the largest change that a step may make.
+    over &= kernel.finite(phi)[:, None, None]
+    half = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device) / -2
+    return torch.where(over, half, C), loss
 
 
 def _streams(kernel: Kernel, phi: Phi) -> bool:
@@ -198,5 +226,5 @@ def _streamed(kernel: Kernel, P: Tensor, lr: LearningRate, beta: float, penalty:
     value = kernel.stream(P, product, penalty, prox_residual, 1.0)
     size = torch.maximum(w, norm.norm())
     product.mul_(-0.5 / size * (1 + 0 * size))
-    over = ~size.isfinite() & P.isfinite().all()  # as in step_factor_
+    over = ~size.isfinite() & P.isfinite().all()  # as in _factor
     return torch.where(over, P / -2, product), beta * value

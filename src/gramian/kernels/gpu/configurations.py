@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,10 +63,15 @@ class Query(NamedTuple):
 
 def shape_class(phi: Phi) -> str:
     """Describe the dtype, the shape and the memory order of Φ, with sizes rounded up to powers of two."""
-    length, m, n = (1 << max(0, size - 1).bit_length() for size in phi.shape)
-    exact = phi.shape[2]
+    return _describe(phi.dtype, phi.shape, rows=phi.stride(2) == 1)
+
+
+@lru_cache(maxsize=4096)
+def _describe(dtype: torch.dtype, shape: tuple[int, int, int], *, rows: bool) -> str:
+    length, m, n = (1 << max(0, size - 1).bit_length() for size in shape)
+    exact = shape[2]
     members = str(exact) if exact <= _EXACT else f"{n}{'' if exact % 16 == 0 else ' unaligned'}"
-    return f"{str(phi.dtype)[6:]} l={length} m={m} n={members} {'rows' if phi.stride(2) == 1 else 'columns'}"
+    return f"{str(dtype)[6:]} l={length} m={m} n={members} {'rows' if rows else 'columns'}"
 
 
 def configuration(key: str, device: torch.device, candidates: Callable[[], Sequence[Configuration]]) -> Configuration:

@@ -24,7 +24,7 @@ from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
-__all__ = ["Lanes"]
+__all__ = ["Lanes", "groups_of"]
 
 _FEWEST_MEMBERS, _MOST_MEMBERS = 1, 16
 
@@ -199,12 +199,13 @@ def _run(
             _compiled(plan, dense=False)(*before, max(first, whole), last, *after)
 
     threads.run_blocks(loop, blocks, length * m * n * n)
-    flags = bytes(failed)
-    return _groups_of(flags, groups, m) if 1 in flags else []
+    return groups_of(bytes(failed), groups, m)
 
 
-def _groups_of(flags: bytes, groups: int, m: int) -> list[slice]:
+def groups_of(flags: bytes, groups: int, m: int) -> list[slice]:
     """Return the groups of the blocks whose flag is 1, in one slice where blocks are adjacent."""
+    if 1 not in flags:
+        return []
     places = [i for i, flag in enumerate(flags) if flag]
     firsts = [i for i, before in zip(places, [-2, *places], strict=False) if i != before + 1]
     lasts = [i for i, after in zip(places, [*places[1:], -2], strict=True) if i + 1 != after]

@@ -10,7 +10,7 @@ from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.functions import EntryFunction
 from gramian.kernels.cpu.lanes.plan import Plan
 from gramian.kernels.cpu.lanes.rows import Rows
-from gramian.kernels.factors import NEAR
+from gramian.kernels.norms import NEAR
 
 __all__ = ["Matrices"]
 

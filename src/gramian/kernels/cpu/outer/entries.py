@@ -10,7 +10,7 @@ from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.functions import EntryFunction
 from gramian.kernels.cpu.outer.plan import Tiles
 from gramian.kernels.cpu.outer.products import Products
-from gramian.kernels.factors import NEAR
+from gramian.kernels.norms import NEAR
 
 __all__ = ["Entries", "Function"]
 

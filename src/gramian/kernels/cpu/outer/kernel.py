@@ -7,15 +7,13 @@ installed with Numba: `pip install 'gramian[fast]'`.
 """
 
 import torch
-from torch import Tensor
 
-from gramian.kernels import chunks, reference
+from gramian.kernels import reference
 from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.cpu.batched import Batched
 from gramian.kernels.cpu.lanes import machine
-from gramian.kernels.cpu.lanes.functions import LaneFunction, lane_function
+from gramian.kernels.cpu.lanes.functions import lane_function
 from gramian.kernels.cpu.outer.running import MOST_SHARED, run
-from gramian.kernels.factors import step_factor_
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
@@ -30,9 +28,6 @@ and threads of torch, which spin for milliseconds after their own work, delay th
 
 _LEAST = 1 << 18
 """Fewest multiplications of PᵀP for which code is compiled."""
-
-_MATRICES = 1 << 22
-"""Most entries of the X of groups that a step holds at once: 16 MiB in float32."""
 
 
 class Outer(Batched):
@@ -98,14 +93,14 @@ class Outer(Batched):
     def apply(self, phi: Phi, M: GroupMatrices) -> Phi:
         wide = _widen(phi)
         out = _empty_like(wide)
-        run("multiply", wide, out, matrices=M.contiguous(), flags=b"\1" * wide.shape[1])
+        run("multiply", wide, out, matrices=M.contiguous())
         return out
 
     def add_apply_(self, phi: Phi, M: GroupMatrices) -> None:
         if phi.stride(2) != 1:
             super().add_apply_(phi, M)
             return
-        run("multiply_add", phi, phi, matrices=M.contiguous(), flags=b"\1" * phi.shape[1])
+        run("multiply_add", phi, phi, matrices=M.contiguous())
         torch.autograd.graph.increment_version(phi)
 
     def proximal_step(
@@ -122,46 +117,14 @@ class Outer(Batched):
             return None
         wide = _widen(phi)
         out = wide if in_place else _empty_like(wide)
-        _, m, n = wide.shape
-        values = wide.new_empty(m)
-        groups = max(1, _MATRICES // max(1, n * n))
-        for first in range(0, m, groups):
-            which = slice(first, first + groups)
-            values[which] = _step(wide[:, which], out[:, which], penalty, known, tau)
+        values = wide.new_empty(wide.shape[1])
+        mode, numbers = ("step" if in_place else "change"), (tau, *known.numbers)
+        failed = run(mode, wide, out, function=known.function, values=values, numbers=numbers)
         if in_place and wide is not phi:
             phi.copy_(wide)
         elif in_place:
             torch.autograd.graph.increment_version(phi)
-        return FusedStep(values, phi if in_place else out.to(phi.dtype), [])
-
-
-def _step(phi: Phi, out: Phi, penalty: Penalty, known: LaneFunction, tau: float) -> GroupScalars:
-    """Step groups, and then those whose factor torch computes; return μ(X)."""
-    _, m, n = phi.shape
-    values, X = phi.new_empty(m), phi.new_empty(m, n, n)
-    in_place = out.data_ptr() == phi.data_ptr()
-    flags = run(
-        "step" if in_place else "change",
-        phi,
-        out,
-        function=known.function,
-        values=values,
-        matrices=X,
-        numbers=(tau, *known.numbers),
-    )
-    if 1 not in flags:
-        return values
-    far = torch.frombuffer(bytearray(flags), dtype=torch.bool)
-    every = 0 not in flags
-
-    def finite() -> Tensor:
-        return reference.REFERENCE.finite(phi if every else phi[:, far])
-
-    M = step_factor_(X if every else X[far], penalty, tau, chunks.CHUNK_SIZE, finite)
-    if not every:
-        X[far] = M
-    run("multiply_add" if in_place else "multiply", phi, out, matrices=M if every else X, flags=flags)
-    return values
+        return FusedStep(values, phi if in_place else out.to(phi.dtype), failed)
 
 
 def _by_library(phi: Phi) -> bool:

@@ -21,9 +21,8 @@ ARGUMENTS = (
 """Φ and the result, with their strides in bytes; l and n; rows that are packed at once; the first group and the one
 after the last; μ of each group; a byte for each group; matrices [m, n, n]; scratch memory; numbers.
 
-A step sets the byte of a group whose Gram matrix is not finite to 1, writes its X to the matrices and nothing else. A
-product with matrices is computed for the groups whose byte is 1. The numbers are 2β or τ, those of the penalty, and for
-a step the n numbers of a fixed vector, with zeros up to the next whole vector."""
+A step sets the byte of a group whose Gram matrix is not finite to 1 and does not write the group. The numbers are 2β or
+τ, those of the penalty, and for a step the n numbers of a fixed vector, with zeros up to the next whole vector."""
 
 
 def write_function(plan: Tiles) -> str:
@@ -49,18 +48,12 @@ class _Loops(Norms):
         """Write all instructions."""
         self.prepare()
         self.read_numbers()
-        self.each("%first", "%last", self._guarded if self.plan.mode.startswith("multiply") else self._group)
+        self.each("%first", "%last", self._product if self.plan.mode.startswith("multiply") else self._group)
 
-    def _guarded(self, group: str) -> None:
-        """Multiply a group by its matrix if its byte is 1."""
-        code = self.code
-
-        def product() -> None:
-            self.load_matrix(group)
-            self._multiply(group, code.splat(1), add=self.plan.mode == "multiply_add", packed=False)
-
-        flag = code.emit(f"load i8, ptr {code.address('%flags', group)}")
-        code.unless(code.emit(f"icmp eq i8 {flag}, 0"), product)
+    def _product(self, group: str) -> None:
+        """Multiply a group by its matrix."""
+        self.load_matrix(group)
+        self._multiply(group, self.code.splat(1), add=self.plan.mode == "multiply_add", packed=False)
 
     def _group(self, group: str) -> None:
         code, mode = self.code, self.plan.mode
@@ -80,7 +73,7 @@ class _Loops(Norms):
             self._step(group, self.is_near(squares[0]))
 
     def _step(self, group: str, near: str) -> None:
-        """Step a group as `gramian.rules.prox` defines it; write X instead if it is not finite."""
+        """Step a group as `gramian.rules.prox` defines it, unless its X is not finite."""
         code = self.code
         turns = code.emit(f"select i1 {near}, i64 0, i64 1")  # of loops that run only if the group is not near
         (norm,) = code.loop(0, turns, 1, lambda *_: [self._gram_norm()], [code.splat(1)])
@@ -94,7 +87,7 @@ class _Loops(Norms):
             (scale,) = code.loop(0, turns, 1, lambda *_: [self._scaled(w)], [code.splat(-0.5)])
             self._multiply(group, scale, add=self.plan.mode == "step")
 
-        self.choose(infinite, lambda: self._keep(group), step)
+        code.unless(infinite, step)
 
     def _gram_norm(self) -> Vector:
         """Return ‖PᵀP‖₂."""
@@ -119,11 +112,6 @@ class _Loops(Norms):
         within = self.holds("ole", code.root(square), w)  # ‖C‖₂ ≤ ‖C‖_F ≤ w
         turns = code.emit(f"select i1 {within}, i64 0, i64 1")
         return code.loop(0, turns, 1, lambda *_: [code.larger(self.spectral_norm(), w)], [w])[0]
-
-    def _keep(self, group: str) -> None:
-        """Write X to the matrices."""
-        self._each_row(self.mirror)
-        self.store_matrix(group)
 
     def _gram(self, group: str) -> None:
         self._each_row(self.clear)

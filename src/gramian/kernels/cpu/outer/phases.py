@@ -1,7 +1,7 @@
-"""The phases of one large group, each a loop over independent items that several threads share.
+"""The phases of a step of one large group, each a loop over independent items that several threads share.
 
 Where there are fewer groups than threads can share, the rows are packed first; then each row of tiles of X is computed;
-for a step, each becomes the factor M when the norm of X is known; then blocks of rows are multiplied by M. The results
+each becomes the factor M when the norm of X is known; then blocks of rows are multiplied by M. The results
 have the same bits as those of `loops`. A group that is not near the manifold is not stepped, and its byte set to 1.
 """
 
@@ -38,22 +38,17 @@ class _Phases(Entries):
         self.pack("%phi", *self._span(item))
 
     def gram_item(self, J: str) -> None:
-        """Compute a row of tiles of X, and its sums; for a gradient it becomes one of G."""
-        gradient = self.plan.mode == "gradient"
+        """Compute a row of tiles of X, and its sums."""
         self.clear(J)
         self.each_depth("%length", lambda top: self.gram(J, "%length", top))
         self.shift_diagonal(J, -1.0)
-        terms = [self.value] if gradient else [self.value, self.square]
-        sums = self.entries(J, terms, self.subgradient if gradient else None)
-        for i, x in enumerate(sums):
+        for i, x in enumerate(self.entries(J, [self.value, self.square], None)):
             self.store(x, self._slot(J, i))
-        if gradient:
-            self.mirror(J)
 
     def factor_item(self, J: str) -> None:
         """Turn a row of tiles of X into one of M, unless the group is not near the manifold."""
         code = self.code
-        value, square = self._totals(2)
+        value, square = self._totals()
         near = self.is_near(square)
         self._once(J, value, near)
 
@@ -67,22 +62,16 @@ class _Phases(Entries):
         """Multiply rows by M, unless the group is not near the manifold."""
         code = self.code
         rows = self._span(item)
-        if self.plan.mode == "gradient":
-            (value,) = self._totals(1)
-            self._once(item, value)
-            self.multiply(rows, "%out", self.gradient_scale(value), add=False)
-            return
         far = code.emit(f"icmp ne i8 {code.emit('load i8, ptr %flags')}, 0")
         scale = code.splat(-0.5)
         code.unless(far, lambda: self.multiply(rows, "%out", scale, add=self.plan.mode == "step"))
 
-    def _once(self, item: str, value: Vector, near: str | None = None) -> None:
+    def _once(self, item: str, value: Vector, near: str) -> None:
         """Store the results of the group, in the first item."""
 
         def store() -> None:
             self.store_value(value, "%values")
-            if near is not None:
-                self.store_flag(self.code.emit(f"xor i1 {near}, true"), "%flags")
+            self.store_flag(self.code.emit(f"xor i1 {near}, true"), "%flags")
 
         self.code.unless(self.code.emit(f"icmp ne i64 {item}, 0"), store)
 
@@ -99,12 +88,12 @@ class _Phases(Entries):
         start = code.address(self.packed, code.integer("mul", self.columns, self.packed_column))
         return code.address(start, code.integer("mul", code.integer("add", code.integer("mul", J, 2), i), self.bytes))
 
-    def _totals(self, count: int) -> list[Vector]:
+    def _totals(self) -> list[Vector]:
         """Add the sums of all rows of tiles; all lanes hold the totals."""
         code = self.code
 
         def row(J: str, sums: list[Vector]) -> list[Vector]:
             return [code.add(total, self.load(self._slot(J, i))) for i, total in enumerate(sums)]
 
-        sums = code.loop(0, self.columns, 1, row, ["zeroinitializer"] * count)
+        sums = code.loop(0, self.columns, 1, row, ["zeroinitializer"] * 2)
         return [code.over_lanes(x, self.plan.lanes, code.add) for x in sums]

@@ -7,7 +7,7 @@ from gramian.kernels.cpu.lanes.functions import EntryFunction
 __all__ = ["Mode", "Tiles"]
 
 Mode = str
-"""'step' writes P(I − S) and 'change' −PS for groups near the manifold; 'gradient' 2βPG, 'value' μ(X), 'residual' X,
+"""'step' writes P(I − S) and 'change' −PS for groups whose X is finite; 'gradient' 2βPG, 'value' μ(X), 'residual' X,
 'multiply' PM and 'multiply_add' P + PM."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gramian.kernels.cpu import threads
 from gramian.kernels.cpu.lanes import machine
 from gramian.kernels.cpu.lanes.functions import EntryFunction
+from gramian.kernels.cpu.lanes.kernel import groups_of
 from gramian.kernels.cpu.outer.loops import write_function
 from gramian.kernels.cpu.outer.norms import ROOM
 from gramian.kernels.cpu.outer.phases import ROWS, write_phase
@@ -64,9 +65,8 @@ def run(
     function: EntryFunction | None = None,
     values: Tensor | None = None,
     matrices: Tensor | None = None,
-    flags: bytes | None = None,
     numbers: Sequence[float] = (),
-) -> bytes:
+) -> list[slice]:
     """Run a function over all groups.
 
     Args:
@@ -75,31 +75,30 @@ def run(
         out: The result, likewise.
         function: The penalty.
         values: Gets μ of each group.
-        matrices: Matrices [m, n, n], contiguous; of a step, memory for the X of groups that are not stepped.
-        flags: For each group, 1 if it is multiplied by its matrix.
+        matrices: Matrices [m, n, n], contiguous.
         numbers: 2β or τ, and the numbers of the penalty.
 
     Returns:
-        A byte for each group: of a step, 1 if its X is not finite and has been written, and the group not stepped.
+        The groups whose step it did not compute, because their X is not finite.
     """
     length, m, n = phi.shape
     if m == 0 or n == 0:
         if values is not None:
             values.zero_()
-        return b""
+        return []
     size = phi.element_size()
     plan = Tiles(_TYPES[phi.dtype], mode, function, machine.vector_bytes())
     width = -(-n // plan.lanes) * plan.lanes
-    shared = _is_shared(phi, width) and (mode == "gradient" or (mode in ("step", "change") and n <= length))
+    shared = mode in ("step", "change") and n <= length and _is_shared(phi, width)
     block = length if shared else _rows(length, width * size)
     room = width * (width + block + ROOM) * size
-    marks = (ctypes.c_uint8 * m)(*(flags or b""))
+    failed = (ctypes.c_uint8 * m)()
     if mode in ("step", "change"):
         numbers = (*numbers, *_fixed_vector(n, phi.dtype), *([0.0] * (width - n)))
     scalars = ((ctypes.c_double if size == 8 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
     strides = [size * tensor.stride(axis) for tensor in (phi, out) for axis in (0, 1)]
     starts = [0 if tensor is None else tensor.data_ptr() for tensor in (phi, out, values, matrices)]
-    places, address = ctypes.addressof(marks), ctypes.addressof(scalars)
+    places, address = ctypes.addressof(failed), ctypes.addressof(scalars)
 
     def call(compiled: Callable[..., None], first: int, last: int, scratch: int, group: int = 0) -> None:
         """Run a function over groups, or over items of one group."""
@@ -116,13 +115,13 @@ def run(
                 call(compiled, first, last, scratch, group)
 
             _share(plan, length, n, part)
-            if marks[group]:
+            if failed[group]:
                 call(_compiled(plan), 0, 1, scratch, group)
-        return bytes(marks)
+        return groups_of(bytes(failed), 1, m)
     compiled = _compiled(plan)
     work = length * m * n * n // _PER_MULTIPLICATION
     threads.run_blocks(lambda first, last: call(compiled, first, last, _scratch.pointer(room)), m, work)
-    return bytes(marks)
+    return groups_of(bytes(failed), 1, m)
 
 
 def _share(plan: Tiles, length: int, n: int, call: Callable[[Callable[..., None], int, int], None]) -> None:
@@ -130,8 +129,6 @@ def _share(plan: Tiles, length: int, n: int, call: Callable[[Callable[..., None]
     rows, columns = -(-length // ROWS), -(-n // plan.lanes)
     phases = {"pack": (rows, length * n), "gram": (columns, length * n * n // 2), "factor": (columns, n * n)}
     phases["multiply"] = (rows, length * n * n)
-    if plan.mode == "gradient":
-        del phases["factor"]
     for phase, (items, work) in phases.items():
         compiled = _phase(plan, phase)
         threads.run_blocks(
