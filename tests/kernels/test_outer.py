@@ -20,7 +20,16 @@ from gramian.kernels.dispatch import choose
 from gramian.penalties import L1, Elementwise, Frobenius, Huber, SquaredFrobenius
 from tests.cases import overcomplete_is_meant
 from tests.kernels.cases import HAS_LLVM, draw
-from tests.kernels.test_lanes import TARGETS, assembly, frames, innermost_loops, logcosh, results
+from tests.kernels.test_lanes import (
+    TARGETS,
+    agrees,
+    agrees_in_every_memory_order,
+    assembly,
+    frames,
+    innermost_loops,
+    logcosh,
+    results,
+)
 
 pytestmark = [overcomplete_is_meant, pytest.mark.skipif(not HAS_LLVM, reason="needs llvmlite")]
 
@@ -35,35 +44,19 @@ PENALTIES = (
 def test_every_penalty_near_and_far(penalty) -> None:
     phi = frames(40, 7, 20)
     for lr in (0.0, 0.05, math.inf):
-        for found, right in zip(
-            results("outer", phi, penalty, lr), results("reference", phi, penalty, lr), strict=True
-        ):
-            torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+        agrees("outer", phi, penalty, lr)
 
 
 def test_other_penalties_use_the_products_of_torch() -> None:
     phi = frames(40, 3, 18)
     for penalty in (Frobenius(), Elementwise(logcosh, torch.tanh)):
-        for found, right in zip(
-            results("outer", phi, penalty, 0.1), results("reference", phi, penalty, 0.1), strict=True
-        ):
-            torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+        agrees("outer", phi, penalty, 0.1)
 
 
 @pytest.mark.parametrize("n", [17, 40, *(pytest.param(n, marks=pytest.mark.slow) for n in (24, 31, 33, 64, 100))])
 def test_sizes_and_strides(n) -> None:
     for length in (3, 70, 133):
-        phi = draw((length, 3, n)) if length < n else frames(length, 3, n)
-        right = results("reference", phi, L1(), 0.1)
-        gaps = torch.zeros(length, 3, n + 3, dtype=torch.float64)
-        gaps[:, :, :n] = phi
-        columns = phi.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-        for view in (phi, phi.permute(1, 0, 2).contiguous().permute(1, 0, 2), gaps[:, :, :n], columns):
-            for found, each in zip(results("outer", view, L1(), 0.1), right, strict=True):
-                torch.testing.assert_close(found, each, rtol=1e-12, atol=1e-12)
-        with gramian.kernels.use("outer"):
-            gramian.step_(gaps[:, :, :n], lr=0.1)
-        assert not gaps[:, :, n:].any()
+        agrees_in_every_memory_order("outer", draw((length, 3, n)) if length < n else frames(length, 3, n))
 
 
 def bits(phi: Tensor) -> list[Tensor]:
