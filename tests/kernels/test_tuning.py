@@ -203,5 +203,7 @@ def test_classes_of_shapes() -> None:
 def test_what_cannot_be_tuned() -> None:
     with pytest.raises(OptionError, match=r"phi must be a tensor \[l, m, n\] on a CUDA device; got .* on cpu"):
         gramian.kernels.tune(draw((4, 3, 2)))
+    with pytest.raises(OptionError, match=r"phi must be a tensor .*; got \(64, 8, 4\); try torch\.randn"):
+        gramian.kernels.tune((64, 8, 4))  # pyright: ignore
     with pytest.raises(OptionError, match="seconds must be positive; got 0"):
         gramian.kernels.tune(draw((4, 3, 2)), seconds=0)

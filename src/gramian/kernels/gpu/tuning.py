@@ -83,7 +83,7 @@ def tune(phi: Tensor, *, penalty: str | Penalty = "l1", seconds: float = 60.0) -
         The times before and after, and the configurations.
 
     Raises:
-        OptionError: If Φ is not on a CUDA device, has not three axes, or `seconds` is not positive.
+        OptionError: If Φ is no tensor on a CUDA device with three axes, or `seconds` is not positive.
         RunError: If the file cannot be written.
 
     Cost:
@@ -97,6 +97,10 @@ def tune(phi: Tensor, *, penalty: str | Penalty = "l1", seconds: float = 60.0) -
     """
     if not seconds > 0:
         raise OptionError(f"seconds must be positive; got {seconds}")
+    if not isinstance(phi, Tensor):
+        raise OptionError(
+            f"phi must be a tensor [l, m, n] on a CUDA device; got {phi!r:.80}; try torch.randn(l, m, n, device='cuda')"
+        )
     if phi.device.type != "cuda" or phi.ndim != 3:
         raise OptionError(
             f"phi must be a tensor [l, m, n] on a CUDA device; got shape {list(phi.shape)} on {phi.device}; try "
