@@ -97,7 +97,7 @@ def tune(phi: Tensor, *, penalty: str | Penalty = "l1", seconds: float = 60.0) -
     """
     if not seconds > 0:
         raise OptionError(f"seconds must be positive; got {seconds}")
-    if not isinstance(phi, Tensor):
+    if not isinstance(phi, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(
             f"phi must be a tensor [l, m, n] on a CUDA device; got {phi!r:.80}; try torch.randn(l, m, n, device='cuda')"
         )
