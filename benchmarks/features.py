@@ -1,16 +1,20 @@
 """Measure block-sparse features on samples with known factors, beside five baselines written from their papers.
 
     python benchmarks/features.py [--seeds 5] [--quick] [--only NAME …] [--threads 2] [--device cuda]
+    python benchmarks/features.py --times [--only NAME …]
 
 A sample is the sum of 4 of 128 factors on manifolds in random subspaces of 128 dimensions (`ManifoldSum`); 300,000
 samples to learn from, 100,000 held out. For each method and seed: the block R² of one pass and of codes by inference
-with the learned dictionary (`block_omp` of 4 groups), the training time, the groups that are in no held-out sample, and
-the number of active groups in training and in use. In groups of size 16, the share of its dimensions that a group uses:
-the participation ratio of the eigenvalues of the covariance of its contributions, divided by 16.
+with the learned dictionary (`block_omp` of 4 groups), the groups that are in no held-out sample, the number of active
+groups in training and in use, and the share of its dimensions that a group uses: the participation ratio of the
+eigenvalues of the covariance of its contributions, divided by their number.
 
 Every result is appended to benchmarks/results/features.jsonl as soon as it is measured, and the table in
-benchmarks/results/features.md is written anew. What is in the file is not measured again; delete it to start anew. An
-otherwise idle machine with 2 cores needs some hours for five seeds; `--quick` a few minutes, in files of its own.
+benchmarks/results/features.md is written anew. What is in the file is not measured again; delete it to start anew. A
+machine with 2 cores needs ten hours for five seeds; `--quick` a few minutes, in files of its own.
+
+`--times` measures training alone, on a machine that does nothing else: what trains by equal steps, for a twentieth of
+them. The times are kept in benchmarks/results/features_times.json.
 """
 
 import argparse
@@ -18,10 +22,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -50,6 +53,7 @@ from gramian.coding import (
     strongest_groups,
 )
 from gramian.coding.features import FeatureTraining
+from gramian.files import replace_file
 
 LENGTH, ACTIVE = 128, 4
 PART = 50_000
@@ -77,6 +81,12 @@ class Scale:
     factor_samples: int = 30_000
 
 
+PARTS = 20
+TIMING = Scale(steps=Scale.steps // PARTS, iterative_steps=Scale.iterative_steps // PARTS)
+"""A part of the steps that time is measured for."""
+WHOLE = ("mixture of factor analysers", "additive factor analysers")
+"""What does not train by equal steps."""
+
 QUICK = Scale(samples=20_000, held_out=4000, steps=300, iterative_steps=20, mixture_samples=4000, factor_samples=4000)
 
 
@@ -99,12 +109,14 @@ class Learned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is measured of one method with one seed."""
+    """What is measured of one method with one seed.
+
+    Or means over `seeds` seeds, the first of which is `seed`, with their standard deviations in `deviations`.
+    """
 
     method: str
     seed: int
     quick: bool
-    seconds: float
     r2: float
     concepts: float
     curved: float
@@ -118,6 +130,8 @@ class Outcome:
     decoded_unexplained: float
     machine: str
     version: str
+    seeds: int = 1
+    deviations: dict[str, float] = field(default_factory=dict)
 
 
 Method = Callable[[Tensor, int, Scale], Learned]
@@ -226,11 +240,7 @@ def in_parts(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, seed: int, *, scale: Scale) -> Outcome:
     """Train one method and measure it on held-out samples, on their device."""
-    start = time.perf_counter()
     learned = METHODS[name](x, seed, scale)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
     true_phi = data.phi.to(x.device)
     size = LENGTH**0.5
     test = size * held_out.x
@@ -246,7 +256,6 @@ def measure(name: str, data: ManifoldSum, x: Tensor, held_out: ManifoldSamples, 
         method=name,
         seed=seed,
         quick=scale is QUICK,
-        seconds=seconds,
         r2=float(r2.mean()),
         concepts=float(r2[straight].mean()),
         curved=float(r2[~straight].mean()),
@@ -300,43 +309,48 @@ def machine_of(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}" if device.type == "cuda" else machine()
 
 
-def spread(values: Iterable[float], digits: int = 3) -> str:
-    numbers = [value for value in values if not math.isnan(value)]
-    if not numbers:
-        return ""
-    return f"{mean(numbers):.{digits}f}" + (f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else "")
+def pooled(outcomes: list[Outcome], key: str) -> tuple[float, float]:
+    """Return the mean and the standard deviation over all seeds of one method."""
+    counts = [outcome.seeds for outcome in outcomes]
+    means = [getattr(outcome, key) for outcome in outcomes]
+    inner = [outcome.deviations.get(key, 0.0) for outcome in outcomes]
+    count = sum(counts)
+    average = sum(n * value for n, value in zip(counts, means, strict=True)) / count
+    squares = sum(
+        n * (value - average) ** 2 + (n - 1) * sd**2 for n, value, sd in zip(counts, means, inner, strict=True)
+    )
+    return average, math.sqrt(squares / (count - 1)) if count > 1 else math.nan
 
 
-def training_time(outcomes: list[Outcome], *, gpu: bool) -> str:
-    times = [o.seconds for o in outcomes if ("NVIDIA" in o.machine) == gpu and not math.isnan(o.seconds)]
-    return f"{mean(times):.0f} s" if times else ""
-
-
-def tables(outcomes: list[Outcome]) -> str:
+def tables(outcomes: list[Outcome], times: dict[str, float]) -> str:
     """Format all results."""
     rows: list[list[str]] = []
     for name in [name for name in METHODS if any(outcome.method == name for outcome in outcomes)]:
         same = [outcome for outcome in outcomes if outcome.method == name]
 
         def column(key: str, digits: int = 3, same: list[Outcome] = same) -> str:
-            return spread((getattr(outcome, key) for outcome in same), digits)
+            average, deviation = pooled(same, key)
+            if math.isnan(average):
+                return ""
+            return f"{average:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+
+        def percent(key: str, same: list[Outcome] = same) -> str:
+            average, _ = pooled(same, key)
+            return "" if math.isnan(average) else f"{100 * average:.2g} %"
 
         rows.append(
             [
                 name,
-                str(len(same)),
+                str(sum(outcome.seeds for outcome in same)),
                 PAPER.get(name, ""),
                 column("r2"),
                 column("concepts"),
                 column("curved"),
-                f"{100 * mean(outcome.unexplained for outcome in same):.2g} %",
+                percent("unexplained"),
                 column("decoded_r2"),
-                f"{100 * mean(outcome.decoded_unexplained for outcome in same):.2g} %"
-                if not math.isnan(same[0].decoded_r2)
-                else "",
-                training_time(same, gpu=False),
-                training_time(same, gpu=True),
-                f"{mean(outcome.dead for outcome in same):.0f} of {same[0].groups}",
+                percent("decoded_unexplained"),
+                f"{times[name]:.0f} s" if name in times else "",
+                f"{pooled(same, 'dead')[0]:.0f} of {same[0].groups}",
                 column("train_active", 2),
                 column("active", 2),
                 column("utilisation", 2),
@@ -344,16 +358,39 @@ def tables(outcomes: list[Outcome]) -> str:
         )
     header = (
         "method", "seeds", "R² in the paper", "R² in one pass", "concepts", "curved", "unexplained", "R² decoded",
-        "unexplained, decoded", "training, CPU", "training, GPU", "dead groups",
-        "active in training", "active in use", "dimensions used",
+        "unexplained, decoded", "training", "dead groups", "active in training", "active in use", "dimensions used",
     )  # fmt: skip
     return table(header, rows)
 
 
-def page(outcomes: list[Outcome], scale: Scale) -> str:
+def read_times(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": "", "seconds": {}}
+
+
+def measure_times(path: Path, methods: list[str]) -> None:
+    """Measure the seconds of training, and keep them."""
+    x = draw(ManifoldSum(LENGTH, active=ACTIVE, seed=0), Scale.samples, 1_000_000)
+    kept = read_times(path)
+    METHODS[methods[0]](x, 0, QUICK)  # compiles and caches
+    for method in methods:
+        whole = method in WHOLE
+        start = time.perf_counter()
+        METHODS[method](x, 0, Scale() if whole else TIMING)
+        kept["seconds"][method] = (time.perf_counter() - start) * (1 if whole else PARTS)
+        print(f"{method}: {kept['seconds'][method]:.0f} s", flush=True)
+        kept["machine"] = machine()
+        replace_file(path, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def page(outcomes: list[Outcome], scale: Scale, times: dict[str, Any]) -> str:
+    """Write the page with all results."""
     machines = "; ".join(dict.fromkeys(outcome.machine for outcome in outcomes))
     samples = f"{scale.samples:,} samples to learn from, {scale.held_out:,} held out"
-    return f"Measured on {machines}; {samples}; means and standard deviations over seeds.\n\n{tables(outcomes)}"
+    training = f" Training on {times['machine']}, extrapolated from a twentieth of the steps." if times["seconds"] else ""
+    return (
+        f"Measured on {machines}; {samples}; means and standard deviations over seeds.{training}\n\n"
+        f"{tables(outcomes, times['seconds'])}"
+    )
 
 
 def main() -> None:
@@ -364,7 +401,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few samples, short training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--untimed", action="store_true", help="the machine is not idle: keep no training times")
+    parser.add_argument("--times", action="store_true", help="measure the time of training alone, on an idle machine")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -372,9 +409,14 @@ def main() -> None:
     name = "features-quick" if options.quick else "features"
     path: Path = options.results / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    times_path: Path = options.results / "features_times.json"
+    if options.times:
+        measure_times(times_path, options.only or list(METHODS))
+    times = {"seconds": {}} if options.quick else read_times(times_path)
     outcomes = read(path)
-    done = {(outcome.method, outcome.seed) for outcome in outcomes}
-    for seed in range(options.first, options.first + (1 if options.quick else options.seeds)):
+    done = {(outcome.method, outcome.seed + i) for outcome in outcomes for i in range(outcome.seeds)}
+    seeds = 0 if options.times else 1 if options.quick else options.seeds
+    for seed in range(options.first, options.first + seeds):
         wanted = [method for method in (options.only or METHODS) if (method, seed) not in done]
         if not wanted:
             continue
@@ -383,18 +425,16 @@ def main() -> None:
         held_out = moved(data.draw(scale.held_out, seed=500_000 + seed), options.device)
         for method in wanted:
             outcome = measure(method, data, x, held_out, seed, scale=scale)
-            if options.untimed:
-                outcome = replace(outcome, seconds=math.nan)
             outcomes.append(outcome)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(outcome)) + "\n")
             print(
                 f"seed {seed}, {method}: R² {outcome.r2:.3f}, decoded {outcome.decoded_r2:.3f}, "
-                f"{outcome.seconds:.0f} s, {outcome.active:.2f} active, {outcome.dead} dead",
+                f"{outcome.active:.2f} active, {outcome.dead} dead",
                 flush=True,
             )
-            write(f"{name}.md", page(outcomes, scale), options.results)
-    write(f"{name}.md", page(outcomes, scale), options.results)
+            write(f"{name}.md", page(outcomes, scale, times), options.results)
+    write(f"{name}.md", page(outcomes, scale, times), options.results)
 
 
 if __name__ == "__main__":
