@@ -32,8 +32,8 @@ LADDER: tuple[Kernel, ...] = (
     Registers(),
     Fused(),
     Panel(),
-    Lanes(),
     Outer(),
+    Lanes(),
     BlockDiagonal(),
     Batched(),
     REFERENCE,
@@ -88,7 +88,7 @@ def use(name: str) -> Generator[None]:
     """Force a kernel within a `with` block; traced and vmapped tensors still use the reference kernel.
 
     Args:
-        name: 'tiled', 'products', 'registers', 'fused', 'panel', 'lanes', 'outer', 'block_diagonal', 'batched' or
+        name: 'tiled', 'products', 'registers', 'fused', 'panel', 'outer', 'lanes', 'block_diagonal', 'batched' or
             'reference'.
 
     Raises:

@@ -24,9 +24,9 @@ from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
-__all__ = ["Lanes", "groups_of"]
+__all__ = ["MOST_MEMBERS", "Lanes", "groups_of"]
 
-_FEWEST_MEMBERS, _MOST_MEMBERS = 1, 16
+_FEWEST_MEMBERS, MOST_MEMBERS = 1, 16
 
 _MANY_GROUPS = 64
 """Groups from which the threads can share the work evenly."""
@@ -49,8 +49,8 @@ class Lanes(Reference):
             return f"it runs on a CPU; Φ is on {problem.device}"
         if not machine.is_installed():
             return "llvmlite is not installed, or too old; try pip install 'gramian[fast]'"
-        if not _FEWEST_MEMBERS <= problem.shape[2] <= _MOST_MEMBERS:
-            return f"it is for n from {_FEWEST_MEMBERS} to {_MOST_MEMBERS}; n is {problem.shape[2]}"
+        if not _FEWEST_MEMBERS <= problem.shape[2] <= MOST_MEMBERS:
+            return f"it is for n from {_FEWEST_MEMBERS} to {MOST_MEMBERS}; n is {problem.shape[2]}"
         if problem.strides[2] != 1 and problem.strides[0] != 1:
             return "neither rows nor vectors of groups are adjacent in memory"
         if problem.dtype not in _TYPES or (problem.dtype == torch.float16 and not machine.converts_half()):

@@ -1,33 +1,38 @@
 r"""The outer kernel, for groups of middle size on a CPU: X, the factor and the products of one group after another.
 
 The Gram product sums outer products of rows in registers and computes half of X; entry-wise work and the second product
-follow while the group is in the cache. It is for the penalties that `lanes.functions` knows; the others use the
-products of `batched`. The code is generated for this processor at the first use and compiled by llvmlite, which is
-installed with Numba: `pip install 'gramian[fast]'`.
+follow while the group is in the cache. It is for the penalties that `lanes.functions` knows; for the others, and for
+gradients that another kernel computes in less time, it calls `lanes` or `batched`. The code is generated for this
+processor at the first use and compiled by llvmlite, which is installed with Numba: `pip install 'gramian[fast]'`.
 """
 
 import torch
 
 from gramian.kernels import reference
-from gramian.kernels.base import FusedStep, KernelSpec
+from gramian.kernels.base import FusedStep, Kernel, KernelSpec
 from gramian.kernels.cpu.batched import Batched
 from gramian.kernels.cpu.lanes import machine
 from gramian.kernels.cpu.lanes.functions import lane_function
+from gramian.kernels.cpu.lanes.kernel import MOST_MEMBERS as MOST_IN_LANES
+from gramian.kernels.cpu.lanes.kernel import Lanes
 from gramian.kernels.cpu.outer.running import MOST_SHARED, run
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
 __all__ = ["Outer"]
 
-_FEWEST_MEMBERS, _MOST_MEMBERS = 17, 512
+_FEWEST_MEMBERS, _MOST_MEMBERS = 9, 512
 _FEW_GROUPS = 4
 
 _MANY_GROUPS = 64
-"""Groups from which a gradient in several threads is faster than by the products of a library. With fewer it is short,
+"""Groups from which a gradient in several threads is faster than by the products of `batched`. With fewer it is short,
 and threads of torch, which spin for milliseconds after their own work, delay those of the kernel."""
 
 _LEAST = 1 << 18
 """Fewest multiplications of PᵀP for which code is compiled."""
+
+
+_BATCHED, _LANES = Batched(), Lanes()
 
 
 class Outer(Batched):
@@ -46,6 +51,8 @@ class Outer(Batched):
         length, m, n = problem.shape
         if not _FEWEST_MEMBERS <= n <= _MOST_MEMBERS:
             return f"it is for n from {_FEWEST_MEMBERS} to {_MOST_MEMBERS}; n is {n}"
+        if n <= MOST_IN_LANES and problem.dtype.itemsize == 2:
+            return "lanes reads small groups of 16-bit numbers as they are"
         if problem.strides[2] != 1:
             return "the rows of groups are not adjacent in memory"
         if length * m * n * n < _LEAST:
@@ -63,24 +70,25 @@ class Outer(Batched):
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
         known = lane_function(penalty)
         if known is None:
-            return super().value(phi, penalty)
+            return _for_any_penalty(phi).value(phi, penalty)
         wide = _widen(phi)
         values = wide.new_empty(wide.shape[1])
         run("value", wide, wide, function=known.function, values=values, numbers=(0.0, *known.numbers))
         return values
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
-        if lane_function(penalty) is None or _by_library(phi):
-            return super().value_and_grad(phi, penalty, beta)
+        other = _faster(phi, penalty)
+        if other is not None:
+            return other.value_and_grad(phi, penalty, beta)
         wide = _widen(phi)
         grad = _empty_like(wide)
         values = self.value_and_grad_into(grad, wide, penalty, beta)
         return values, grad.to(phi.dtype)
 
     def value_and_grad_into(self, out: Phi, phi: Phi, penalty: Penalty, beta: float) -> GroupScalars:
-        known = lane_function(penalty)
-        if known is None or _by_library(phi):
-            return super().value_and_grad_into(out, phi, penalty, beta)
+        known, other = lane_function(penalty), _faster(phi, penalty)
+        if other is not None or known is None:
+            return (other or _BATCHED).value_and_grad_into(out, phi, penalty, beta)
         wide = _widen(phi)
         grad = out if out.stride(2) == 1 and out.dtype == wide.dtype else _empty_like(wide)
         values = wide.new_empty(wide.shape[1])
@@ -127,9 +135,27 @@ class Outer(Batched):
         return FusedStep(values, phi if in_place else out.to(phi.dtype), failed)
 
 
-def _by_library(phi: Phi) -> bool:
-    """Tell whether a gradient is computed by the products of `batched`."""
-    return phi.shape[1] < _MANY_GROUPS and torch.get_num_threads() > 1
+def _is_small(phi: Phi) -> bool:
+    """Tell whether `lanes` can compute the groups."""
+    return 0 < phi.shape[2] <= MOST_IN_LANES
+
+
+def _for_any_penalty(phi: Phi) -> Kernel:
+    """Return the kernel for penalties that have no instructions."""
+    return _LANES if _is_small(phi) else _BATCHED
+
+
+def _faster(phi: Phi, penalty: Penalty) -> Kernel | None:
+    """Return the kernel that computes a gradient in less time, or None.
+
+    Where the rows of a small group are far apart, several groups share a cache line of the result; `lanes` writes it
+    once.
+    """
+    if lane_function(penalty) is None:
+        return _for_any_penalty(phi)
+    if _is_small(phi) and phi.stride(0) != phi.shape[2]:
+        return _LANES
+    return _BATCHED if phi.shape[1] < _MANY_GROUPS and torch.get_num_threads() > 1 else None
 
 
 def _widen(phi: Phi) -> Phi:
