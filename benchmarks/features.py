@@ -21,7 +21,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -386,7 +386,9 @@ def page(outcomes: list[Outcome], scale: Scale, times: dict[str, Any]) -> str:
     """Write the page with all results."""
     machines = "; ".join(dict.fromkeys(outcome.machine for outcome in outcomes))
     samples = f"{scale.samples:,} samples to learn from, {scale.held_out:,} held out"
-    training = f" Training on {times['machine']}, extrapolated from a twentieth of the steps." if times["seconds"] else ""
+    training = (
+        f" Training on {times['machine']}, extrapolated from a twentieth of the steps." if times["seconds"] else ""
+    )
     return (
         f"Measured on {machines}; {samples}; means and standard deviations over seeds.{training}\n\n"
         f"{tables(outcomes, times['seconds'])}"
