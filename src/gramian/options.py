@@ -154,8 +154,8 @@ def _constant(value: Any, name: str, attempt: str) -> float:
         except RuntimeError:  # torch.func has wrapped it, and holds no number
             pass
     raise OptionError(
-        f"{name} must be a constant, because no derivative by it is computed; got a tensor that is differentiated or "
-        f"transformed; try {name}.detach(), or loss(phi) * {name} for a strength that is learned"
+        f"{name} must be a constant, because no derivative with respect to it is computed; got a tensor that is "
+        f"differentiated or transformed; try {name}.detach(), or loss(phi) * {name} for a strength that is learned"
     )
 
 
