@@ -42,11 +42,12 @@ SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "g
 
 WITH_MATRIX_UNIT = {"fused_gram", "fused_update", "fused_apply", "symmetric_tiles", "sign_product"}
 MATRIX_UNIT = r"\b(wgmma\.mma_async|mma\.sync|tcgen05\.mma|v_mfma_\w+)"
-WIDE_LOAD = (
-    r"(ld\.global[\w.:]*\.(v4\.b32|v2\.b64|v4\.f32|b128|v8\.b32)"
-    r"|cp\.async\.c[ga]\.shared\.global[^;]*, (16|0x10)[,;]"
-    r"|(global|buffer)_load_(dwordx4|b128))"
+LOADS = (
+    r"ld\.global[\w.:]*?(?:\.v(?P<numbers>[248]))?\.[bfus](?P<bits>\d+)\b",
+    r"cp\.async\.c[ga]\.shared\.global[^;]*, (?P<bytes>0x[0-9a-f]+|\d+)[,;]",
+    r"(?:global|buffer)_load_dwordx(?P<words>\d)",
 )
+"""Loads from memory, in PTX and in the code of AMD."""
 
 TILE = ("TILE", "ROWS", "COLUMNS", "GROUPS", "DEPTH", "num_warps", "num_stages")
 """Options that are printed."""
@@ -154,7 +155,8 @@ class Variant:
     stack: int = 0
     shared: int = 0
     matrix: set[str] = field(default_factory=set)
-    wide_loads: int = 0
+    widest_load: int = 0
+    """Bytes that a thread loads at once."""
 
     def faults(self) -> list[str]:
         if self.error:
@@ -168,26 +170,27 @@ class Variant:
             result.append("no matrix unit is used")
         if self.name not in WITH_MATRIX_UNIT and self.matrix:
             result.append("a matrix unit is used")
-        if self.expects_wide_loads() and not self.wide_loads:
-            result.append("no load of 16 bytes")
+        if self.widest_load < self.expected_load():
+            result.append(f"no load of {self.expected_load()} bytes")
         return result
 
-    def expects_wide_loads(self) -> bool:
+    def expected_load(self) -> int:
+        """Return the bytes that a thread should load at once: 16, or all that it holds of a vector if that is less."""
         n, order = self.case.shape[2], self.case.order
+        if self.name == "whole_groups" and order == "m n l":
+            threads = TARGETS[self.target].warp_size * self.options["num_warps"]
+            return min(16, self.options["ROWS"] * self.options["GROUPS"] * self.case.dtype.itemsize // threads)
         if self.name == "whole_groups":
-            return order == "m n l" or (order == "l m n" and n in (1, 2, 4, 8))
-        return (
-            self.name in ("fused_update", "fused_gram", "symmetric_tiles", "sign_product")
-            and order == "l m n"
-            and n % 16 == 0
-        )
+            return 16 if order == "l m n" and n in (1, 2, 4, 8) else 0
+        tiled = self.name in ("fused_update", "fused_gram", "symmetric_tiles", "sign_product")
+        return 16 if tiled and order == "l m n" and n % 16 == 0 else 0
 
     def __str__(self) -> str:
         what = " ".join(str(part) for part in self.case[1:])
         tile = " ".join(f"{key}={self.options[key]}" for key in TILE if key in self.options)
         return (
             f"{self.target:7} {self.name:16} {self.case.kernel.name:9} {what:48} {tile:44} {self.registers:3} regs "
-            f"{self.stack} stack {self.shared:6} shared {self.wide_loads:3} wide loads {' '.join(sorted(self.matrix))}"
+            f"{self.stack} stack {self.shared:6} shared {self.widest_load:2} B loads {' '.join(sorted(self.matrix))}"
         )
 
 
@@ -272,7 +275,7 @@ def _compile(variant: Variant, grid: tuple[int, ...], arguments: tuple[Any, ...]
     variant.shared = code.metadata.shared
     text = code.asm["amdgcn" if variant.target.startswith("gfx") else "ptx"]
     variant.matrix = set(re.findall(MATRIX_UNIT, text))
-    variant.wide_loads = len(re.findall(WIDE_LOAD, text))
+    variant.widest_load = _widest_load(text)
     if variant.target.startswith("gfx"):
         variant.registers, variant.stack = (
             int(re.search(rf"\.{key}:\s*(\d+)", text)[1]) for key in ("vgpr_count", "private_segment_fixed_size")
@@ -285,6 +288,16 @@ def _compile(variant: Variant, grid: tuple[int, ...], arguments: tuple[Any, ...]
             report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
         variant.registers, variant.stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", report).groups())
     return variant
+
+
+def _widest_load(text: str) -> int:
+    widest = 0
+    for pattern in LOADS:
+        for match in re.finditer(pattern, text):
+            found = {key: int(value, 0) for key, value in match.groupdict().items() if value}
+            size = found.get("bytes") or 4 * found.get("words", 0) or found.get("numbers", 1) * found["bits"] // 8
+            widest = max(widest, size)
+    return widest
 
 
 def main() -> int:
