@@ -50,8 +50,3 @@ class Tiles:
     def reads_function(self) -> bool:
         """Whether the penalty is part of the function."""
         return self.mode in ("step", "change", "gradient", "value")
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether the function writes a product with P."""
-        return self.mode not in ("value", "residual")
