@@ -47,8 +47,9 @@ def test_every_penalty_near_and_far(penalty) -> None:
         agrees("outer", phi, penalty, lr)
 
 
-def test_other_penalties_use_the_products_of_torch() -> None:
-    phi = frames(40, 3, 18)
+@pytest.mark.parametrize("n", [12, 18])  # the products of lanes and of torch
+def test_other_penalties_use_products_of_other_kernels(n) -> None:
+    phi = frames(40, 3, n)
     for penalty in (Frobenius(), Elementwise(logcosh, torch.tanh)):
         agrees("outer", phi, penalty, 0.1)
 
