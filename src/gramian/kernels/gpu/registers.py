@@ -71,6 +71,8 @@ def _tiles(phi: Phi) -> list[Configuration]:
     columns = max(32, min(128, entries // rows)) if phi.stride(2) == 1 else max(8, min(64, entries // rows))
     groups = max(1, columns // _members(n))
     warps = max(1, min(8, rows * groups * _members(n) // 1024))
+    if rows < length and _members(n) == _MOST and phi.element_size() == 2 and phi.stride(2) == 1:
+        groups = max(1, groups // 2)  # with 32 entries for each thread, the compiler for sm_80 spills two of them
     choices = [
         *((rows, groups, warps), (rows, groups, min(8, 2 * warps)), (rows, max(1, groups // 2), warps)),
         *((rows, 2 * groups, min(8, 2 * warps)), (max(1, rows // 2), 2 * groups, warps)),
