@@ -376,7 +376,7 @@ class TestFloat64:
         phi = torch.randn(512, 1, 8, dtype=torch.float64)
         with pytest.warns(NotConvergedWarning, match="only rounding remains; try a larger tol"):
             result = gramian.orthogonalize(phi, tol=1e-17)
-        assert result.steps < 500  # of 1000: up to 30 for each time that rounding happens to lower the last bits of X
+        assert result.steps < 100
         assert result.residual <= rounding_level(torch.float64, 512)
 
     @pytest.mark.parametrize("lr", [0.25, math.inf])

@@ -215,6 +215,8 @@ def _descend(current: Phi, step: Callable[[Phi], Phi], penalty: Penalty, level: 
     """Make steps until the largest |X_jk| is at most `level`, or until they stop improving."""
     now, steps, before = _measure(current, penalty), 0, math.inf
     least, waited, patience = now, 0, _PATIENCE
+    # Below the level of rounding the residual falls by chance, which is no progress.
+    floor = max(level, rounding_level(current.dtype, len(current)))
     while now.largest > level:
         if steps == max_steps:
             return _Descent(current, steps, _ENDS["steps"])
@@ -235,7 +237,7 @@ def _descend(current: Phi, step: Callable[[Phi], Phi], penalty: Penalty, level: 
             return _Descent(current, steps, _ENDS["overflow"])
         current, steps, before, now = proposal, steps + 1, now.largest, measure
         fell = (now.sizes < least.sizes * (1 - _PROGRESS)) | (now.entries < least.entries * (1 - _PROGRESS))
-        waited = 0 if bool((fell & (now.entries > level)).any()) else waited + 1
+        waited = 0 if bool((fell & (now.entries > floor)).any()) else waited + 1
         least = _Measure(torch.minimum(least.entries, now.entries), torch.minimum(least.sizes, now.sizes), now.largest)
     return _Descent(current, steps, _ENDS["tolerance"])
 
