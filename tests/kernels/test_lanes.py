@@ -176,7 +176,7 @@ TARGETS = {
 
 
 def assembly(triple: str, cpu: str, text: str) -> str:
-    """Compile a module for another processor."""
+    """Compile the loop of a module for another processor, without the function through which threads share it."""
     binding = pytest.importorskip("llvmlite.binding")
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
@@ -184,7 +184,8 @@ def assembly(triple: str, cpu: str, text: str) -> str:
         target = binding.Target.from_triple(triple)
     except RuntimeError:
         pytest.skip(f"this llvmlite has no {triple}")
-    return target.create_target_machine(cpu=cpu, opt=3).emit_assembly(binding.parse_assembly(text))
+    lines = target.create_target_machine(cpu=cpu, opt=3).emit_assembly(binding.parse_assembly(text))
+    return re.split(r"^_?share:", lines, flags=re.MULTILINE)[0]
 
 
 def innermost_loops(lines: list[str]) -> list[list[str]]:

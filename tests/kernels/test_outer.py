@@ -67,14 +67,33 @@ def bits(phi: Tensor) -> list[Tensor]:
 class TestSameBits:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     def test_for_any_number_of_threads(self, monkeypatch, dtype) -> None:
-        phi = frames(200, 3, 40).to(dtype)  # of which the threads share each group, or compute one each
+        phi = frames(300, 1, 140).to(dtype)
         expected = bits(phi)
+        phases: list[str] = []
+        original = running._phase
+        monkeypatch.setattr(running, "_phase", lambda plan, phase: phases.append(plan.mode) or original(plan, phase))
         monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
         monkeypatch.setattr(threads, "_LEAST", 1)
-        monkeypatch.setattr("gramian.kernels.cpu.outer.kernel._MANY_GROUPS", 1)
-        for least in (1, 1 << 30):
+        for rate, least, modes in ((0.75, 1, {"step", "change", "gradient"}), (0.1, 1, set()), (0.75, 1 << 30, set())):
+            # The two threads share the group, or one of them computes it.
+            phases.clear()
+            monkeypatch.setattr(running, "_SHARED_RATE", rate)
             monkeypatch.setattr(running, "_LEAST_SHARED", least)
+            monkeypatch.setattr(running, "_LIBRARY_ROUNDS", math.inf)
             assert all(torch.equal(a, b) for a, b in zip(bits(phi), expected, strict=True))
+            assert set(phases) == modes
+
+    def test_for_a_shared_group_that_is_wide_or_has_a_nan(self, monkeypatch) -> None:
+        wide, broken = draw((130, 1, 300)), frames(300, 1, 140)
+        broken[3, 0, 5] = math.nan
+        with gramian.kernels.use("outer"):
+            expected = [gramian.value_and_grad(phi, penalty=PENALTIES[1]) for phi in (wide, broken)]
+            monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+            monkeypatch.setattr(running, "_LEAST_SHARED", 1)
+            found = [gramian.value_and_grad(phi, penalty=PENALTIES[1]) for phi in (wide, broken)]
+        for pair, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(pair, right, rtol=0, atol=0, equal_nan=True)
+        assert found[1][1].isnan().all()
 
     def test_for_rows_that_are_packed_in_parts(self, monkeypatch) -> None:
         phi = frames(200, 3, 20)

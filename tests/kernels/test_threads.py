@@ -1,4 +1,4 @@
-"""Threads of compiled kernels: as many as torch has, idle ones sleep, and a forked child starts new ones."""
+"""Threads of compiled kernels: those of torch, or idle ones of Python; and what survives a fork."""
 
 import subprocess
 import sys
@@ -10,12 +10,73 @@ import pytest
 import torch
 
 import gramian
-from gramian.kernels.cpu import threads
-from tests.kernels.cases import KERNELS
+from gramian.kernels.cpu import claims, threads
+from gramian.kernels.cpu.lanes import machine
+from tests.kernels.cases import HAS_LLVM, KERNELS
 
 over_compiled = pytest.mark.parametrize(
     "kernel", [pytest.param(name, marks=KERNELS[name].marks) for name in ("lanes", "outer")]
 )
+
+
+@pytest.fixture(scope="module")
+def share() -> threads.Share:
+    """A loop that counts in int64 numbers how often it was called for each block, and stores its scratch address."""
+    if not HAS_LLVM:
+        pytest.skip("needs llvmlite")
+    arguments = "ptr %counts, ptr %places, ptr %scratch, i64 %first, i64 %last"
+    loop = f"""
+define void @run({arguments}) nounwind {{
+entry:
+  %address = ptrtoint ptr %scratch to i64
+  br label %block
+block:
+  %i = phi i64 [ %first, %entry ], [ %next, %block ]
+  %slot = getelementptr i64, ptr %counts, i64 %i
+  %before = load i64, ptr %slot
+  %after = add i64 %before, 1
+  store i64 %after, ptr %slot
+  %place = getelementptr i64, ptr %places, i64 %i
+  store i64 %address, ptr %place
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %last
+  br i1 %more, label %block, label %end
+end:
+  ret void
+}}
+"""
+    return machine.compile_function(loop + claims.write_share(arguments, ""))
+
+
+@pytest.mark.parametrize("whose", ["torch's", "Python's", "forked"])
+def test_every_block_of_a_compiled_loop_runs_once(monkeypatch, share, whose) -> None:
+    if whose == "torch's" and threads._openmp() is None:
+        pytest.skip("this torch has no OpenMP that can be called")
+    monkeypatch.setattr(threads, "_LEAST", 1)
+    monkeypatch.setattr(threads._Pool, "is_forked", whose == "forked")
+    if whose == "Python's":
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+    started = threading.active_count()
+    for count in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        for start, stop, work in ((0, 1, 1000), (0, 2, 1000), (3, 10, 1000), (0, 1000, 1 << 40), (0, 1000, 2)):
+            counts, places = torch.zeros(2, 1000, dtype=torch.int64)
+            arguments = (counts.data_ptr(), places.data_ptr(), 1 << 20)
+            threads.run_compiled(share, arguments, start, stop, work, room=64)
+            expected = torch.zeros_like(counts)
+            expected[start:stop] = 1
+            assert torch.equal(counts, expected)
+            most = threads.most_threads(stop - start, work)
+            assert most <= min(count, stop - start, max(1, work))
+            assert set(places[start:stop].tolist()) <= {(1 << 20) + 64 * member for member in range(most)}
+    if whose == "torch's":
+        assert threading.active_count() == started
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library has another name")
+def test_torch_lends_its_threads() -> None:
+    assert torch.backends.openmp.is_available()
+    assert threads._openmp() is not None
 
 
 def test_every_block_runs_once_in_at_most_as_many_threads_as_torch_has(monkeypatch) -> None:
@@ -88,6 +149,7 @@ PROCESS = """
 import os, sys, threading, time
 import numpy as np
 import torch, gramian
+from gramian.kernels.cpu import threads
 from gramian.kernels.dispatch import LADDER
 
 phi = torch.randn(64, 4096, 4, generator=torch.Generator().manual_seed(0))
@@ -115,24 +177,23 @@ assert time.process_time() - busy <= 1.1 * (time.perf_counter() - wall) + 0.02
 assert count() == before, (before, count())
 print("one")
 
-# Two threads: the pool starts at most one for each processor, whatever the environment said when the process began.
+# Two threads: they are torch's, whatever the environment said when the process began.
 torch.set_num_threads(2)
-started = threading.active_count()
 for _ in range(20):
     assert alike(run())
-assert threading.active_count() <= started + (os.cpu_count() or 1)
+assert count() == before or threads._openmp() is None
 print("two")
 
-# Nothing spins.
+# Nothing spins for long.
 busy = time.process_time()
 time.sleep(0.5)
 assert time.process_time() - busy < 0.1
 print("idle")
 
-# A child of a process that has used them.
+# A child of a process that has used them: it starts threads of Python.
 child = os.fork()
 if child == 0:
-    os._exit(0 if alike(run()) else 1)
+    os._exit(0 if alike(run()) and count() <= before + (os.cpu_count() or 1) else 1)
 assert os.waitpid(child, 0)[1] == 0
 print("fork")
 

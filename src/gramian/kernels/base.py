@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gramian.kernels import chunks
 from gramian.kernels.gpu import epilogues
 from gramian.penalties import Penalty
 from gramian.torch_internals import is_transformed
@@ -67,9 +66,6 @@ class Kernel(ABC):
 
     name: ClassVar[str]
     """The name for `gramian.kernels.use` and `gramian.kernels.watch`."""
-
-    chunk_size: ClassVar[int] = chunks.CHUNK_SIZE
-    """How many entries of X entry-wise work processes at a time."""
 
     splits_groups: ClassVar[bool] = True
     """Whether the groups of Φ may be passed in several calls; False where all processes must make the same calls."""

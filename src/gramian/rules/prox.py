@@ -168,17 +168,17 @@ def _total(losses: list[Scalar]) -> Scalar:
 def _factor(kernel: Kernel, phi: Phi, lr: LearningRate, beta: float, penalty: Penalty) -> tuple[GroupMatrices, Scalar]:
     """Compute −S of every group, and the loss."""
     M = kernel.residual(phi)  # X, overwritten by −S: one matrix, however large
-    loss = beta * chunks.value(M, penalty, kernel.chunk_size).sum()
+    loss = beta * chunks.value(M, penalty).sum()
     tau = _tau(lr, beta)
-    sizes = chunks.frobenius(M, kernel.chunk_size)
+    sizes = chunks.frobenius(M)
     # Reading a number here does not wait for a device.
     readable = M.device.type == "cpu" and M.numel() > 0 and not torch.compiler.is_compiling() and is_plain(M)
     shrinks = penalty.minimal_at_zero  # ‖C‖_F ≤ ‖X‖_F
     if readable and shrinks and sizes.max().item() <= norms.NEAR:
         # The common case in training: w = 1, and ‖C‖₂ ≤ ‖X‖_F needs no bound.
         tau = torch.as_tensor(tau, dtype=M.dtype, device=M.device)
-        shrunk = chunks.prox_residual_(M, penalty, tau, kernel.chunk_size)
-        return chunks.scale_(shrunk, -0.5, kernel.chunk_size), loss
+        shrunk = chunks.prox_residual_(M, penalty, tau)
+        return chunks.scale_(shrunk, -0.5), loss
     near = (sizes <= (norms.NEAR if shrinks else -1))[:, None, None]
     diagonal = M.diagonal(dim1=-2, dim2=-1)
     diagonal.add_(1)

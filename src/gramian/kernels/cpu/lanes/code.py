@@ -173,7 +173,7 @@ class Code:
         self.label(done)
         return vectors
 
-    def unless(self, condition: str, body: Callable[[], None]) -> None:
+    def unless(self, condition: str, body: Callable[[], object]) -> None:
         """Run a body where a bit is 0."""
         self._names += 1
         inside, done = f"inside{self._names}", f"after{self._names}"

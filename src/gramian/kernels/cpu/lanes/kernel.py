@@ -6,7 +6,7 @@ processor at the first use and compiled by llvmlite, which is installed with Num
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -42,8 +42,6 @@ class Lanes(Reference):
 
     name = "lanes"
 
-    chunk_size = chunks.SERIAL_CHUNK_SIZE  # torch's threads would spin while the loops here need the processors
-
     def unsupported_reason(self, problem: KernelSpec) -> str | None:
         if problem.device != "cpu":
             return f"it runs on a CPU; Φ is on {problem.device}"
@@ -73,7 +71,7 @@ class Lanes(Reference):
         return X
 
     def value(self, phi: Phi, penalty: Penalty) -> GroupScalars:
-        return chunks.value(self.residual(phi), penalty, self.chunk_size)
+        return chunks.value(self.residual(phi), penalty)
 
     def value_and_grad(self, phi: Phi, penalty: Penalty, beta: float) -> tuple[GroupScalars, Phi]:
         grad = _empty_like(phi)
@@ -83,8 +81,8 @@ class Lanes(Reference):
         known = lane_function(penalty)
         if known is None or not _fits(out, phi):
             X = self.residual(phi)
-            values = chunks.value(X, penalty, self.chunk_size)
-            G = chunks.scale_(chunks.subgradient_(X, penalty, self.chunk_size), 2 * beta, self.chunk_size)
+            values = chunks.value(X, penalty)
+            G = chunks.scale_(chunks.subgradient_(X, penalty), 2 * beta)
             grad = self.apply(phi, G)
             reference.invalidate_groups_(grad, values)  # the sign of a NaN is 0, so the product may hide it
             out.copy_(grad)
@@ -181,24 +179,17 @@ def _run(
     whole = (m - padded) // groups if adjacent else 0  # the first numbers of the next group are read, too
     failed = (ctypes.c_uint8 * (blocks if mode in ("step", "change") else 1))()
     scalars = ((ctypes.c_double if phi.dtype == torch.float64 else ctypes.c_float) * max(1, len(numbers)))(*numbers)
-    before = (
+    arguments = (
         phi.data_ptr(), out.data_ptr(), *(size * stride for tensor in (phi, out) for stride in tensor.stride()),
         length, m,
+        0 if values is None else values.data_ptr(), ctypes.addressof(failed),
+        0 if matrices is None else matrices.data_ptr(), ctypes.addressof(scalars),
     )  # fmt: skip
-    after = (
-        0 if values is None else values.data_ptr(),
-        ctypes.addressof(failed),
-        0 if matrices is None else matrices.data_ptr(),
-        ctypes.addressof(scalars),
-    )
-
-    def loop(first: int, last: int) -> None:
-        if first < whole:
-            _compiled(plan, dense=True)(*before, first, min(last, whole), *after)
-        if last > whole:
-            _compiled(plan, dense=False)(*before, max(first, whole), last, *after)
-
-    threads.run_blocks(loop, blocks, length * m * n * n)
+    work = length * m * n * n
+    if whole > 0:
+        threads.run_compiled(_compiled(plan, dense=True), arguments, 0, whole, work)
+    if whole < blocks:
+        threads.run_compiled(_compiled(plan, dense=False), arguments, whole, blocks, work)
     return groups_of(bytes(failed), groups, m)
 
 
@@ -212,9 +203,6 @@ def groups_of(flags: bytes, groups: int, m: int) -> list[slice]:
     return [slice(first * groups, min(m, (last + 1) * groups)) for first, last in zip(firsts, lasts, strict=True)]
 
 
-_ARGUMENTS = (*(2 * (ctypes.c_void_p,)), *(10 * (ctypes.c_int64,)), *(4 * (ctypes.c_void_p,)))
-
-
 @cache
 def _plan(
     n: int, dtype: torch.dtype, mode: str, function: EntryFunction | None, order: Order
@@ -225,5 +213,5 @@ def _plan(
 
 
 @cache
-def _compiled(plan: Plan, *, dense: bool) -> Callable[..., None]:
-    return machine.compile_function(write_function(replace(plan, dense=dense)), "run", _ARGUMENTS)
+def _compiled(plan: Plan, *, dense: bool) -> threads.Share:
+    return machine.compile_function(write_function(replace(plan, dense=dense)))

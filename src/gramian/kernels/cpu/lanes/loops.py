@@ -11,6 +11,7 @@ A block of groups is read once for the Gram matrices and once more, from the cac
 
 from collections.abc import Callable
 
+from gramian.kernels.cpu.claims import write_share
 from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.plan import Plan
 from gramian.kernels.cpu.lanes.stacked import Stacked
@@ -36,7 +37,7 @@ a byte for each block, 1 where a step has to be computed elsewhere; matrices [m,
 
 
 def write_function(plan: Plan) -> str:
-    """Write the module of a plan, whose function is named 'run'."""
+    """Write the module of a plan, whose functions are named 'run' and 'share'."""
     return _Loops(plan).module()
 
 
@@ -72,7 +73,8 @@ class _Loops(Stacked):
         attributes = f'"prefer-vector-width"="{8 * plan.vector_bytes}" "min-legal-vector-width"="512"'
         body = "\n".join(code.lines)
         declarations = "\n".join(sorted(code.declarations))
-        return f"{declarations}\ndefine void @run({_ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
+        run = f"{declarations}\ndefine void @run({_ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
+        return run + write_share(_ARGUMENTS, attributes)
 
     def _batch_size(self) -> str | int:
         """Return how many blocks are processed together: whole groups only as far as they stay in the cache."""

@@ -12,9 +12,11 @@ import importlib.util
 import os
 import platform
 import threading
-from collections.abc import Callable
 from functools import cache
 from typing import Any
+
+from gramian.kernels.cpu.claims import SHARE
+from gramian.kernels.cpu.threads import Share
 
 __all__ = ["compile_function", "converts_half", "is_installed", "vector_bytes"]
 
@@ -65,8 +67,8 @@ def converts_half() -> bool:
     return platform.machine().lower() in ("arm64", "aarch64") or bool(binding.get_host_cpu_features().get("f16c"))
 
 
-def compile_function(text: str, name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
-    """Compile a module and return one of its functions, which runs without the interpreter lock."""
+def compile_function(text: str) -> Share:
+    """Compile a module and return its function `share`, which runs without the interpreter lock."""
     with _Compiler.lock:
         engine = _engine()
         from llvmlite import binding
@@ -74,8 +76,8 @@ def compile_function(text: str, name: str, arguments: tuple[Any, ...]) -> Callab
         module = binding.parse_assembly(text)
         engine.add_module(module)
         engine.finalize_object()
-        address = engine.get_function_address(name)
-    return ctypes.CFUNCTYPE(None, *arguments)(address)
+        address = engine.get_function_address(SHARE)
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 @cache

@@ -15,7 +15,7 @@ from gramian.kernels.cpu.lanes import machine
 from gramian.kernels.cpu.lanes.functions import lane_function
 from gramian.kernels.cpu.lanes.kernel import MOST_MEMBERS as MOST_IN_LANES
 from gramian.kernels.cpu.lanes.kernel import Lanes
-from gramian.kernels.cpu.outer.running import MOST_SHARED, run
+from gramian.kernels.cpu.outer.running import MOST_SHARED, occupies_threads, run
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar
 
@@ -23,10 +23,6 @@ __all__ = ["Outer"]
 
 _FEWEST_MEMBERS, _MOST_MEMBERS = 9, 512
 _FEW_GROUPS = 4
-
-_MANY_GROUPS = 64
-"""Groups from which a gradient in several threads is faster than by the products of `batched`. With fewer it is short,
-and threads of torch, which spin for milliseconds after their own work, delay those of the kernel."""
 
 _LEAST = 1 << 18
 """Fewest multiplications of PᵀP for which code is compiled."""
@@ -155,7 +151,7 @@ def _faster(phi: Phi, penalty: Penalty) -> Kernel | None:
         return _for_any_penalty(phi)
     if _is_small(phi) and phi.stride(0) != phi.shape[2]:
         return _LANES
-    return _BATCHED if phi.shape[1] < _MANY_GROUPS and torch.get_num_threads() > 1 else None
+    return None if occupies_threads(phi) else _BATCHED
 
 
 def _widen(phi: Phi) -> Phi:

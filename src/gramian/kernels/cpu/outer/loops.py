@@ -6,6 +6,7 @@ are multiplied by M. Where a group has more rows, they are packed again for the 
 
 from collections.abc import Callable
 
+from gramian.kernels.cpu.claims import write_share
 from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.outer.entries import Entries, Function
 from gramian.kernels.cpu.outer.norms import Norms
@@ -26,19 +27,20 @@ A step sets the byte of a group whose Gram matrix is not finite to 1 and does no
 
 
 def write_function(plan: Tiles) -> str:
-    """Write the module of a plan, whose function is named 'run'."""
+    """Write the module of a plan, whose functions are named 'run' and 'share'."""
     loops = _Loops(plan)
     loops.all_groups()
     return module(loops)
 
 
 def module(loops: Entries) -> str:
-    """Return the text of a module with one function."""
+    """Return the text of a module with this function, and the one through which threads share it."""
     code, bits = loops.code, 8 * loops.plan.vector_bytes
     code.do("ret void")
     attributes = f'"prefer-vector-width"="{bits}" "min-legal-vector-width"="512"'
     body, declarations = ("\n".join(lines) for lines in (code.lines, sorted(code.declarations)))
-    return f"{declarations}\ndefine void @run({ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
+    run = f"{declarations}\ndefine void @run({ARGUMENTS}) nounwind {attributes} {{\nentry:\n{body}\n}}\n"
+    return run + write_share(ARGUMENTS, attributes)
 
 
 class _Loops(Norms):

@@ -1,12 +1,14 @@
-"""The phases of a step of one large group, each a loop over independent items that several threads share.
+"""The phases of a step or gradient of one large group, each a loop over independent items that several threads share.
 
 Where there are fewer groups than threads can share, the rows are packed first; then each row of tiles of X is computed;
-each becomes the factor M when the norm of X is known; then blocks of rows are multiplied by M. The results
+each becomes the factor M when all of X is known; then blocks of rows are multiplied by M. The results
 have the same bits as those of `loops`. A group that is not near the manifold is not stepped, and its byte set to 1.
 """
 
+from collections.abc import Callable
+
 from gramian.kernels.cpu.lanes.code import Vector
-from gramian.kernels.cpu.outer.entries import Entries
+from gramian.kernels.cpu.outer.entries import Entries, Function
 from gramian.kernels.cpu.outer.loops import module
 from gramian.kernels.cpu.outer.plan import Tiles
 from gramian.kernels.cpu.outer.products import Span
@@ -33,46 +35,54 @@ def write_phase(plan: Tiles, phase: str) -> str:
 class _Phases(Entries):
     """Writes the body of each phase."""
 
+    @property
+    def _terms(self) -> list[Function]:
+        """What is summed over the entries of X."""
+        return [self.value, self.square] if self._is_step else [self.value]
+
+    @property
+    def _is_step(self) -> bool:
+        return self.plan.mode in ("step", "change")
+
     def pack_item(self, item: str) -> None:
         """Pack rows."""
         self.pack("%phi", *self._span(item))
 
     def gram_item(self, J: str) -> None:
-        """Compute a row of tiles of X, and its sums."""
+        """Compute a row of tiles of X, and its sums; for a gradient, replace it by one of G."""
         self.clear(J)
         self.each_depth("%length", lambda top: self.gram(J, "%length", top))
         self.shift_diagonal(J, -1.0)
-        for i, x in enumerate(self.entries(J, [self.value, self.square], None)):
+        update = self.subgradient if self.plan.mode == "gradient" else None
+        for i, x in enumerate(self.entries(J, self._terms, update)):
             self.store(x, self._slot(J, i))
 
     def factor_item(self, J: str) -> None:
-        """Turn a row of tiles of X into one of M, unless the group is not near the manifold."""
+        """Complete a row of tiles of the factor M; a step turns X into it, unless the group is far."""
         code = self.code
-        value, square = self._totals()
-        near = self.is_near(square)
-        self._once(J, value, near)
-
-        def update() -> None:
-            self.entries(J, [], self.prox_residual(self.numbers[0]))
-
-        code.unless(code.emit(f"xor i1 {near}, true"), update)
+        value, *squares = self._totals()
+        if self._is_step:
+            near = self.is_near(squares[0])
+            far = code.emit(f"xor i1 {near}, true")
+            self._once(J, lambda: (self.store_value(value, "%values"), self.store_flag(far, "%flags")))
+            code.unless(far, lambda: self.entries(J, [], self.prox_residual(self.numbers[0])))
+        else:
+            self._once(J, lambda: self.store_value(value, "%values"))
         self.mirror(J)
 
     def multiply_item(self, item: str) -> None:
         """Multiply rows by M, unless the group is not near the manifold."""
         code = self.code
         rows = self._span(item)
+        if not self._is_step:
+            self.multiply(rows, "%out", self.gradient_scale(self._totals()[0]), add=False)
+            return
         far = code.emit(f"icmp ne i8 {code.emit('load i8, ptr %flags')}, 0")
         scale = code.splat(-0.5)
         code.unless(far, lambda: self.multiply(rows, "%out", scale, add=self.plan.mode == "step"))
 
-    def _once(self, item: str, value: Vector, near: str) -> None:
+    def _once(self, item: str, store: Callable[[], object]) -> None:
         """Store the results of the group, in the first item."""
-
-        def store() -> None:
-            self.store_value(value, "%values")
-            self.store_flag(self.code.emit(f"xor i1 {near}, true"), "%flags")
-
         self.code.unless(self.code.emit(f"icmp ne i64 {item}, 0"), store)
 
     def _span(self, item: str) -> Span:
@@ -95,5 +105,5 @@ class _Phases(Entries):
         def row(J: str, sums: list[Vector]) -> list[Vector]:
             return [code.add(total, self.load(self._slot(J, i))) for i, total in enumerate(sums)]
 
-        sums = code.loop(0, self.columns, 1, row, ["zeroinitializer"] * 2)
+        sums = code.loop(0, self.columns, 1, row, ["zeroinitializer"] * len(self._terms))
         return [code.over_lanes(x, self.plan.lanes, code.add) for x in sums]

@@ -1,8 +1,9 @@
 """Calls of the compiled functions: whole groups for each thread, or the phases of one group for all threads."""
 
 import ctypes
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -20,30 +21,34 @@ from gramian.kernels.cpu.outer.products import DEPTH
 from gramian.kernels.norms import chirp
 from gramian.typing import Phi
 
-__all__ = ["MOST_SHARED", "run"]
+__all__ = ["MOST_SHARED", "occupies_threads", "run"]
 
 MOST_SHARED = 1 << 20
 """Most entries of a group whose work several threads share: 4 MiB in float32."""
 
-_LEAST_SHARED = 1 << 22
+_LEAST_SHARED = 1 << 24
 """Fewest multiplications of PᵀP of such a group."""
 
-_GROUPS = 2
-"""Groups for each thread from which each thread computes whole groups."""
+_SHARED_RATE = 0.75
+"""Speed of threads that share a group, as a part of that of threads with groups of their own: they wait four times."""
+
+_TILES = 4
+"""Rows of tiles of X for each of these threads: the first ones are the longest."""
+
+_LIBRARY_ROUNDS = 1.4
+"""Time in which `batched` computes a gradient, divided by that in which all threads compute whole groups."""
 
 _PACKED = 1 << 17
 """Bytes of packed rows of a group: a part of a second-level cache, beside X."""
 
-_PER_MULTIPLICATION = 4
-"""Multiplications that take the time of one of `threads.run_blocks`."""
+_PER_MULTIPLICATION = 2
+"""Multiplications that take the time of one of `threads.run_compiled`."""
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 
-_ARGUMENTS = (*(2 * (ctypes.c_void_p,)), *(9 * (ctypes.c_int64,)), *(5 * (ctypes.c_void_p,)))
-
 
 class _Scratch(threading.local):
-    """The scratch memory of a thread."""
+    """The scratch memory of the calls of a thread."""
 
     memory: Tensor | None = None
 
@@ -89,9 +94,9 @@ def run(
     size = phi.element_size()
     plan = Tiles(_TYPES[phi.dtype], mode, function, machine.vector_bytes())
     width = -(-n // plan.lanes) * plan.lanes
-    shared = mode in ("step", "change") and n <= length and _is_shared(phi, width)
+    shared = (mode == "gradient" or (mode in ("step", "change") and n <= length)) and _is_shared(phi)
     block = length if shared else _rows(length, width * size)
-    room = width * (width + block + ROOM) * size
+    room = -(-width * (width + block + ROOM) * size // 64) * 64
     failed = (ctypes.c_uint8 * m)()
     if mode in ("step", "change"):
         numbers = (*numbers, *_fixed_vector(n, phi.dtype), *([0.0] * (width - n)))
@@ -100,40 +105,33 @@ def run(
     starts = [0 if tensor is None else tensor.data_ptr() for tensor in (phi, out, values, matrices)]
     places, address = ctypes.addressof(failed), ctypes.addressof(scalars)
 
-    def call(compiled: Callable[..., None], first: int, last: int, scratch: int, group: int = 0) -> None:
-        """Run a function over groups, or over items of one group."""
-        compiled(
-            starts[0] + group * strides[1], starts[1] + group * strides[3], *strides, length, n, block, first, last,
+    def arguments(scratch: int, group: int = 0) -> list[int]:
+        """Return the arguments of a function for all groups, or for one group as the first one."""
+        return [
+            starts[0] + group * strides[1], starts[1] + group * strides[3], *strides, length, n, block,
             starts[2] + group * size, places + group, starts[3] + group * n * n * size, scratch, address,
-        )  # fmt: skip
+        ]  # fmt: skip
 
     if shared:
         scratch = _scratch.pointer(room)
         for group in range(m):
-
-            def part(compiled: Callable[..., None], first: int, last: int, group: int = group) -> None:
-                call(compiled, first, last, scratch, group)
-
-            _share(plan, length, n, part)
+            _share(plan, length, n, arguments(scratch, group))
             if failed[group]:
-                call(_compiled(plan), 0, 1, scratch, group)
+                threads.run_compiled(_compiled(plan), arguments(scratch, group), 0, 1, 0)
         return groups_of(bytes(failed), 1, m)
-    compiled = _compiled(plan)
     work = length * m * n * n // _PER_MULTIPLICATION
-    threads.run_blocks(lambda first, last: call(compiled, first, last, _scratch.pointer(room)), m, work)
+    scratch = _scratch.pointer(threads.most_threads(m, work) * room)
+    threads.run_compiled(_compiled(plan), arguments(scratch), 0, m, work, room=room)
     return groups_of(bytes(failed), 1, m)
 
 
-def _share(plan: Tiles, length: int, n: int, call: Callable[[Callable[..., None], int, int], None]) -> None:
+def _share(plan: Tiles, length: int, n: int, arguments: Sequence[int]) -> None:
     """Run the phases of one group, each in several threads."""
     rows, columns = -(-length // ROWS), -(-n // plan.lanes)
     phases = {"pack": (rows, length * n), "gram": (columns, length * n * n // 2), "factor": (columns, n * n)}
     phases["multiply"] = (rows, length * n * n)
     for phase, (items, work) in phases.items():
-        compiled = _phase(plan, phase)
-        threads.run_blocks(
-            lambda first, last, compiled=compiled: call(compiled, first, last), items, work // _PER_MULTIPLICATION
-        )
+        threads.run_compiled(_phase(plan, phase), arguments, 0, items, work // _PER_MULTIPLICATION)
 
 
 def _rows(length: int, row: int) -> int:
@@ -143,11 +141,31 @@ def _rows(length: int, row: int) -> int:
     return max(1, min(length, -(-length // (blocks * DEPTH)) * DEPTH))
 
 
-def _is_shared(phi: Phi, width: int) -> bool:
-    """Tell whether several threads share the work of one group after another."""
+def _rounds(phi: Phi) -> tuple[int, float]:
+    """Estimate the time in which all groups are computed, in that of one group in one thread.
+
+    Returns:
+        That of threads that compute whole groups, and of threads that share one group after another.
+    """
     length, m, n = phi.shape
-    few = m < _GROUPS * torch.get_num_threads() and torch.get_num_threads() > 1
-    return few and length * width <= MOST_SHARED and length * n * n >= _LEAST_SHARED
+    count = torch.get_num_threads()
+    useful = min(count, length // ROWS, n * phi.element_size() // (_TILES * machine.vector_bytes()))
+    if useful <= 1 or length * n > MOST_SHARED or length * n * n < _LEAST_SHARED:
+        return -(-m // count), math.inf
+    return -(-m // count), m / (_SHARED_RATE * useful)
+
+
+def _is_shared(phi: Phi) -> bool:
+    """Tell whether several threads share the work of one group after another."""
+    whole, shared = _rounds(phi)
+    return shared < whole
+
+
+def occupies_threads(phi: Phi) -> bool:
+    """Tell whether a gradient takes no longer than that of `batched`, which splits the products of few groups, too."""
+    length, m, n = phi.shape
+    most = threads.most_threads(torch.get_num_threads(), length * m * n * n // _PER_MULTIPLICATION)
+    return most == 1 or min(_rounds(phi)) <= _LIBRARY_ROUNDS * m / torch.get_num_threads()
 
 
 @cache
@@ -157,10 +175,10 @@ def _fixed_vector(n: int, dtype: torch.dtype) -> tuple[float, ...]:
 
 
 @cache
-def _compiled(plan: Tiles) -> Callable[..., None]:
-    return machine.compile_function(write_function(plan), "run", _ARGUMENTS)
+def _compiled(plan: Tiles) -> threads.Share:
+    return machine.compile_function(write_function(plan))
 
 
 @cache
-def _phase(plan: Tiles, phase: str) -> Callable[..., None]:
-    return machine.compile_function(write_phase(plan, phase), "run", _ARGUMENTS)
+def _phase(plan: Tiles, phase: str) -> threads.Share:
+    return machine.compile_function(write_phase(plan, phase))
