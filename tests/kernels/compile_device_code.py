@@ -45,7 +45,7 @@ MATRIX_UNIT = r"\b(wgmma\.mma_async|mma\.sync|tcgen05\.mma|v_mfma_\w+)"
 LOADS = (
     r"ld\.global[\w.:]*?(?:\.v(?P<numbers>[248]))?\.[bfus](?P<bits>\d+)\b",
     r"cp\.async\.c[ga]\.shared\.global[^;]*, (?P<bytes>0x[0-9a-f]+|\d+)[,;]",
-    r"(?:global|buffer)_load_dwordx(?P<words>\d)",
+    r"(?:global|buffer)_load_dword(?:x(?P<words>\d))?\b",
 )
 """Loads from memory, in PTX and in the code of AMD."""
 
@@ -295,7 +295,9 @@ def _widest_load(text: str) -> int:
     for pattern in LOADS:
         for match in re.finditer(pattern, text):
             found = {key: int(value, 0) for key, value in match.groupdict().items() if value}
-            size = found.get("bytes") or 4 * found.get("words", 0) or found.get("numbers", 1) * found["bits"] // 8
+            size = (
+                found.get("bytes") or 4 * found.get("words", 0) or found.get("numbers", 1) * found.get("bits", 32) // 8
+            )
             widest = max(widest, size)
     return widest
 

@@ -46,7 +46,8 @@ class Registers(Fused):
         if m == 0:
             return values, None
         step, kind = update.step, update.epilogue.kind
-        key = f"whole_groups {shape_class(phi)} {kind}, {'step' if step else 'gradient'}"
+        apart = "" if phi.stride(1) == n else ", apart"
+        key = f"whole_groups {shape_class(phi)}{apart} {kind}, {'step' if step else 'gradient'}"
         tile = configuration(key, phi.device, lambda: tiles)
         p_adjacent, p_dense = _order(phi)
         d_adjacent, d_dense = _order(out)
@@ -71,8 +72,11 @@ def _tiles(phi: Phi) -> list[Configuration]:
     columns = max(32, min(128, entries // rows)) if phi.stride(2) == 1 else max(8, min(64, entries // rows))
     groups = max(1, columns // _members(n))
     warps = max(1, min(8, rows * groups * _members(n) // 1024))
-    if rows < length and _members(n) == _MOST and phi.element_size() == 2 and phi.stride(2) == 1:
-        groups = max(1, groups // 2)  # with 32 entries for each thread, the compiler for sm_80 spills two of them
+    most = _MOST_ENTRIES
+    if _members(n) == _MOST and phi.stride(2) == 1:
+        # Compilers spill two of 32 entries for each thread, and of 16 where groups are not side by side.
+        shrink = 2 if phi.stride(1) == n else 4
+        groups, most = max(1, groups // shrink), most // shrink
     choices = [
         *((rows, groups, warps), (rows, groups, min(8, 2 * warps)), (rows, max(1, groups // 2), warps)),
         *((rows, 2 * groups, min(8, 2 * warps)), (max(1, rows // 2), 2 * groups, warps)),
@@ -80,7 +84,7 @@ def _tiles(phi: Phi) -> list[Configuration]:
     if length <= _LONGEST:  # longer vectors spill registers in fewer warps
         choices.append((rows, max(1, groups // 2), max(1, warps // 2)))
     default, *others = dict.fromkeys(choices)
-    fitting = [tile for tile in others if tile[0] * tile[1] * _members(n) <= _MOST_ENTRIES * tile[2]]
+    fitting = [tile for tile in others if tile[0] * tile[1] * _members(n) <= most * tile[2]]
     return [dict(zip(("ROWS", "GROUPS", "num_warps"), tile, strict=True)) for tile in (default, *fitting)]
 
 

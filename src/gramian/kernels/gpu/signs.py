@@ -23,13 +23,14 @@ __all__ = ["sign_product", "subgradient_dtype"]
 
 _SMALL = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3}
 _LARGE = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 3}
-_OTHER = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 2}
+_UNALIGNED = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32, "num_warps": 8, "num_stages": 2}
 _ALIGNED = (
+    _UNALIGNED,
     {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4, "num_stages": 2},
     {"ROWS": 128, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
     {"ROWS": 64, "COLUMNS": 128, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
 )
-"""They spill registers where the rows of P and G are not aligned, which takes more loads."""
+"""Candidates where the rows of P and G are aligned. Otherwise there are more loads, and some of them spill registers."""
 
 _BAND = 8
 """Tiles below one another that are computed before the next column of tiles, because they share what they read."""
@@ -56,7 +57,8 @@ def sign_product(phi: Phi, G: GroupMatrices, scale: float, out: Phi, *, add: boo
     width = G.shape[2]
     if m == 0:
         return
-    key = f"sign_product {shape_class(phi)} k={1 << max(0, width - 1).bit_length()}"
+    across = f"k={1 << max(0, width - 1).bit_length()}{'' if _is_aligned(phi, width) else ' unaligned'}"
+    key = f"sign_product {shape_class(phi)} {across}"
     options = configuration(key, phi.device, lambda: _candidates(phi, width))
     tiles = -(-length // options["ROWS"]) * -(-width // options["COLUMNS"])
     launching.launch(
@@ -68,10 +70,16 @@ def sign_product(phi: Phi, G: GroupMatrices, scale: float, out: Phi, *, add: boo
 def _candidates(phi: Phi, width: int) -> list[Configuration]:
     """Return the tiles of a program, the default first: a small one where large ones would leave processors idle."""
     length, m, _ = phi.shape
-    tiles = m * -(-length // _LARGE["ROWS"]) * -(-width // _LARGE["COLUMNS"])
-    large = width > _SMALL["COLUMNS"] and tiles >= launching.processors(phi.device)
-    others = (_OTHER, *_ALIGNED) if phi.shape[2] % 16 == width % 16 == 0 else (_OTHER,)
-    return [_LARGE, _SMALL, *others] if large else [_SMALL, _LARGE, *others]
+    large = _LARGE if _is_aligned(phi, width) else _UNALIGNED
+    tiles = m * -(-length // large["ROWS"]) * -(-width // large["COLUMNS"])
+    fills = width > _SMALL["COLUMNS"] and tiles >= launching.processors(phi.device)
+    others = _ALIGNED if large is _LARGE else ()
+    return [large, _SMALL, *others] if fills else [_SMALL, large, *others]
+
+
+def _is_aligned(phi: Phi, width: int) -> bool:
+    """Tell whether the rows of P and G begin at multiples of 16 numbers, or vectors are side by side."""
+    return phi.shape[2] % 16 == width % 16 == 0 and (phi.stride(2) != 1 or phi.stride(0) % 16 == 0)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

@@ -16,15 +16,18 @@ from gramian.typing import Phi
 
 __all__ = ["symmetric_product"]
 
-_CONFIGURATIONS = {
-    2: ((128, 64, 8, 3), (64, 64, 4, 3), (64, 64, 4, 4)),
-    4: ((64, 32, 4, 2),),
+_ALIGNED = {
+    2: ((128, 64, 8, 3), (64, 64, 4, 3), (64, 64, 4, 4), (128, 32, 8, 4), (128, 64, 8, 4), (128, 128, 8, 2)),
+    4: ((64, 32, 4, 2), (64, 32, 8, 2), (128, 32, 8, 2)),
     8: ((64, 16, 4, 1),),
 }
 """Edge of a tile, rows at a time, warps and stages, for each size of an entry in bytes; the default first."""
 
-_ALIGNED = {2: ((128, 32, 8, 4), (128, 64, 8, 4), (128, 128, 8, 2)), 4: ((64, 32, 8, 2), (128, 32, 8, 2)), 8: ()}
-"""The same, only where rows are aligned: otherwise they spill registers."""
+_UNALIGNED = {2: ((64, 64, 4, 3), (64, 64, 4, 4)), 4: ((64, 32, 4, 2),), 8: ((64, 16, 4, 1),)}
+"""The same where rows are not aligned; larger tiles spill registers."""
+
+_OTHER = {2: ((64, 16, 4, 2),), 4: ((64, 16, 4, 2),), 8: ((64, 16, 4, 1),)}
+"""The same for orders other than rows side by side, and copies that are not aligned: they take more pointers."""
 
 
 def symmetric_product(
@@ -53,11 +56,10 @@ def symmetric_product(
     length, m, n = phi.shape
     wide = reference.compute_dtype(phi.dtype)
     G = phi.new_empty(m, last - first, n - first, dtype=wide if step else subgradient_dtype(phi, epilogue))
-    # Other orders than rows side by side, and a copy that is not aligned, take more pointers, which must not spill.
     simple = phi.stride(2) == 1 and (copy is None or n % 16 == 0)
-    size = phi.element_size() if simple else max(4, phi.element_size())
-    key = f"symmetric_tiles {shape_class(phi)} {size} bytes, {epilogue.kind}, {'step' if step else 'gradient'}"
-    options = configuration(key, phi.device, lambda: _candidates(size, aligned=simple and n % 16 == 0))
+    kind = f"{'step' if step else 'gradient'}{'' if copy is None else ', copy'}"
+    key = f"symmetric_tiles {shape_class(phi)} {epilogue.kind}, {kind}"
+    options = configuration(key, phi.device, lambda: _candidates(phi, simple=simple))
     tile = options["TILE"]
     grid = (-(-(last - first) // tile), -(-(n - first) // tile), m)
     sums = torch.empty(m, *grid[:2], 2, dtype=wide, device=phi.device)
@@ -69,7 +71,7 @@ def symmetric_product(
     return G, sums
 
 
-def _candidates(size: int, *, aligned: bool) -> list[Configuration]:
-    each = _CONFIGURATIONS[size] + (_ALIGNED[size] if aligned else ())
+def _candidates(phi: Phi, *, simple: bool) -> list[Configuration]:
+    choices = (_ALIGNED if phi.shape[2] % 16 == 0 else _UNALIGNED) if simple else _OTHER
     names = "TILE", "ROWS", "num_warps", "num_stages"
-    return [dict(zip(names, numbers, strict=True)) for numbers in each]
+    return [dict(zip(names, numbers, strict=True)) for numbers in choices[phi.element_size()]]
