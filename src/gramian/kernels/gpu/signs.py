@@ -30,7 +30,7 @@ _ALIGNED = (
     {"ROWS": 128, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
     {"ROWS": 64, "COLUMNS": 128, "DEPTH": 32, "num_warps": 4, "num_stages": 3},
 )
-"""Candidates where the rows of P and G are aligned. Otherwise there are more loads, and some of them spill registers."""
+"""Candidates where the rows of P and G are aligned; otherwise some spill registers, as there are more loads."""
 
 _BAND = 8
 """Tiles below one another that are computed before the next column of tiles, because they share what they read."""
