@@ -12,9 +12,9 @@ CHECKED = os.environ.get("CHECK_SHAPES") == "1"
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 COMPILED = {
-    "gramian.coding.inference.descent_loops",
-    "gramian.coding.inference.vector_loops",
-    "gramian.coding.inference.working_set_loops",
+    "gramian.coding.inference.loops.descent",
+    "gramian.coding.inference.loops.vectors",
+    "gramian.coding.inference.loops.working_set",
     "gramian.kernels.gpu.triton_code.entries",
     "gramian.kernels.gpu.triton_code.fused",
     "gramian.kernels.gpu.triton_code.registers",

@@ -146,10 +146,10 @@ class _Solver:
     def __init__(self, synthesis: Dense, batch: int, unit: float) -> None:
         import numpy as np
 
-        from gramian.coding.inference import descent_loops, vector_loops
+        from gramian.coding.inference.loops import descent, vectors
 
-        self.loops: Any = descent_loops
-        self.vectors: Any = vector_loops
+        self.loops: Any = descent
+        self.vectors: Any = vectors
         self.groups, self.unit = tuple(synthesis.groups), unit
         m, n = self.groups
         self.D = np.ascontiguousarray(synthesis.D.detach().numpy())

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from gramian.coding.inference.compiled import compiled
+from gramian.coding.inference.loops.compiled import compiled
 
 __all__ = ["SAMPLES", "copy", "dot", "multiply", "multiply_block", "subtract", "subtract_rows"]
 

@@ -1,6 +1,6 @@
 """The loops of coordinate descent: for each sample, rounds of a small problem on a working set of groups.
 
-Numba's cache of these loops contains the machine code of `vector_loops` and `working_set_loops`, but does not notice
+Numba's cache of these loops contains the machine code of `vectors` and `working_set`, but does not notice
 changes in them: after a change, delete `__pycache__`.
 """
 
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gramian.coding.inference.compiled import compiled, compiled_finite
-from gramian.coding.inference.vector_loops import SAMPLES, copy, dot, multiply_block, subtract_rows
-from gramian.coding.inference.working_set_loops import VECTORS, extend_gram, padded, solve, spread
+from gramian.coding.inference.loops.compiled import compiled, compiled_finite
+from gramian.coding.inference.loops.vectors import SAMPLES, copy, dot, multiply_block, subtract_rows
+from gramian.coding.inference.loops.working_set import VECTORS, extend_gram, padded, solve, spread
 
 __all__ = ["DONE", "LAST", "Problem", "descend"]
 

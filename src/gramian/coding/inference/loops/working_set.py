@@ -1,6 +1,6 @@
 """The loops of coordinate descent on a working set: its Gram matrix, sweeps, and Newton steps.
 
-They are compiled as parts of `descent_loops`, whose cache does not notice changes in this file.
+They are compiled as parts of `descent`, whose cache does not notice changes in this file.
 """
 
 # Numba code has no types to check; Numba compiles these plain Python loops.
@@ -8,8 +8,8 @@ They are compiled as parts of `descent_loops`, whose cache does not notice chang
 
 import numpy as np
 
-from gramian.coding.inference.compiled import compiled
-from gramian.coding.inference.vector_loops import copy, dot, subtract
+from gramian.coding.inference.loops.compiled import compiled
+from gramian.coding.inference.loops.vectors import copy, dot, subtract
 
 __all__ = ["VECTORS", "extend_gram", "padded", "solve", "spread"]
 

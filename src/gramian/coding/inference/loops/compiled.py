@@ -15,8 +15,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop at its first call, without the interpreter lock; the machine code is cached on disk.
 
     Sums may be reordered and contracted, but NaN and infinity keep their meaning. Numba's threads are not used, because
-    they ignore torch's number of threads, break after a fork, and spin while they wait; those of
-    `gramian.kernels.cpu.threads` do not.
+    they ignore torch's number of threads, break after a fork, and spin while they wait; those in which
+    `gramian.kernels.cpu.threads` runs these loops do not.
     """
     return _compile(function, _SUMS)
 

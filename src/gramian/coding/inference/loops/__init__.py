@@ -1,0 +1,3 @@
+"""The loops of coordinate descent, compiled by Numba."""
+
+__all__ = []
