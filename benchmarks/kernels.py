@@ -26,7 +26,7 @@ from torch import Tensor
 import gramian
 from gramian import kernels, penalties
 from gramian.files import replace_file
-from gramian.kernels.cpu.lanes import machine as lanes
+from gramian.kernels.cpu.llvm import machine as lanes
 from gramian.kernels.dispatch import choose
 from gramian.typing import Phi
 

@@ -46,7 +46,7 @@ def test_explain_predicts_the_kernel(shape, strides, penalty, chosen) -> None:
 
 def test_without_llvmlite(monkeypatch) -> None:
     assert gramian.kernels.explain((64, 4096, 4)).chosen == "lanes"
-    monkeypatch.setattr("gramian.kernels.cpu.lanes.machine.is_installed", lambda: False)
+    monkeypatch.setattr("gramian.kernels.cpu.llvm.machine.is_installed", lambda: False)
     explanation = gramian.kernels.explain((64, 4096, 4))
     assert explanation.chosen == "block_diagonal"
     for kernel in ("lanes", "outer"):

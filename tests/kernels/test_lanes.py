@@ -10,10 +10,10 @@ from torch import Tensor
 
 import gramian
 import gramian.errors
-from gramian.kernels.cpu.lanes import machine
-from gramian.kernels.cpu.lanes.functions import lane_function
 from gramian.kernels.cpu.lanes.loops import write_function
 from gramian.kernels.cpu.lanes.plan import Plan
+from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.functions import lane_function
 from gramian.kernels.dispatch import choose
 from gramian.penalties import L1, Elementwise, Frobenius, Huber, Penalty, SquaredFrobenius
 from gramian.rules import proximal

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import gramian
 from gramian.kernels.cpu import threads
-from gramian.kernels.cpu.lanes import machine
-from gramian.kernels.cpu.lanes.functions import lane_function
+from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.functions import lane_function
 from gramian.kernels.cpu.outer import running
 from gramian.kernels.cpu.outer.loops import write_function
 from gramian.kernels.cpu.outer.phases import write_phase

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import gramian
-from gramian.kernels.cpu import claims, threads
-from gramian.kernels.cpu.lanes import machine
+from gramian.kernels.cpu import threads
+from gramian.kernels.cpu.llvm import claims, machine
 from tests.kernels.cases import HAS_LLVM, KERNELS
 
 over_compiled = pytest.mark.parametrize(

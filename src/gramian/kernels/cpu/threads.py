@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from gramian.kernels.cpu.claims import pack_claims
+from gramian.kernels.cpu.llvm.claims import pack_claims
 
 __all__ = ["Share", "most_threads", "run_blocks", "run_compiled"]
 
@@ -26,7 +26,7 @@ _PIECES = 4
 """Number of pieces into which the work of a thread is split."""
 
 Share = Callable[[int], None]
-"""A compiled function `share`, of the address of its claims; see `gramian.kernels.cpu.claims`."""
+"""A compiled function `share`, of the address of its claims; see `gramian.kernels.cpu.llvm.claims`."""
 
 
 class _Pool:

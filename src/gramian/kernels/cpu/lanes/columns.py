@@ -7,8 +7,8 @@ the same places in scratch memory as for the other memory orders, so the further
 from collections.abc import Callable
 from itertools import combinations_with_replacement
 
-from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.matrices import Matrices
+from gramian.kernels.cpu.llvm.code import Vector
 
 __all__ = ["Columns"]
 

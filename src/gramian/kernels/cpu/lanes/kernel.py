@@ -16,10 +16,10 @@ from torch import Tensor
 from gramian.kernels import chunks, reference
 from gramian.kernels.base import FusedStep, KernelSpec
 from gramian.kernels.cpu import threads
-from gramian.kernels.cpu.lanes import machine
-from gramian.kernels.cpu.lanes.functions import EntryFunction, lane_function
 from gramian.kernels.cpu.lanes.loops import write_function
 from gramian.kernels.cpu.lanes.plan import Order, Plan
+from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.functions import EntryFunction, lane_function
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar

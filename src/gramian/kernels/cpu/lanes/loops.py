@@ -11,10 +11,10 @@ A block of groups is read once for the Gram matrices and once more, from the cac
 
 from collections.abc import Callable
 
-from gramian.kernels.cpu.claims import write_share
-from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.plan import Plan
 from gramian.kernels.cpu.lanes.stacked import Stacked
+from gramian.kernels.cpu.llvm.claims import write_share
+from gramian.kernels.cpu.llvm.code import Vector
 
 __all__ = ["write_function"]
 

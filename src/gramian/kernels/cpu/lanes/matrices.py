@@ -6,10 +6,10 @@ The scratch memory holds `width` vectors for each vector of a row: X_d or M_d fo
 from collections.abc import Iterable
 from typing import cast
 
-from gramian.kernels.cpu.lanes.code import Vector
-from gramian.kernels.cpu.lanes.functions import EntryFunction
 from gramian.kernels.cpu.lanes.plan import Plan
 from gramian.kernels.cpu.lanes.rows import Rows
+from gramian.kernels.cpu.llvm.code import Vector
+from gramian.kernels.cpu.llvm.functions import EntryFunction
 from gramian.kernels.norms import NEAR
 
 __all__ = ["Matrices"]

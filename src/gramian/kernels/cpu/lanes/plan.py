@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gramian.kernels.cpu.lanes.functions import EntryFunction
+from gramian.kernels.cpu.llvm.functions import EntryFunction
 
 __all__ = ["Order", "Plan"]
 

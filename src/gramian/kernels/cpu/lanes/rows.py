@@ -1,7 +1,7 @@
 """Rows of a block of groups: from memory to the lanes of vectors, and back."""
 
-from gramian.kernels.cpu.lanes.code import Code, Vector
 from gramian.kernels.cpu.lanes.plan import Plan
+from gramian.kernels.cpu.llvm.code import Code, Vector
 
 __all__ = ["Rows"]
 

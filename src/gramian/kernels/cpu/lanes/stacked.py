@@ -4,8 +4,8 @@ The products are those of `loops`. The sums of the rows that a vector holds are 
 group are repeated for each of them, so that memory is read and written in order.
 """
 
-from gramian.kernels.cpu.lanes.code import Vector
 from gramian.kernels.cpu.lanes.columns import Columns
+from gramian.kernels.cpu.llvm.code import Vector
 
 __all__ = ["Stacked"]
 

@@ -6,8 +6,8 @@ It is done on and above the diagonal; the other entries are copies, so that the 
 from collections.abc import Callable
 from typing import cast
 
-from gramian.kernels.cpu.lanes.code import Vector
-from gramian.kernels.cpu.lanes.functions import EntryFunction
+from gramian.kernels.cpu.llvm.code import Vector
+from gramian.kernels.cpu.llvm.functions import EntryFunction
 from gramian.kernels.cpu.outer.plan import Tiles
 from gramian.kernels.cpu.outer.products import Products
 from gramian.kernels.norms import NEAR

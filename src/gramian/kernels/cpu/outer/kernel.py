@@ -1,7 +1,7 @@
 r"""The outer kernel, for groups of middle size on a CPU: X, the factor and the products of one group after another.
 
 The Gram product sums outer products of rows in registers and computes half of X; entry-wise work and the second product
-follow while the group is in the cache. It is for the penalties that `lanes.functions` knows; for the others, and for
+follow while the group is in the cache. It is for the penalties that `llvm.functions` knows; for the others, and for
 gradients that another kernel computes in less time, it calls `lanes` or `batched`. The code is generated for this
 processor at the first use and compiled by llvmlite, which is installed with Numba: `pip install 'gramian[fast]'`.
 """
@@ -11,10 +11,10 @@ import torch
 from gramian.kernels import reference
 from gramian.kernels.base import FusedStep, Kernel, KernelSpec
 from gramian.kernels.cpu.batched import Batched
-from gramian.kernels.cpu.lanes import machine
-from gramian.kernels.cpu.lanes.functions import lane_function
 from gramian.kernels.cpu.lanes.kernel import MOST_MEMBERS as MOST_IN_LANES
 from gramian.kernels.cpu.lanes.kernel import Lanes
+from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.functions import lane_function
 from gramian.kernels.cpu.outer.running import MOST_SHARED, occupies_threads, run
 from gramian.penalties import Penalty
 from gramian.typing import GroupMatrices, GroupScalars, Phi, Scalar

@@ -6,8 +6,8 @@ are multiplied by M. Where a group has more rows, they are packed again for the 
 
 from collections.abc import Callable
 
-from gramian.kernels.cpu.claims import write_share
-from gramian.kernels.cpu.lanes.code import Vector
+from gramian.kernels.cpu.llvm.claims import write_share
+from gramian.kernels.cpu.llvm.code import Vector
 from gramian.kernels.cpu.outer.entries import Entries, Function
 from gramian.kernels.cpu.outer.norms import Norms
 from gramian.kernels.cpu.outer.plan import Tiles

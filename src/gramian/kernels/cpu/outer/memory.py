@@ -7,7 +7,7 @@ of Φ are. The last column ends with zeros where L does not divide n.
 
 from collections.abc import Callable
 
-from gramian.kernels.cpu.lanes.code import Code, Vector
+from gramian.kernels.cpu.llvm.code import Code, Vector
 from gramian.kernels.cpu.outer.plan import Tiles
 
 __all__ = ["Memory"]

@@ -1,6 +1,6 @@
 """The estimate of the norm of a matrix in scratch memory, by which a step far from the manifold is limited."""
 
-from gramian.kernels.cpu.lanes.code import Vector
+from gramian.kernels.cpu.llvm.code import Vector
 from gramian.kernels.cpu.outer.entries import Entries
 from gramian.kernels.norms import POWER_STEPS, SMALL
 

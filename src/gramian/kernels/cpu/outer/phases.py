@@ -7,7 +7,7 @@ have the same bits as those of `loops`. A group that is not near the manifold is
 
 from collections.abc import Callable
 
-from gramian.kernels.cpu.lanes.code import Vector
+from gramian.kernels.cpu.llvm.code import Vector
 from gramian.kernels.cpu.outer.entries import Entries, Function
 from gramian.kernels.cpu.outer.loops import module
 from gramian.kernels.cpu.outer.plan import Tiles

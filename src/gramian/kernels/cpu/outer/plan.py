@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gramian.kernels.cpu.lanes.functions import EntryFunction
+from gramian.kernels.cpu.llvm.functions import EntryFunction
 
 __all__ = ["Mode", "Tiles"]
 

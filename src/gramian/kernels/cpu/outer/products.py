@@ -9,7 +9,7 @@ between lanes.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gramian.kernels.cpu.lanes.code import Vector
+from gramian.kernels.cpu.llvm.code import Vector
 from gramian.kernels.cpu.outer.memory import Memory
 
 __all__ = ["DEPTH", "Columns", "Products", "Span"]

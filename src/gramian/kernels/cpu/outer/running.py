@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.cpu import threads
-from gramian.kernels.cpu.lanes import machine
-from gramian.kernels.cpu.lanes.functions import EntryFunction
 from gramian.kernels.cpu.lanes.kernel import groups_of
+from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.functions import EntryFunction
 from gramian.kernels.cpu.outer.loops import write_function
 from gramian.kernels.cpu.outer.norms import ROOM
 from gramian.kernels.cpu.outer.phases import ROWS, write_phase

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple
 
-from gramian.kernels.cpu.lanes.code import Code, Vector
+from gramian.kernels.cpu.llvm.code import Code, Vector
 from gramian.penalties import L1, Huber, Penalty, Scaled, SquaredFrobenius, Sum
 
 __all__ = ["EntryFunction", "LaneFunction", "lane_function"]
