@@ -5,6 +5,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import get_ident
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ over_compiled = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def share() -> threads.Share:
+def share() -> claims.Share:
     """A loop that counts in int64 numbers how often it was called for each block, and stores its scratch address."""
     if not HAS_LLVM:
         pytest.skip("needs llvmlite")
@@ -48,17 +49,28 @@ end:
     return machine.compile_function(loop + claims.write_share(arguments, ""))
 
 
-@pytest.mark.parametrize("whose", ["torch's", "Python's", "forked"])
-def test_every_block_of_a_compiled_loop_runs_once(monkeypatch, share, whose) -> None:
-    if whose == "torch's" and threads._openmp() is None:
+@pytest.fixture
+def owner(request, monkeypatch) -> pytest.MonkeyPatch:
+    """Let little work have several threads, which are torch's or Python's."""
+    if not HAS_LLVM:
+        pytest.skip("needs llvmlite")
+    if request.param == "torch's" and threads._openmp() is None:
         pytest.skip("this torch has no OpenMP that can be called")
     monkeypatch.setattr(threads, "_LEAST", 1)
-    monkeypatch.setattr(threads._Pool, "is_forked", whose == "forked")
-    if whose == "Python's":
+    monkeypatch.setattr(threads._Pool, "is_forked", request.param == "forked")
+    if request.param == "Python's":
         monkeypatch.setattr(threads, "_openmp", lambda: None)
+    return monkeypatch
+
+
+over_owners = pytest.mark.parametrize("owner", ["torch's", "Python's", "forked"], indirect=True)
+
+
+@over_owners
+def test_every_block_of_a_compiled_loop_runs_once(request, owner, share) -> None:
     started = threading.active_count()
     for count in (1, 2, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        owner.setattr(torch, "get_num_threads", lambda count=count: count)
         for start, stop, work in ((0, 1, 1000), (0, 2, 1000), (3, 10, 1000), (0, 1000, 1 << 40), (0, 1000, 2)):
             counts, places = torch.zeros(2, 1000, dtype=torch.int64)
             arguments = (counts.data_ptr(), places.data_ptr(), 1 << 20)
@@ -69,7 +81,7 @@ def test_every_block_of_a_compiled_loop_runs_once(monkeypatch, share, whose) -> 
             most = threads.most_threads(stop - start, work)
             assert most <= min(count, stop - start, max(1, work))
             assert set(places[start:stop].tolist()) <= {(1 << 20) + 64 * member for member in range(most)}
-    if whose == "torch's":
+    if "torch's" in request.node.name:
         assert threading.active_count() == started
 
 
@@ -79,19 +91,25 @@ def test_torch_lends_its_threads() -> None:
     assert threads._openmp() is not None
 
 
-def test_every_block_runs_once_in_at_most_as_many_threads_as_torch_has(monkeypatch) -> None:
-    monkeypatch.setattr(threads, "_LEAST", 1)
+@over_owners
+def test_every_block_runs_once_in_at_most_as_many_threads_as_torch_has(owner) -> None:
     for count in (1, 2, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        owner.setattr(torch, "get_num_threads", lambda count=count: count)
         for blocks in (0, 1, 2, 7, 100):
             parts: list[tuple[int, int]] = []
-            threads.run_blocks(lambda first, last, parts=parts: parts.append((first, last)), blocks, 1000)
+            names: set[int] = set()
+            threads.run_blocks(
+                lambda first, last, parts=parts, names=names: (parts.append((first, last)), names.add(get_ident())),
+                blocks, 1000,
+            )  # fmt: skip
             assert sorted(i for first, last in parts for i in range(first, last)) == list(range(blocks))
             assert len(parts) <= (1 if count == 1 else threads._PIECES * count)
+            assert len(names) <= count
 
 
-def test_a_thread_that_has_not_started_is_not_waited_for(monkeypatch) -> None:
+def test_a_thread_of_python_that_has_not_started_is_not_waited_for(monkeypatch) -> None:
     monkeypatch.setattr(threads, "_LEAST", 1)
+    monkeypatch.setattr(threads, "_openmp", lambda: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with ThreadPoolExecutor(1) as busy:
         monkeypatch.setattr(threads._Pool, "executor", busy)
@@ -110,16 +128,17 @@ def test_little_work_runs_in_the_calling_thread(monkeypatch) -> None:
     assert names == [threading.current_thread().name]
 
 
+@over_owners
 @pytest.mark.parametrize("bad", [0, 1])
-def test_an_error_in_a_thread_is_raised(monkeypatch, bad) -> None:
-    monkeypatch.setattr(threads, "_LEAST", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_in_a_thread_is_raised(owner, bad, error) -> None:
+    owner.setattr(torch, "get_num_threads", lambda: 2)
 
     def loop(first: int, last: int) -> None:
         if first <= bad < last:
-            raise ZeroDivisionError
+            raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(error):
         threads.run_blocks(loop, 2, 100)
 
 

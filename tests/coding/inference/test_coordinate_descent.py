@@ -2,6 +2,8 @@
 
 import importlib.util
 import math
+import os
+import subprocess
 import sys
 
 import pytest
@@ -199,3 +201,38 @@ def test_where_it_cannot_run_fista_does(monkeypatch) -> None:
     result, expected = coordinate_descent(x, phi, lam=0.3), fista(x, phi, lam=0.3)
     assert torch.equal(result.codes, expected.codes)
     assert result.iterations == expected.iterations
+
+
+@needs_numba
+def test_the_loops_contain_what_they_call() -> None:
+    from gramian.coding.inference.loops import descent, vectors, working_set
+
+    for module in (descent, vectors, working_set):
+        for name, function in vars(module).items():
+            if hasattr(function, "targetoptions"):
+                assert function.targetoptions["forceinline"] == (name not in ("descend", "multiply")), name
+
+
+SOLVE = """
+import hashlib, torch
+from gramian.coding.inference.coordinate_descent import coordinate_descent
+torch.set_num_threads(1)
+x, phi = (torch.randn(*shape, generator=torch.Generator().manual_seed(0)) for shape in ((64, 256), (256, 64, 4)))
+codes = coordinate_descent(x, phi / 16, lam=0.5, tol=1e-4).codes
+print(hashlib.sha1(codes.numpy().tobytes()).hexdigest())
+"""
+
+
+@needs_numba
+@pytest.mark.slow
+def test_the_process_that_fills_the_cache_computes_the_same_bits(tmp_path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", SOLVE], env=environment | {"NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True,
+            text=True, check=True,
+        ).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    assert any(tmp_path.rglob("*.nbc"))
+    assert found[0] == found[1]

@@ -141,7 +141,7 @@ def _zeros(x: Samples, synthesis: Dense) -> Codes:
 
 
 class _Solver:
-    """The arrays of a dictionary for the loops. NumPy computes them, because torch's threads would spin afterwards."""
+    """The arrays of a dictionary for the loops."""
 
     def __init__(self, synthesis: Dense, batch: int, unit: float) -> None:
         import numpy as np

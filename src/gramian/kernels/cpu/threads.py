@@ -1,32 +1,32 @@
 """Threads for a loop over blocks that releases the interpreter lock: as many as torch uses at that time.
 
-Compiled loops run in the threads of torch. After each operation these spin for some milliseconds, in which other
-threads would wait for a processor and one of these starts at once. Where torch has no OpenMP, in a forked child, whose
-parent's threads are gone, and for loops of the interpreter the threads are Python's; idle ones sleep.
+The threads are those of torch. After each operation these spin for some milliseconds, in which other threads would wait
+for a processor. Where torch has no OpenMP, and in a forked child, whose parent's threads are gone, they are threads of
+Python, which sleep while they are idle.
+
+The threads claim pieces of the work one after the other. So a thread that starts late does less work.
 """
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 import torch
 
-from gramian.kernels.cpu.llvm.claims import pack_claims
+from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.claims import Share, pack_claims, write_callback
 
-__all__ = ["Share", "most_threads", "run_blocks", "run_compiled"]
+__all__ = ["most_threads", "run_blocks", "run_compiled"]
 
 _LEAST = 1 << 19
 """Fewest multiplications per thread: about 50 µs of work."""
 
 _PIECES = 4
 """Number of pieces into which the work of a thread is split."""
-
-Share = Callable[[int], None]
-"""A compiled function `share`, of the address of its claims; see `gramian.kernels.cpu.llvm.claims`."""
 
 
 class _Pool:
@@ -76,29 +76,38 @@ def most_threads(blocks: int, multiplications: int) -> int:
 
 
 def run_blocks(loop: Callable[[int, int], None], blocks: int, multiplications: int) -> None:
-    """Run a loop of the interpreter over independent blocks in several threads.
-
-    The threads claim pieces of the work one after the other. So a thread that starts late, for example because a thread
-    of torch still spins on its processor, does less work, and a thread that has not started at the end is not waited
-    for.
+    """Run a loop of the interpreter over independent blocks in several threads; in one if llvmlite is not installed.
 
     Args:
         loop: A function of the first block and the one after the last; it releases the interpreter lock.
         blocks: The number of blocks.
         multiplications: The number of multiplications of all blocks, a measure of the work.
+
+    Raises:
+        BaseException: What the loop raises, the first if several threads do. Other blocks may have run then.
     """
-    parts = most_threads(blocks, multiplications)
-    if parts == 1:
+    if most_threads(blocks, multiplications) == 1 or not machine.is_installed() or sys.is_finalizing():
         loop(0, blocks)
         return
-    pieces = min(_PIECES * parts, blocks)
-    claims = count()  # its `next` is atomic
+    failures: list[BaseException] = []
 
-    def work() -> None:
-        while (piece := next(claims)) < pieces:
-            loop(blocks * piece // pieces, blocks * (piece + 1) // pieces)
+    def guarded(first: int, last: int) -> None:
+        if not failures:
+            try:
+                loop(first, last)
+            except BaseException as failure:  # ctypes would only print it
+                failures.append(failure)
 
-    _run_in_python_threads(work, parts)
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(guarded)
+    address = ctypes.cast(callback, ctypes.c_void_p).value or 0
+    run_compiled(_callback(), [address], 0, blocks, multiplications)
+    if failures:
+        raise failures[0]
+
+
+@cache
+def _callback() -> Share:
+    return machine.compile_function(write_callback())
 
 
 @cache

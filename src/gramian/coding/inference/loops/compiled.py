@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["compiled", "compiled_finite"]
+__all__ = ["compiled", "inlined", "inlined_finite"]
 
 _SUMS = {"reassoc", "contract", "nsz"}
 
@@ -15,21 +15,29 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop at its first call, without the interpreter lock; the machine code is cached on disk.
 
     Sums may be reordered and contracted, but NaN and infinity keep their meaning. Numba's threads are not used, because
-    they ignore torch's number of threads, break after a fork, and spin while they wait; those in which
-    `gramian.kernels.cpu.threads` runs these loops do not.
+    they ignore torch's number of threads and break after a fork; `gramian.kernels.cpu.threads` uses those of torch.
     """
-    return _compile(function, _SUMS)
+    return _compile(function, _SUMS, inline=False)
 
 
-def compiled_finite(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop whose result is undefined if a number is NaN, which makes the search for a maximum fast."""
-    return _compile(function, {*_SUMS, "nnan"})
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function as a part of the loops that call it.
+
+    Otherwise a loop would call the machine code of a function that happens to have been compiled or loaded before,
+    which may sum in another order: the process that fills the cache would compute other bits than those that read it.
+    """
+    return _compile(function, _SUMS, inline=True)
 
 
-def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
+def inlined_finite(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Do the same for results that are undefined if a number is NaN, which makes the search for a maximum fast."""
+    return _compile(function, {*_SUMS, "nnan"}, inline=True)
+
+
+def _compile(function: Callable[..., Any], fastmath: set[str], *, inline: bool) -> Callable[..., Any]:
     import numba
 
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "forceinline": inline}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can hold the machine code

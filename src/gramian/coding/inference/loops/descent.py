@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gramian.coding.inference.loops.compiled import compiled, compiled_finite
+from gramian.coding.inference.loops.compiled import compiled, inlined, inlined_finite
 from gramian.coding.inference.loops.vectors import SAMPLES, copy, dot, multiply_block, subtract_rows
 from gramian.coding.inference.loops.working_set import VECTORS, extend_gram, padded, solve, spread
 
@@ -221,7 +221,7 @@ def descend(problem, codes, results, cold, start, stop):  # noqa: PLR0912, PLR09
             remaining, with_gram = unfinished, False
 
 
-@compiled
+@inlined
 def _invert(threshold, inverse):
     """Write 1/λw, and return the largest."""
     largest = 0.0
@@ -231,7 +231,7 @@ def _invert(threshold, inverse):
     return largest
 
 
-@compiled
+@inlined
 def _nonzero(code, support, n):
     """Write the indices of active groups, and return their number."""
     count = 0
@@ -244,7 +244,7 @@ def _nonzero(code, support, n):
     return count
 
 
-@compiled
+@inlined
 def _terms(c, q, code, threshold, support, count, n, nonnegative):  # noqa: PLR0917
     """Compute aᵀ(c + q), aᵀq, λΣw‖a_i‖ and Σ|a_j|, and whether the codes are allowed."""
     both, inner, penalty, total, allowed = 0.0, 0.0, 0.0, 0.0, True
@@ -260,28 +260,28 @@ def _terms(c, q, code, threshold, support, count, n, nonnegative):  # noqa: PLR0
     return both, inner, penalty, total, allowed
 
 
-@compiled
+@inlined
 def _dual(worst, product, square):
     """Compute the value of the dual problem at the residual, scaled into its feasible set."""
     scale = 1 / worst if worst > 1 else 1.0
     return scale * product - 0.5 * scale * scale * square
 
 
-@compiled
+@inlined
 def _rounding(problem, energy, power, square, total):
     """Bound the rounding error of the energy and of the dual value, as `inference.base` does."""
     terms = np.sqrt(power) + problem.longest * total
     return problem.unit * (energy + power + terms * np.sqrt(square) + problem.unit * terms * terms)
 
 
-@compiled
+@inlined
 def _clear(work, working, k):
     for s in range(k):
         working[work[s]] = False
     return 0
 
 
-@compiled
+@inlined
 def _level(ratios, worst, most):
     """Bisect for a level that at most about `most` of the ratios exceed; the largest always exceeds it."""
     real = ratios.dtype.type
@@ -301,7 +301,7 @@ def _level(ratios, worst, most):
     return min(high, real(worst) / real(_LEVEL))
 
 
-@compiled
+@inlined
 def _above(ratios, level):
     zero, one = ratios.dtype.type(0), ratios.dtype.type(1)
     total = zero
@@ -310,7 +310,7 @@ def _above(ratios, level):
     return total
 
 
-@compiled
+@inlined
 def _enlarge(work, working, k, ratios, peaks, level):  # noqa: PLR0917
     """Add the groups whose ratio exceeds the level to the working set, and return its size."""
     for block in range(len(peaks)):
@@ -323,7 +323,7 @@ def _enlarge(work, working, k, ratios, peaks, level):  # noqa: PLR0917
     return k
 
 
-@compiled_finite
+@inlined_finite
 def _ratios(q, inverse, ratios, peaks, n, nonnegative):  # noqa: PLR0917
     """Write ‖q_i‖/λw_i for all groups and the largest of each block, and return the largest."""
     zero = q.dtype.type(0)

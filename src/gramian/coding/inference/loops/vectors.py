@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from gramian.coding.inference.loops.compiled import compiled
+from gramian.coding.inference.loops.compiled import compiled, inlined
 
 __all__ = ["SAMPLES", "copy", "dot", "multiply", "multiply_block", "subtract", "subtract_rows"]
 
@@ -13,14 +13,14 @@ SAMPLES, _COLUMNS = 32, 512
 """Samples and atoms of a block of correlations, whose sums stay in the second-level cache."""
 
 
-@compiled
+@inlined
 def copy(out, u):
     """Copy u to out."""
     for e in range(len(out)):
         out[e] = u[e]
 
 
-@compiled
+@inlined
 def dot(u, v):
     """Compute uᵀv."""
     total = u.dtype.type(0)
@@ -29,14 +29,14 @@ def dot(u, v):
     return float(total)
 
 
-@compiled
+@inlined
 def subtract(out, u, w):
     """Subtract w·u from out."""
     for e in range(len(out)):
         out[e] -= w * u[e]
 
 
-@compiled
+@inlined
 def subtract_rows(out, rows, code, support, count, n):  # noqa: PLR0917
     """Subtract Σ_j code_j·rows_j over the coefficients of the support, four rows at a time."""
     held = np.empty(4, np.int64)
@@ -63,7 +63,7 @@ def subtract_rows(out, rows, code, support, count, n):  # noqa: PLR0917
         subtract(out, rows[held[t]], code[held[t]])
 
 
-@compiled
+@inlined
 def _subtract_four(out, u0, u1, u2, u3, w0, w1, w2, w3):  # noqa: PLR0917
     for e in range(len(out)):
         out[e] -= w0 * u0[e] + w1 * u1[e] + w2 * u2[e] + w3 * u3[e]
@@ -83,11 +83,11 @@ def multiply(rows, dictionary, out, start, stop):
             copy(out[first + s], products[s])
 
 
-@compiled
+@inlined
 def multiply_block(rows, dictionary, out, count):
     """Write rows @ dictionary for the first rows of a block, an even number of rows.
 
-    The sums of a row do not depend on the other rows. A product of torch is faster, but leaves spinning threads.
+    The sums of a row do not depend on the other rows, as those of a faster product of torch may.
     """
     length, p = dictionary.shape
     whole = length // 4 * 4

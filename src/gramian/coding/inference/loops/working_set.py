@@ -8,7 +8,7 @@ They are compiled as parts of `descent`, whose cache does not notice changes in 
 
 import numpy as np
 
-from gramian.coding.inference.loops.compiled import compiled
+from gramian.coding.inference.loops.compiled import inlined
 from gramian.coding.inference.loops.vectors import copy, dot, subtract
 
 __all__ = ["VECTORS", "extend_gram", "padded", "solve", "spread"]
@@ -23,13 +23,13 @@ VECTORS = 10
 """Vectors that `solve` uses; the first two are the coefficients a and their correlations b."""
 
 
-@compiled
+@inlined
 def padded(width):
     """Round a width up to whole vectors."""
     return (width + _LANES - 1) // _LANES * _LANES
 
 
-@compiled
+@inlined
 def spread(out, entries, count, stride, before):
     """Copy a matrix to rows of another length."""
     for s in range(count):
@@ -37,7 +37,7 @@ def spread(out, entries, count, stride, before):
             out[s * stride + e] = entries[s * before + e]
 
 
-@compiled
+@inlined
 def extend_gram(G, gram, atoms, line, columns, held, width, with_gram):  # noqa: PLR0917
     """Extend the Gram matrix of the working set by its coefficients from `held` on."""
     for s in range(held, width):
@@ -58,7 +58,7 @@ def extend_gram(G, gram, atoms, line, columns, held, width, with_gram):  # noqa:
                 G[t, s] = row[t]
 
 
-@compiled
+@inlined
 def solve(vectors, G, nonzero, limits, rates, k, n, nonnegative, square, goal):  # noqa: PLR0917
     """Minimise over the working set until its duality gap is at most the goal; b = Φᵀr of the working set."""
     a, b, a0, b0, steps = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
@@ -76,7 +76,7 @@ def solve(vectors, G, nonzero, limits, rates, k, n, nonnegative, square, goal): 
             _newton(vectors, G, nonzero, limits, k, n, nonnegative)
 
 
-@compiled
+@inlined
 def _local_gap(a, b, a0, b0, limits, k, n, nonnegative, square):  # noqa: PLR0917
     penalty, inner, worst = 0.0, 0.0, 0.0
     for s in range(k):
@@ -94,7 +94,7 @@ def _local_gap(a, b, a0, b0, limits, k, n, nonnegative, square):  # noqa: PLR091
     return 0.5 * square + penalty - scale * (square + inner) + 0.5 * scale * scale * square
 
 
-@compiled
+@inlined
 def _sweep_single(a, b, G, limits, rates, k, nonnegative):  # noqa: PLR0917
     least = 4 * np.finfo(a.dtype).eps
     infinite = a.dtype.type(np.inf)
@@ -114,7 +114,7 @@ def _sweep_single(a, b, G, limits, rates, k, nonnegative):  # noqa: PLR0917
     return moved, switched
 
 
-@compiled
+@inlined
 def _sweep_groups(a, b, steps, G, limits, rates, k, n, nonnegative):  # noqa: PLR0917
     zero, one = a.dtype.type(0), a.dtype.type(1)
     least = 4 * np.finfo(a.dtype).eps
@@ -150,7 +150,7 @@ def _sweep_groups(a, b, steps, G, limits, rates, k, n, nonnegative):  # noqa: PL
     return moved, switched
 
 
-@compiled
+@inlined
 def _newton(vectors, G, nonzero, limits, k, n, nonnegative):  # noqa: PLR0912, PLR0915, PLR0917
     """Make a Newton step on the nonzero coefficients, computed by conjugate gradients, if it decreases the energy."""
     a, b, d, y, h = vectors[0], vectors[1], vectors[4], vectors[5], vectors[6]
@@ -234,7 +234,7 @@ def _newton(vectors, G, nonzero, limits, k, n, nonnegative):  # noqa: PLR0912, P
     return
 
 
-@compiled
+@inlined
 def _product(h, G, y, nonzero, count, width):  # noqa: PLR0917
     """Compute h = Gy for a y that is 0 except at these indices."""
     for e in range(width):

@@ -19,6 +19,7 @@ from gramian.kernels.cpu import threads
 from gramian.kernels.cpu.lanes.loops import write_function
 from gramian.kernels.cpu.lanes.plan import Order, Plan
 from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.claims import Share
 from gramian.kernels.cpu.llvm.functions import EntryFunction, lane_function
 from gramian.kernels.reference import Reference
 from gramian.penalties import Penalty
@@ -213,5 +214,5 @@ def _plan(
 
 
 @cache
-def _compiled(plan: Plan, *, dense: bool) -> threads.Share:
+def _compiled(plan: Plan, *, dense: bool) -> Share:
     return machine.compile_function(write_function(replace(plan, dense=dense)))

@@ -5,9 +5,12 @@ It needs no interpreter: the arguments and the next piece are numbers in memory,
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-__all__ = ["SHARE", "pack_claims", "write_share"]
+__all__ = ["SHARE", "Share", "pack_claims", "write_callback", "write_share"]
+
+Share = Callable[[int], None]
+"""A compiled function `share`, of the address of its claims."""
 
 SHARE = "share"
 """The name of the function."""
@@ -57,6 +60,13 @@ def write_share(arguments: str, attributes: str) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_callback() -> str:
+    """Write a module whose loop calls a function of the first block and the one after the last, its only argument."""
+    arguments = "ptr %function, i64 %first, i64 %last"
+    call = "call void %function(i64 %first, i64 %last)\n  ret void"
+    return f"define void @run({arguments}) {{\n  {call}\n}}\n" + write_share(arguments, "")
 
 
 def pack_claims(

@@ -15,8 +15,7 @@ import threading
 from functools import cache
 from typing import Any
 
-from gramian.kernels.cpu.llvm.claims import SHARE
-from gramian.kernels.cpu.threads import Share
+from gramian.kernels.cpu.llvm.claims import SHARE, Share
 
 __all__ = ["compile_function", "converts_half", "is_installed", "vector_bytes"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gramian.kernels.cpu import threads
 from gramian.kernels.cpu.lanes.kernel import groups_of
 from gramian.kernels.cpu.llvm import machine
+from gramian.kernels.cpu.llvm.claims import Share
 from gramian.kernels.cpu.llvm.functions import EntryFunction
 from gramian.kernels.cpu.outer.loops import write_function
 from gramian.kernels.cpu.outer.norms import ROOM
@@ -175,10 +176,10 @@ def _fixed_vector(n: int, dtype: torch.dtype) -> tuple[float, ...]:
 
 
 @cache
-def _compiled(plan: Tiles) -> threads.Share:
+def _compiled(plan: Tiles) -> Share:
     return machine.compile_function(write_function(plan))
 
 
 @cache
-def _phase(plan: Tiles, phase: str) -> threads.Share:
+def _phase(plan: Tiles, phase: str) -> Share:
     return machine.compile_function(write_phase(plan, phase))
