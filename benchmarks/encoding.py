@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peers import spams
 from record import machine, table, write
 from sklearn.decomposition import sparse_encode
 from torch import Tensor
@@ -56,23 +57,19 @@ def ours(infer: Callable[..., Any]) -> Callable[[Tensor, Phi, float], Callable[[
 
 def spams_lasso(*, cholesky: bool) -> Callable[[Tensor, Phi, float], Callable[[], Any]]:
     def prepare(x: Tensor, phi: Phi, lam: float) -> Callable[[], Any]:
-        import spams
-
         X, D = np.asfortranarray(x.mT.numpy()), np.asfortranarray(phi.flatten(1).numpy())
-        return lambda: spams.lasso(X, D=D, lambda1=lam, mode=2, cholesky=cholesky, numThreads=THREADS)
+        return lambda: spams().lasso(X, D=D, lambda1=lam, mode=2, cholesky=cholesky, numThreads=THREADS)
 
     return prepare
 
 
 def spams_fista(x: Tensor, phi: Phi, lam: float) -> Callable[[], Any]:
-    import spams
-
     X, D = np.asfortranarray(x.mT.numpy()), np.asfortranarray(phi.flatten(1).numpy())
     start = np.zeros((D.shape[1], X.shape[1]), dtype=np.float32, order="F")
     options: dict[str, Any] = {"regul": "l1"} if phi.shape[2] == 1 else {"regul": "group-lasso-l2"}
     if phi.shape[2] > 1:
         options["size_group"] = phi.shape[2]
-    return lambda: spams.fistaFlat(
+    return lambda: spams().fistaFlat(
         X, D, start, loss="square", lambda1=lam, max_it=500, tol=1e-4, numThreads=THREADS, **options
     )
 
@@ -197,6 +194,7 @@ def main() -> None:
         + ", ".join(f"{method.name} {method.samples}" for method in METHODS) +
         f". Methods of gramian stop at a certified relative gap of {TOL:g}, with the time of the certificate; SPAMS' "
         "lasso is exact. Excess energy: mean over samples, relative to codes in float64 with a certified gap of 1e-7. "
+        "The OpenBLAS of SPAMS' wheel uses AVX2: with AVX-512 it is slower and crashes at 4096 atoms. "
         "SPAMS and celer have float32 and float64 samples in their memory order, prepared before.\n\n"
         f"Measured by `python benchmarks/encoding.py` on {machine()}.{busy}"
     )  # fmt: skip

@@ -4,12 +4,15 @@ A soft penalty computes a loss and its gradient. A hard constraint gets the grad
 step: for a parametrisation, the forward and the backward pass of the constrained weight.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,18 @@ import gramian
 from gramian.typing import Phi
 
 Work = Callable[[], object]
+
+
+@cache
+def spams() -> Any:
+    """Import SPAMS with AVX2: with AVX-512 the OpenBLAS of its wheel is slower, and crashes at 4096 atoms."""
+    before = os.environ.get("OPENBLAS_CORETYPE")
+    os.environ["OPENBLAS_CORETYPE"] = before or "Haswell"  # read when the library is loaded
+    try:
+        return importlib.import_module("spams")
+    finally:
+        if before is None:
+            del os.environ["OPENBLAS_CORETYPE"]
 
 
 @dataclass(frozen=True)
