@@ -57,8 +57,8 @@ def ours(infer: Callable[..., Any]) -> Callable[[Tensor, Phi, float], Callable[[
 
 def spams_lasso(*, cholesky: bool) -> Callable[[Tensor, Phi, float], Callable[[], Any]]:
     def prepare(x: Tensor, phi: Phi, lam: float) -> Callable[[], Any]:
-        X, D = np.asfortranarray(x.mT.numpy()), np.asfortranarray(phi.flatten(1).numpy())
-        return lambda: spams().lasso(X, D=D, lambda1=lam, mode=2, cholesky=cholesky, numThreads=THREADS)
+        lasso, X, D = spams().lasso, np.asfortranarray(x.mT.numpy()), np.asfortranarray(phi.flatten(1).numpy())
+        return lambda: lasso(X, D=D, lambda1=lam, mode=2, cholesky=cholesky, numThreads=THREADS)
 
     return prepare
 
@@ -69,7 +69,8 @@ def spams_fista(x: Tensor, phi: Phi, lam: float) -> Callable[[], Any]:
     options: dict[str, Any] = {"regul": "l1"} if phi.shape[2] == 1 else {"regul": "group-lasso-l2"}
     if phi.shape[2] > 1:
         options["size_group"] = phi.shape[2]
-    return lambda: spams().fistaFlat(
+    fista_flat = spams().fistaFlat
+    return lambda: fista_flat(
         X, D, start, loss="square", lambda1=lam, max_it=500, tol=1e-4, numThreads=THREADS, **options
     )
 

@@ -73,10 +73,9 @@ def unit_atoms(theirs: Any) -> Phi:
 def spams_learner(x: Tensor, phi: Phi, steps: int) -> tuple[Phi, float]:
     """Learn with the online learner of SPAMS, in one call; return the dictionary and the mean seconds of a step."""
     X, D = np.asfortranarray(x.mT.numpy()), np.asfortranarray(phi.flatten(1).numpy())
+    learn = spams().trainDL
     start = time.perf_counter()
-    atoms = spams().trainDL(
-        X, D=D, lambda1=LAM, batchsize=BATCH, iter=steps, numThreads=torch.get_num_threads(), verbose=False
-    )
+    atoms = learn(X, D=D, lambda1=LAM, batchsize=BATCH, iter=steps, numThreads=torch.get_num_threads(), verbose=False)
     return torch.from_numpy(np.ascontiguousarray(atoms))[:, :, None], (time.perf_counter() - start) / steps
 
 
